@@ -1,0 +1,125 @@
+"""Every training choice in one frozen value: printed at the start of a run and saved beside it as `recipe.json`."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pipelines.errors import UserError
+
+RECIPE_VERSION = 1
+
+OPTIMIZERS = ("sgd", "adam", "rmsprop")
+SCHEDULES = ("linear", "exp")
+AUGMENTS = ("full", "standard", "none")
+
+
+def _choice(default: Any, group: str, text: str, choices: tuple[str, ...] | None = None) -> Any:
+    """A recipe field: its default, and what `--help` says of it."""
+    return field(default=default, metadata={"group": group, "help": text, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained and how. Units stand in the help texts; a bad value raises `UserError` at birth."""
+
+    model: str = _choice("googlenet_bn", "model", "name of a file in kimagenet/models")
+    image_size: int = _choice(224, "model", "height and width of the network's input, pixels")
+    dropout_rate: float = _choice(0.0, "model", "dropout before the last dense layer; 0 = none")
+
+    batch_size: int = _choice(64, "training", "images per micro-batch, over all replicas")
+    iter_size: int = _choice(1, "training", "micro-batches whose mean gradient makes one update")
+    epochs: int = _choice(1, "training", "passes over the training records")
+    label_smoothing: float = _choice(0.0, "training", "share of the target spread over all classes; the original: 0.1")
+    seed: int = _choice(0, "training", "seeds weights, dropout, record order and augmentation")
+
+    optimizer: str = _choice("adam", "optimizer", "the inner optimizer", OPTIMIZERS)
+    momentum: float = _choice(0.9, "optimizer", "momentum of sgd")
+    epsilon: float = _choice(1e-1, "optimizer", "epsilon of adam and rmsprop")
+    weight_decay: float = _choice(1e-5, "optimizer", "L2 penalty: this times the sum of squared kernel weights")
+    use_lookahead: bool = _choice(False, "optimizer", "wrap the optimizer in LookAhead (arXiv 1907.08610)")
+
+    lr_sched: str = _choice("linear", "learning rate", "how the rate falls from epoch to epoch", SCHEDULES)
+    initial_lr: float = _choice(3e-4, "learning rate", "learning rate of the first epoch")
+    final_lr: float = _choice(3e-4, "learning rate", "learning rate of the last epoch")
+    warmup_epochs: float = _choice(0.0, "learning rate", "epochs of linear warm-up from zero, step by step")
+
+    augment: str = _choice(
+        "full",
+        "data",
+        "full: crop, flip, rotation, colour as the original; standard: random resized crop and flip",
+        AUGMENTS,
+    )
+    crop_ratio: float = _choice(
+        0.875, "data", "evaluation: image_size over the resized shorter side; the original: 1.0"
+    )
+
+    amp: bool = _choice(False, "speed", "mixed precision: float16 with loss scaling")
+    xla: bool = _choice(False, "speed", "compile the training step with XLA")
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if kind is float and type(value) is int:
+                object.__setattr__(self, name, float(value))
+            elif type(value) is not kind:
+                raise UserError(f"recipe: {name} must be {kind.__name__}, not {value!r}")
+        for f in dataclasses.fields(self):
+            choices = f.metadata["choices"]
+            if choices and getattr(self, f.name) not in choices:
+                raise UserError(f"recipe: {f.name} is one of {', '.join(choices)}, not {getattr(self, f.name)!r}")
+        positive = ("image_size", "batch_size", "iter_size", "epochs", "initial_lr", "epsilon")
+        shares = ("dropout_rate", "label_smoothing", "momentum")
+        not_negative = ("weight_decay", "final_lr", "warmup_epochs", "seed")
+        # `not (… > 0)` refuses NaN as well.
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise UserError(f"recipe: {name} must be positive, not {getattr(self, name)}")
+        for name in shares:
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"recipe: {name} must be in [0, 1), not {getattr(self, name)}")
+        for name in not_negative:
+            if not getattr(self, name) >= 0:
+                raise UserError(f"recipe: {name} must not be negative, not {getattr(self, name)}")
+        if not 0 < self.crop_ratio <= 1:
+            raise UserError(f"recipe: crop_ratio must be in (0, 1], not {self.crop_ratio}")
+        if self.lr_sched == "exp" and self.final_lr == 0:
+            raise UserError("recipe: lr_sched=exp needs a positive final_lr")
+
+    def replace(self, **changes: Any) -> "Recipe":
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> str:
+        """The text of recipe.json."""
+        return json.dumps({"version": RECIPE_VERSION, **dataclasses.asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], source: str) -> "Recipe":
+        """Checks names, types and ranges; `source` is named in the `UserError`."""
+        values = dict(mapping)
+        version = values.pop("version", None)
+        if version != RECIPE_VERSION:
+            raise UserError(f"{source}: recipe version {version!r} is not the version {RECIPE_VERSION} of this release")
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise UserError(f"{source}: unknown recipe fields {', '.join(unknown)}")
+        try:
+            return cls(**values)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
+
+    @classmethod
+    def load(cls, path: Path) -> "Recipe":
+        """Reads recipe.json; raises `UserError` with the file's name if it is missing or wrong."""
+        try:
+            mapping = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from None
+        except ValueError as error:
+            raise UserError(f"{path}: not a JSON file ({error})") from None
+        if not isinstance(mapping, dict):
+            raise UserError(f"{path}: a recipe is a JSON object")
+        return cls.from_mapping(mapping, str(path))
