@@ -1,0 +1,41 @@
+"""Files that are whole or absent: written under a temporary name, synced, renamed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
+    """Opens a temporary file beside `path`; after the block it is fsynced and renamed to `path`.
+
+    If the block raises, the temporary file is removed and `path` is left as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Writes a small file at once; see `atomic_writer`."""
+    with atomic_writer(path) as stream:
+        stream.write(data)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Makes a rename durable: POSIX keeps the new name only once the directory is synced."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
