@@ -1,0 +1,70 @@
+"""Layers that several models share. Imports Keras, so model files import this inside `build`."""
+
+from typing import Any
+
+import keras
+from keras import layers
+
+Tensor = Any  # a KerasTensor: float [B, H, W, C], or [B, C] behind the global pool
+
+
+def image_input(image_size: int) -> Tensor:
+    """RGB in [-1, 1], float32 [B, image_size, image_size, 3]; float32 under mixed precision too."""
+    return keras.Input((image_size, image_size, 3), dtype="float32", name="image")
+
+
+def norm(x: Tensor, name: str) -> Tensor:
+    """BatchNormalization on the channels with Keras' defaults: momentum 0.99, epsilon 1e-3."""
+    return layers.BatchNormalization(name=f"{name}_bn")(x)
+
+
+def relu(x: Tensor, name: str) -> Tensor:
+    return layers.ReLU(name=f"{name}_relu")(x)
+
+
+def conv(x: Tensor, filters: int, kernel: int, stride: int = 1, *, name: str) -> Tensor:
+    """A convolution without bias; Keras' default init (Glorot uniform)."""
+    return layers.Conv2D(filters, kernel, stride, padding="same", use_bias=False, name=name)(x)
+
+
+def depthwise(x: Tensor, kernel: int, stride: int = 1, *, name: str) -> Tensor:
+    """A depthwise convolution without bias; Keras' default init."""
+    return layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False, name=name)(x)
+
+
+def cbr(x: Tensor, filters: int, kernel: int, stride: int = 1, *, name: str) -> Tensor:
+    """Convolution, batch normalization, ReLU."""
+    return relu(norm(conv(x, filters, kernel, stride, name=name), name), name)
+
+
+def max_pool(x: Tensor, *, name: str) -> Tensor:
+    """3×3 with stride 2, `same`."""
+    return layers.MaxPooling2D(3, 2, padding="same", name=name)(x)
+
+
+def avg_pool(x: Tensor, *, name: str) -> Tensor:
+    """3×3 with stride 1, `same`: padding is not averaged in."""
+    return layers.AveragePooling2D(3, 1, padding="same", name=name)(x)
+
+
+def concat(branches: list[Tensor], *, name: str) -> Tensor:
+    return layers.Concatenate(name=name)(branches)
+
+
+def classifier(inputs: Tensor, x: Tensor, num_classes: int, dropout_rate: float, name: str) -> keras.Model:
+    """The head that all models share, and the model: pool, dropout (only if the rate is positive), `Logits`.
+
+    `Logits` returns probabilities (the original's name for it). It is float32 under any dtype policy: a softmax over
+    1000 classes loses too much in float16.
+    """
+    x = layers.GlobalAveragePooling2D(name="global_pool")(x)
+    if dropout_rate > 0:
+        x = layers.Dropout(dropout_rate, name="dropout")(x)
+    outputs = layers.Dense(
+        num_classes,
+        activation="softmax",
+        kernel_initializer=keras.initializers.RandomNormal(mean=0.0, stddev=0.02),
+        dtype="float32",
+        name="Logits",
+    )(x)
+    return keras.Model(inputs, outputs, name=name)

@@ -1,0 +1,28 @@
+"""MobileNetV2 1.0 (Sandler et al. 2018, arXiv 1801.04381): keras.applications' layers with the common head."""
+
+from typing import TYPE_CHECKING
+
+from kimagenet.models._recipes import KERAS_IMAGENET, Reported, original
+
+if TYPE_CHECKING:
+    import keras
+
+RECIPES = {
+    "mobilenet_v2": original("mobilenet_v2", batch_size=64, dropout_rate=0.2, weight_decay=3e-5),
+}
+REPORTED = {
+    "mobilenet_v2": Reported(0.7054, KERAS_IMAGENET),
+}
+
+
+def build(num_classes: int = 1000, image_size: int = 224, dropout_rate: float = 0.0) -> "keras.Model":
+    """3,538,984 parameters at 1000 classes."""
+    import keras
+
+    from kimagenet.models._layers import classifier, image_input
+
+    inputs = image_input(image_size)
+    # With input_tensor alone, keras.applications warns about sizes it has no pretrained weights for.
+    shape = (image_size, image_size, 3)
+    backbone = keras.applications.MobileNetV2(include_top=False, weights=None, input_tensor=inputs, input_shape=shape)
+    return classifier(inputs, backbone.output, num_classes, dropout_rate, "mobilenet_v2")

@@ -1,0 +1,29 @@
+"""ResNet-50, v1 (He et al. 2015, arXiv 1512.03385): keras.applications' layers with the common head.
+
+As there, the convolutions have biases and a stage's stride sits in the first 1×1 convolution.
+"""
+
+from typing import TYPE_CHECKING
+
+from kimagenet.models._recipes import KERAS_IMAGENET, Reported, original
+
+if TYPE_CHECKING:
+    import keras
+
+RECIPES = {
+    "resnet50": original("resnet50", batch_size=16, dropout_rate=0.5),
+}
+REPORTED = {
+    "resnet50": Reported(None, KERAS_IMAGENET),
+}
+
+
+def build(num_classes: int = 1000, image_size: int = 224, dropout_rate: float = 0.0) -> "keras.Model":
+    """25,636,712 parameters at 1000 classes."""
+    import keras
+
+    from kimagenet.models._layers import classifier, image_input
+
+    inputs = image_input(image_size)
+    backbone = keras.applications.ResNet50(include_top=False, weights=None, input_tensor=inputs)
+    return classifier(inputs, backbone.output, num_classes, dropout_rate, "resnet50")
