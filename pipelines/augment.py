@@ -1,0 +1,221 @@
+"""Augmentation is two matrices, one of pixel positions and one of colours, drawn for many records at once.
+
+Geometry: the image is rotated about its centre on its own canvas, cropped, flipped, resized to a square; outside
+is black.
+Colour: brightness, contrast, saturation and hue. Loaders carry the matrices out; nothing here touches a pixel.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.errors import UserError
+
+# Each draw reads fixed columns of `uniform`, so switching one augmentation off leaves the others' draws alone.
+_FLIP, _ROTATE, _ANGLE, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _CROP_X, _CROP_Y, _CROP_TRIES = range(10)
+_TRIES = 10
+
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as JPEG itself
+_RGB_TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+
+Uniform = Callable[[int], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """What was drawn for N records.
+
+    Attributes:
+        affine: float64 [N, 2, 3]; (x, y) in the output → (x, y) in the source image, both in pixels measured
+            from the corner, so that the centre of the first pixel is (0.5, 0.5).
+        colour: float64 [N, 3, 4]; (R, G, B, 1) in 0…255 → (R, G, B), not yet clipped.
+        box: int32 [N, 4]; (y, x, height, width) of the region of the source that the output can touch.
+    """
+
+    affine: np.ndarray
+    colour: np.ndarray
+    box: np.ndarray
+
+
+@dataclass(frozen=True)
+class AugmentSpec:
+    """The ranges that augmentation is drawn from. The defaults change nothing but the size: largest square, centred.
+
+    Attributes:
+        crop_area: share of the source's area that the crop takes.
+        crop_aspect: width / height of the crop, drawn log-uniformly.
+        flip: probability of a horizontal flip.
+        rotation: largest angle, degrees, either way; `rotation_probability`: how often an image is rotated at all.
+        brightness: largest shift, as a share of full scale. contrast: factor about mid-grey (127.5).
+        saturation: weight of the colour against its luma. hue: largest turn in the YIQ plane, degrees, either way.
+        center_crop: for evaluation, the centred square's side over the shorter side; then nothing is random.
+    """
+
+    crop_area: tuple[float, float] = (1.0, 1.0)
+    crop_aspect: tuple[float, float] = (1.0, 1.0)
+    flip: float = 0.0
+    rotation: float = 0.0
+    rotation_probability: float = 0.0
+    brightness: float = 0.0
+    contrast: tuple[float, float] = (1.0, 1.0)
+    saturation: tuple[float, float] = (1.0, 1.0)
+    hue: float = 0.0
+    center_crop: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("crop_area", "crop_aspect", "contrast", "saturation"):
+            low, high = getattr(self, name)
+            least = 0 if name in ("contrast", "saturation") else np.nextafter(0, 1)
+            if not least <= low <= high < np.inf:
+                raise UserError(f"augmentation: {name} must be a range of positive numbers, not {low}…{high}")
+        if self.crop_area[1] > 1:
+            raise UserError(f"augmentation: crop_area cannot exceed 1, not {self.crop_area[1]}")
+        for name in ("flip", "rotation_probability", "brightness"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"augmentation: {name} must be in [0, 1], not {getattr(self, name)}")
+        for name in ("rotation", "hue"):
+            if not 0 <= getattr(self, name) <= 180:
+                raise UserError(f"augmentation: {name} must be 0…180 degrees, not {getattr(self, name)}")
+        if self.center_crop is not None and (self.is_random or not 0 < self.center_crop <= 1):
+            raise UserError("augmentation: center_crop is in (0, 1] and goes with no random augmentation")
+
+    @classmethod
+    def train(cls) -> "AugmentSpec":
+        """The original project's augmentation: crop, flip, rotation, brightness and saturation."""
+        return cls(
+            crop_area=(0.6, 1.0),
+            crop_aspect=(3 / 4, 4 / 3),
+            flip=0.5,
+            rotation=15.0,
+            rotation_probability=0.75,
+            brightness=32 / 255,
+            saturation=(0.5, 1.5),
+        )
+
+    @classmethod
+    def standard(cls) -> "AugmentSpec":
+        """Random resized crop and flip, as most published ImageNet recipes (Szegedy et al., CVPR 2015, section 6)."""
+        return cls(crop_area=(0.08, 1.0), crop_aspect=(3 / 4, 4 / 3), flip=0.5)
+
+    @classmethod
+    def evaluation(cls, crop_ratio: float = 0.875) -> "AugmentSpec":
+        """Shorter side to image_size / crop_ratio, then the centred square of image_size; the original: 1.0."""
+        return cls(center_crop=crop_ratio)
+
+    @classmethod
+    def named(cls, name: str) -> "AugmentSpec":
+        """The training augmentation that a recipe names: "full", "standard" or "none"."""
+        specs = {"full": cls.train(), "standard": cls.standard(), "none": cls()}
+        if name not in specs:
+            raise UserError(f"augmentation: {name!r} is not one of {', '.join(specs)}")
+        return specs[name]
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether a plan with this spec visits every record exactly once, in file order."""
+        return self.center_crop is not None
+
+    @property
+    def is_random(self) -> bool:
+        """Whether two draws can differ."""
+        return any((self.flip, self.rotation * self.rotation_probability, self.brightness, self.hue)) or any(
+            low < high for low, high in (self.crop_area, self.crop_aspect, self.contrast, self.saturation)
+        )
+
+    def draw(self, uniform: Uniform, heights: np.ndarray, widths: np.ndarray, image_size: int) -> Draws:
+        """Draws for N images of the given heights and widths (pixels, [N] each).
+
+        `uniform(column)` gives float64 [N] in [0, 1), independent for each column: a `RecordUniform`, or for
+        trials `lambda column: rng.random(n)`.
+        """
+        heights = np.asarray(heights, np.float64)
+        widths = np.asarray(widths, np.float64)
+        crop = self._crop(uniform, heights, widths)
+        affine = _affine(crop, self._flip(uniform), self._angle(uniform), heights, widths, image_size)
+        return Draws(affine, self._colour(uniform, len(heights)), _source_box(affine, heights, widths, image_size))
+
+    def _crop(self, uniform: Uniform, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+        """float64 [N, 4]: (x, y, width, height) of the crop, in fractions of a pixel."""
+        if self.center_crop is not None:
+            side = np.minimum(heights, widths) * self.center_crop
+            return np.stack([(widths - side) / 2, (heights - side) / 2, side, side], axis=1)
+        # The first of ten tries that fits, as torchvision and TF do; else the largest centred crop of a legal aspect.
+        ratio = np.clip(widths / heights, *self.crop_aspect)
+        crop_w = np.minimum(widths, heights * ratio)
+        crop_h = np.minimum(heights, widths / ratio)
+        x, y = (widths - crop_w) / 2, (heights - crop_h) / 2
+        if self.crop_area == (1.0, 1.0):
+            return np.stack([x, y, crop_w, crop_h], axis=1)
+        log_low, log_high = np.log(self.crop_aspect)
+        pending = np.ones(len(heights), bool)
+        for attempt in range(_TRIES):
+            area = _between(uniform(_CROP_TRIES + 2 * attempt), self.crop_area) * heights * widths
+            aspect = np.exp(_between(uniform(_CROP_TRIES + 2 * attempt + 1), (log_low, log_high)))
+            try_w, try_h = np.sqrt(area * aspect), np.sqrt(area / aspect)
+            fits = pending & (try_w <= widths) & (try_h <= heights)
+            crop_w, crop_h = np.where(fits, try_w, crop_w), np.where(fits, try_h, crop_h)
+            pending &= ~fits
+            if not pending.any():
+                break
+        x = np.where(pending, x, uniform(_CROP_X) * (widths - crop_w))
+        y = np.where(pending, y, uniform(_CROP_Y) * (heights - crop_h))
+        return np.stack([x, y, crop_w, crop_h], axis=1)
+
+    def _flip(self, uniform: Uniform) -> np.ndarray:
+        return uniform(_FLIP) < self.flip
+
+    def _angle(self, uniform: Uniform) -> np.ndarray:
+        """float64 [N], radians, counter-clockwise as one sees the image."""
+        angle = _between(uniform(_ANGLE), (-self.rotation, self.rotation))
+        return np.deg2rad(np.where(uniform(_ROTATE) < self.rotation_probability, angle, 0.0))
+
+    def _colour(self, uniform: Uniform, count: int) -> np.ndarray:
+        """Brightness, then contrast; saturation and hue keep greys, so their place in the order does not matter."""
+        brightness = 255 * _between(uniform(_BRIGHTNESS), (-self.brightness, self.brightness))
+        contrast = _between(uniform(_CONTRAST), self.contrast)
+        saturation = _between(uniform(_SATURATION), self.saturation)[:, None, None]
+        linear = np.eye(3) * saturation + (1 - saturation) * _LUMA
+        if self.hue:
+            turn = np.deg2rad(_between(uniform(_HUE), (-self.hue, self.hue)))
+            rotation = np.zeros((count, 3, 3))
+            rotation[:, 0, 0] = 1
+            rotation[:, 1, 1] = rotation[:, 2, 2] = np.cos(turn)
+            rotation[:, 1, 2], rotation[:, 2, 1] = -np.sin(turn), np.sin(turn)
+            linear = np.linalg.inv(_RGB_TO_YIQ) @ rotation @ _RGB_TO_YIQ @ linear
+        colour = np.empty((count, 3, 4))
+        colour[:, :, :3] = contrast[:, None, None] * linear
+        colour[:, :, 3] = (contrast * brightness + (1 - contrast) * 127.5)[:, None]
+        return colour
+
+
+def _between(uniform: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    return bounds[0] + uniform * (bounds[1] - bounds[0])
+
+
+def _affine(
+    crop: np.ndarray, flip: np.ndarray, angle: np.ndarray, heights: np.ndarray, widths: np.ndarray, image_size: int
+) -> np.ndarray:
+    """float64 [N, 2, 3], output → source: resize and flip into the crop, then turn back about the image's centre."""
+    x, y, crop_w, crop_h = crop.T
+    scale_x = np.where(flip, -crop_w, crop_w) / image_size
+    scale_y = crop_h / image_size
+    from_centre_x = np.where(flip, x + crop_w, x) - widths / 2
+    from_centre_y = y - heights / 2
+    cos, sin = np.cos(angle), np.sin(angle)
+    affine = np.empty((len(crop), 2, 3))
+    affine[:, 0, 0], affine[:, 0, 1] = cos * scale_x, -sin * scale_y
+    affine[:, 1, 0], affine[:, 1, 1] = sin * scale_x, cos * scale_y
+    affine[:, 0, 2] = cos * from_centre_x - sin * from_centre_y + widths / 2
+    affine[:, 1, 2] = sin * from_centre_x + cos * from_centre_y + heights / 2
+    return affine
+
+
+def _source_box(affine: np.ndarray, heights: np.ndarray, widths: np.ndarray, image_size: int) -> np.ndarray:
+    """int32 [N, 4]: what the output covers in the source, a pixel wider for interpolation, inside the image."""
+    corners = np.array([[0, 0, 1], [image_size, 0, 1], [0, image_size, 1], [image_size, image_size, 1]], np.float64)
+    reached = affine @ corners.T  # [N, 2, 4]
+    limits = np.stack([widths, heights], axis=1)
+    low = np.clip(np.floor(reached.min(axis=2)) - 1, 0, limits - 1)
+    high = np.clip(np.ceil(reached.max(axis=2)) + 1, low + 1, limits)
+    return np.stack([low[:, 1], low[:, 0], (high - low)[:, 1], (high - low)[:, 0]], axis=1).astype(np.int32)

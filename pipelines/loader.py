@@ -1,0 +1,123 @@
+"""What every loader promises: an epoch of the plan as a `tf.data.Dataset` of batches."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines.augment import AugmentSpec
+from pipelines.errors import UserError
+from pipelines.plan import EpochPlan
+from pipelines.shards import ShardSet
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+DTYPES = ("float32", "float16", "uint8")
+DEVICES = ("auto", "cpu", "gpu")
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """The shape of a batch: images `dtype` [batch_size, image_size, image_size, 3], RGB.
+
+    float32 and float16 images lie in [-1, 1]; uint8 images in 0…255, scaling is left to the training step.
+    """
+
+    batch_size: int
+    image_size: int
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.image_size < 1:
+            raise UserError(f"batch: sizes must be positive, not {self.batch_size} × {self.image_size} px")
+        if self.dtype not in DTYPES:
+            raise UserError(f"batch: dtype is one of {', '.join(DTYPES)}, not {self.dtype!r}")
+
+    def to_output_range(self, colour: np.ndarray) -> np.ndarray:
+        """Folds the scaling of 0…255 to the output's range into colour matrices [N, 3, 4]."""
+        if self.dtype == "uint8":
+            return colour
+        scaled = colour * (2 / 255)
+        scaled[:, :, 3] -= 1
+        return scaled
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How a loader works, without any influence on what it gives.
+
+    Attributes:
+        workers: decoding threads. prefetch: batches kept ready. device: where DALI decodes.
+    """
+
+    workers: int
+    prefetch: int = 2
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.prefetch < 1:
+            raise UserError(f"loader: workers and prefetch must be positive, not {self.workers} and {self.prefetch}")
+        if self.device not in ("cpu", "gpu"):
+            raise UserError(f"loader: device is cpu or gpu, not {self.device!r}")
+
+
+class Loader(ABC):
+    """One split, ready to be read epoch by epoch. Subclasses execute plans; they decide and draw nothing.
+
+    Training datasets yield (images, labels), evaluation datasets (images, labels, weights): images as `BatchSpec`
+    says, labels int32 [B] from 0, weights float32 [B], 0 for the padding of the last batch.
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        batch: BatchSpec,
+        augment: AugmentSpec,
+        seed: int,
+        rank: int,
+        world_size: int,
+        options: LoaderOptions,
+    ) -> None:
+        self.shards = shards
+        self.batch = batch
+        self.augment = augment
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.options = options
+        self.steps_per_epoch = self.plan(0).steps_per_epoch
+        self.dropped_records = self.plan(0).dropped_records
+
+    def plan(self, epoch: int, start_step: int = 0) -> EpochPlan:
+        """The plan that `epoch(epoch, start_step)` carries out."""
+        return EpochPlan(
+            self.shards,
+            self.augment,
+            self.batch.batch_size,
+            self.batch.image_size,
+            seed=self.seed,
+            epoch=epoch,
+            rank=self.rank,
+            world_size=self.world_size,
+            start_step=start_step,
+        )
+
+    @abstractmethod
+    def epoch(self, epoch: int, start_step: int = 0) -> "tf.data.Dataset":
+        """The batches of one epoch from `start_step` on; `steps_per_epoch - start_step` of them are meant to be read.
+
+        A dataset stays readable until the epoch after the next one is opened or the loader is closed.
+        """
+
+    def close(self) -> None:  # noqa: B027 most loaders hold nothing
+        """Stops background work and removes temporary files."""
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,34 @@
+"""The ceiling: one constant batch, over and over. What training reaches when data costs nothing."""
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines.loader import Loader
+
+
+def unavailable(device: str) -> str | None:
+    """Always there."""
+    return None
+
+
+class SyntheticLoader(Loader):
+    """Random pixels and labels, drawn once from the seed; as many steps as the real data set has."""
+
+    name = "synthetic"
+
+    def epoch(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
+        plan = self.plan(epoch, start_step)
+        rng = np.random.default_rng(self.seed)
+        size, count = self.batch.image_size, self.batch.batch_size
+        images = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+        labels = rng.integers(0, self.shards.num_classes, count, dtype=np.int32)
+        if self.batch.dtype != "uint8":
+            images = (images * np.float32(2 / 255) - 1).astype(self.batch.dtype)
+        batch = tf.data.Dataset.from_tensors((images, labels)).cache().repeat(self.steps_per_epoch - start_step)
+        if not self.augment.is_evaluation:
+            return batch
+        weights = tf.data.Dataset.from_tensor_slices(plan.weights.reshape(-1, count))
+        return tf.data.Dataset.zip(batch, weights).map(lambda images_labels, weight: (*images_labels, weight))
+
+
+LOADER = SyntheticLoader

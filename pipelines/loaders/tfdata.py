@@ -1,0 +1,129 @@
+"""The plan carried out by tf.data alone: where DALI is absent, and as a second opinion where it is not.
+
+Reading order: range of steps → one batch of records and matrices per step → decode and warp each → batch → prefetch.
+"""
+
+import os
+from functools import lru_cache
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines import records
+from pipelines.loader import BatchSpec, Loader
+from pipelines.plan import EpochPlan
+
+
+def unavailable(device: str) -> str | None:
+    """Always there: TensorFlow is what the whole project stands on."""
+    return None
+
+
+class TfdataLoader(Loader):
+    """CPU only. Needs nothing but TensorFlow."""
+
+    name = "tfdata"
+
+    def epoch(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
+        plan = self.plan(epoch, start_step)
+        reader = _StepReader(plan, self.batch)
+        signature = (tf.string, tf.float32, tf.float32, tf.int32, tf.float32)
+
+        def read(step: tf.Tensor) -> list[tf.Tensor]:
+            serialized, affine, colour, box, weights = tf.numpy_function(reader, [step], signature, stateful=False)
+            count = self.batch.batch_size
+            shapes = ((count,), (count, 2, 3), (count, 3, 4), (count, 4), (count,))
+            return [
+                tf.ensure_shape(part, shape)
+                for part, shape in zip((serialized, affine, colour, box, weights), shapes, strict=True)
+            ]
+
+        def execute(serialized, affine, colour, box, weight):
+            image, label = _parse_and_decode(serialized, box, self.shards.label_base)
+            image = _warp_and_colour(image, affine, colour, self.batch)
+            return (image, label, weight) if self.augment.is_evaluation else (image, label)
+
+        steps = self.steps_per_epoch - start_step
+        dataset = tf.data.Dataset.range(steps).map(read).unbatch()
+        dataset = dataset.map(execute, num_parallel_calls=self.options.workers, deterministic=True)
+        dataset = dataset.batch(self.batch.batch_size, drop_remainder=True).prefetch(self.options.prefetch)
+        options = tf.data.Options()
+        # The plan has dealt the records to the ranks already.
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        # One thread an operation: the images of a batch are the parallel part.
+        options.threading.max_intra_op_parallelism = 1
+        return dataset.with_options(options)
+
+
+class _StepReader:
+    """Reads the records of one step of a plan, and its matrices as the graph wants them."""
+
+    def __init__(self, plan: EpochPlan, batch: BatchSpec) -> None:
+        shards = plan.shards
+        draws = plan.draws
+        self._batch_size = plan.batch_size
+        self._paths = [shards.paths[shard] for shard in shards.shard[plan.records]]
+        self._offsets = shards.offsets[plan.records] + records.HEADER_BYTES
+        self._lengths = shards.lengths[plan.records] - records.HEADER_BYTES - records.FOOTER_BYTES
+        self._affine = _between_pixel_centres(draws.affine, draws.box).astype(np.float32)
+        self._colour = batch.to_output_range(draws.colour).astype(np.float32)
+        self._box = draws.box
+        self._weights = plan.weights
+
+    def __call__(self, step: np.int64) -> tuple[np.ndarray, ...]:
+        part = slice(step * self._batch_size, (step + 1) * self._batch_size)
+        serialized = [
+            os.pread(_descriptor(path), int(length), int(offset))
+            for path, offset, length in zip(self._paths[part], self._offsets[part], self._lengths[part], strict=True)
+        ]
+        return (
+            np.array(serialized, object),
+            self._affine[part],
+            self._colour[part],
+            self._box[part],
+            self._weights[part],
+        )
+
+
+@lru_cache(maxsize=None)
+def _descriptor(path):
+    return os.open(path, os.O_RDONLY)
+
+
+def _between_pixel_centres(affine: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The plan's matrices, whose pixels begin at corners, for a box-sized image whose pixels have integer centres."""
+    shifted = affine.copy()
+    shifted[:, :, 2] += affine[:, :, :2].sum(axis=2) / 2 - 0.5 - box[:, [1, 0]]
+    return shifted
+
+
+def _parse_and_decode(serialized: tf.Tensor, box: tf.Tensor, label_base: int) -> tuple[tf.Tensor, tf.Tensor]:
+    features = {
+        records.ENCODED: tf.io.FixedLenFeature([], tf.string),
+        records.LABEL: tf.io.FixedLenFeature([], tf.int64),
+    }
+    parsed = tf.io.parse_single_example(serialized, features)
+    # The default IDCT is a fast approximation, more than a grey level off; this one equals Pillow's and DALI's.
+    image = tf.image.decode_and_crop_jpeg(parsed[records.ENCODED], box, channels=3, dct_method="INTEGER_ACCURATE")
+    return image, tf.cast(parsed[records.LABEL], tf.int32) - label_base
+
+
+def _warp_and_colour(image: tf.Tensor, affine: tf.Tensor, colour: tf.Tensor, batch: BatchSpec) -> tf.Tensor:
+    size = batch.image_size
+    projective = tf.concat([tf.reshape(affine, [6]), [0.0, 0.0]], axis=0)
+    warped = tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(image, tf.float32)[None],
+        transforms=projective[None],
+        output_shape=[size, size],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+    )[0]
+    coloured = tf.linalg.matmul(tf.reshape(warped, [-1, 3]), colour[:, :3], transpose_b=True) + colour[:, 3]
+    coloured = tf.reshape(coloured, [size, size, 3])
+    if batch.dtype == "uint8":
+        return tf.cast(tf.round(tf.clip_by_value(coloured, 0.0, 255.0)), tf.uint8)
+    return tf.cast(tf.clip_by_value(coloured, -1.0, 1.0), batch.dtype)
+
+
+LOADER = TfdataLoader

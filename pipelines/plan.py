@@ -1,0 +1,121 @@
+"""EpochPlan: which record comes when, with which draw. A pure function of its fields; loaders only carry it out."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pipelines.augment import AugmentSpec, Draws
+from pipelines.errors import UserError
+from pipelines.shards import ShardSet
+from pipelines.uniform import RecordUniform
+
+# Up to here each record is shuffled on its own; beyond, blocks of consecutive reads keep disks and file counts happy.
+_LARGEST_RECORD_SHUFFLE = 50_000
+_BLOCK_RECORDS = 32
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """One rank's part of one epoch, from `start_step` on.
+
+    Training (any spec but `AugmentSpec.evaluation`): all usable records are shuffled, then dealt out in global
+    batches of `batch_size * world_size`; rank r takes the r-th part of each. What does not fill a last global
+    batch is left out in this epoch (`dropped_records`), other records in the next one.
+    Evaluation: every usable record once in file order; the last global batch is filled up with repeats of weight 0.
+
+    Attributes:
+        batch_size: records per step on this rank. image_size: side of the output, pixels.
+        block_size: records that stay together in the shuffle; None chooses 1 for up to 50,000 records, else 32.
+    """
+
+    shards: ShardSet
+    augment: AugmentSpec
+    batch_size: int
+    image_size: int
+    seed: int = 0
+    epoch: int = 0
+    rank: int = 0
+    world_size: int = 1
+    start_step: int = 0
+    block_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "image_size", "world_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"plan: {name} must be positive, not {getattr(self, name)}")
+        if self.block_size is not None and self.block_size < 1:
+            raise UserError(f"plan: block_size must be positive, not {self.block_size}")
+        if self.seed < 0 or self.epoch < 0:
+            raise UserError(f"plan: seed and epoch must not be negative, not {self.seed} and {self.epoch}")
+        if not 0 <= self.rank < self.world_size:
+            raise UserError(f"plan: rank {self.rank} is not in a world of {self.world_size}")
+        if self.steps_per_epoch == 0:
+            raise UserError(
+                f"plan: {len(self.shards.usable)} records in the {self.shards.split} split do not fill one batch of "
+                f"{self.batch_size} × {self.world_size}; take a smaller --batch-size"
+            )
+        if not 0 <= self.start_step <= self.steps_per_epoch:
+            raise UserError(f"plan: start_step {self.start_step} is not in an epoch of {self.steps_per_epoch} steps")
+
+    @property
+    def global_batch(self) -> int:
+        """Records per step over all ranks."""
+        return self.batch_size * self.world_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of a whole epoch, whatever `start_step` is."""
+        usable = len(self.shards.usable)
+        return -(-usable // self.global_batch) if self.augment.is_evaluation else usable // self.global_batch
+
+    @property
+    def dropped_records(self) -> int:
+        """Usable records that no rank sees in this epoch."""
+        return max(0, len(self.shards.usable) - self.steps_per_epoch * self.global_batch)
+
+    @cached_property
+    def records(self) -> np.ndarray:
+        """int64 [steps × batch_size]: the record at each position, from `start_step` on."""
+        return self._mine(self._global_order())
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """float32 [steps × batch_size]: 1, or 0 for the repeats that fill the last evaluation batch."""
+        positions = np.arange(self.steps_per_epoch * self.global_batch)
+        return self._mine((positions < len(self.shards.usable)).astype(np.float32))
+
+    @cached_property
+    def draws(self) -> Draws:
+        """The two matrices and the source box for each position."""
+        heights, widths = self.shards.sizes[self.records].T
+        return self.augment.draw(RecordUniform(self.seed, self.epoch, self.records), heights, widths, self.image_size)
+
+    def _global_order(self) -> np.ndarray:
+        usable = self.shards.usable
+        total = self.steps_per_epoch * self.global_batch
+        if self.augment.is_evaluation:
+            return np.concatenate([usable, np.full(total - len(usable), usable[-1])])
+        rng = np.random.default_rng([self.seed, self.epoch])
+        block_size = self.block_size or (1 if len(usable) <= _LARGEST_RECORD_SHUFFLE else _BLOCK_RECORDS)
+        return shuffle_in_blocks(rng, usable, self.shards.shard[usable], block_size)[:total]
+
+    def _mine(self, values: np.ndarray) -> np.ndarray:
+        """This rank's part of one value per global position."""
+        dealt = values.reshape(self.steps_per_epoch, self.world_size, self.batch_size)
+        return dealt[self.start_step :, self.rank].reshape(-1)
+
+
+def shuffle_in_blocks(rng: np.random.Generator, records: np.ndarray, shard: np.ndarray, block_size: int) -> np.ndarray:
+    """Permutes the records of each shard, cuts them into blocks, permutes the blocks of all shards.
+
+    `shard` is the ascending shard number of each record. Block size 1 is a true global shuffle.
+    """
+    if block_size == 1:
+        return rng.permutation(records)
+    within = np.lexsort((rng.random(len(records)), shard))  # shard by shard, each in random order
+    first = np.searchsorted(shard, shard, side="left")  # shard is sorted: `within` keeps it so
+    starts_block = (np.arange(len(records)) - first) % block_size == 0
+    block = np.cumsum(starts_block) - 1
+    place = rng.permutation(block[-1] + 1)
+    return records[within][np.argsort(place[block], kind="stable")]
