@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from kimagenet.schedule import NAMES as SCHEDULES
 from pipelines.errors import UserError
 
 RECIPE_VERSION = 1
 
-OPTIMIZERS = ("sgd", "adam", "rmsprop")
-SCHEDULES = ("linear", "exp")
+# Names of kimagenet.optim.build; the first three are the original's.
+OPTIMIZERS = ("sgd", "adam", "rmsprop", "adamw", "lamb", "lion", "nadam", "adamax", "adagrad", "adadelta", "adafactor")
 AUGMENTS = ("full", "standard", "none")
 
 
@@ -37,14 +38,29 @@ class Recipe:
 
     optimizer: str = _choice("adam", "optimizer", "the inner optimizer", OPTIMIZERS)
     momentum: float = _choice(0.9, "optimizer", "momentum of sgd")
-    epsilon: float = _choice(1e-1, "optimizer", "epsilon of adam and rmsprop")
+    nesterov: bool = _choice(False, "optimizer", "Nesterov momentum for sgd")
+    epsilon: float = _choice(
+        1e-1, "optimizer", "epsilon of every optimizer that has one; 0.1 is the original's, 1e-7 Keras' default"
+    )
     weight_decay: float = _choice(1e-5, "optimizer", "L2 penalty: this times the sum of squared kernel weights")
+    decoupled_weight_decay: float = _choice(
+        0.0, "optimizer", "decay apart from the gradient, times the learning rate (arXiv 1711.05101); kernels only"
+    )
+    clip_global_norm: float = _choice(0.0, "optimizer", "an update's gradient is clipped to this norm; 0 = off")
+    ema: float = _choice(0.0, "optimizer", "momentum of the moving average of the weights; 0 = none")
     use_lookahead: bool = _choice(False, "optimizer", "wrap the optimizer in LookAhead (arXiv 1907.08610)")
+    sync_period: int = _choice(5, "optimizer", "LookAhead: updates between two steps of the slow weights")
+    slow_step_size: float = _choice(0.5, "optimizer", "LookAhead: how far the slow weights go towards the fast ones")
 
     lr_sched: str = _choice("linear", "learning rate", "how the rate falls from epoch to epoch", SCHEDULES)
     initial_lr: float = _choice(3e-4, "learning rate", "learning rate of the first epoch")
     final_lr: float = _choice(3e-4, "learning rate", "learning rate of the last epoch")
     warmup_epochs: float = _choice(0.0, "learning rate", "epochs of linear warm-up from zero, step by step")
+    step_epochs: int = _choice(30, "learning rate", "lr_sched=step: epochs from one step to the next")
+    step_factor: float = _choice(0.1, "learning rate", "lr_sched=step: what each step multiplies the rate by")
+    lr_reference_batch: int = _choice(
+        0, "learning rate", "linear scaling rule: rates are times images per update / this; 0 = as given"
+    )
 
     augment: str = _choice(
         "full",
@@ -70,9 +86,19 @@ class Recipe:
             choices = f.metadata["choices"]
             if choices and getattr(self, f.name) not in choices:
                 raise UserError(f"recipe: {f.name} is one of {', '.join(choices)}, not {getattr(self, f.name)!r}")
-        positive = ("image_size", "batch_size", "iter_size", "epochs", "initial_lr", "epsilon")
-        shares = ("dropout_rate", "label_smoothing", "momentum")
-        not_negative = ("weight_decay", "final_lr", "warmup_epochs", "seed")
+        positive = (
+            "image_size",
+            "batch_size",
+            "iter_size",
+            "epochs",
+            "initial_lr",
+            "epsilon",
+            "sync_period",
+            "step_epochs",
+        )
+        shares = ("dropout_rate", "label_smoothing", "momentum", "ema", "step_factor")
+        decays = ("weight_decay", "decoupled_weight_decay")
+        not_negative = (*decays, "clip_global_norm", "final_lr", "warmup_epochs", "lr_reference_batch", "seed")
         # `not (… > 0)` refuses NaN as well.
         for name in positive:
             if not getattr(self, name) > 0:
@@ -87,6 +113,14 @@ class Recipe:
             raise UserError(f"recipe: crop_ratio must be in (0, 1], not {self.crop_ratio}")
         if self.lr_sched == "exp" and self.final_lr == 0:
             raise UserError("recipe: lr_sched=exp needs a positive final_lr")
+        if not self.step_factor > 0:
+            raise UserError("recipe: step_factor must be positive")
+        if not 0 <= self.slow_step_size <= 1:
+            raise UserError(f"recipe: slow_step_size must be in [0, 1], not {self.slow_step_size}")
+        if self.weight_decay and self.decoupled_weight_decay:
+            raise UserError("recipe: weight_decay (L2) and decoupled_weight_decay exclude each other: set one to 0")
+        if self.warmup_epochs >= self.epochs:
+            raise UserError(f"recipe: warmup_epochs must be less than epochs, not {self.warmup_epochs}")
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some fields changed."""

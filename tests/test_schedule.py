@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from kimagenet.recipe import Recipe
 from kimagenet.schedule import NAMES, Schedule, linear_scaled
 from pipelines.errors import UserError
 
@@ -90,3 +91,27 @@ def test_linear_scaling_rule() -> None:
 def test_schedules_do_not_import_tensorflow() -> None:
     code = "import sys, kimagenet.schedule; sys.exit(bool({'tensorflow', 'keras'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_recipe_names_its_schedule() -> None:
+    recipe = Recipe(lr_sched="exp", initial_lr=1e-2, final_lr=1e-5, epochs=80, warmup_epochs=5, batch_size=32)
+    assert Schedule.of(recipe) == Schedule("exp", 1e-2, 1e-5, 80, 5.0)
+    scaled = Schedule.of(recipe.replace(iter_size=16, lr_reference_batch=256))
+    assert (scaled.initial_lr, scaled.final_lr) == pytest.approx((2e-2, 2e-5))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"weight_decay": 1e-5, "decoupled_weight_decay": 0.05}, "exclude"),
+        ({"slow_step_size": 1.5}, "slow_step_size"),
+        ({"sync_period": 0}, "sync_period"),
+        ({"clip_global_norm": -1.0}, "clip_global_norm"),
+        ({"ema": 1.0}, "ema"),
+        ({"warmup_epochs": 1.0, "epochs": 1}, "warmup_epochs"),
+        ({"optimizer": "frobnicate"}, "one of"),
+    ],
+)
+def test_a_recipe_refuses_what_excludes_itself(change: dict, word: str) -> None:
+    with pytest.raises(UserError, match=word):
+        Recipe(**change)
