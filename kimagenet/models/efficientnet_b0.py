@@ -1,0 +1,30 @@
+"""EfficientNet-B0 (Tan & Le 2019, arXiv 1905.11946)."""
+
+from typing import TYPE_CHECKING
+
+from kimagenet.models._recipes import KERAS_IMAGENET, Reported, original
+
+if TYPE_CHECKING:
+    import keras
+
+RECIPES = {
+    "efficientnet_b0": original(
+        "efficientnet_b0",
+        optimizer="sgd",
+        batch_size=16,
+        dropout_rate=0.2,
+        weight_decay=3e-5,
+        final_lr=1e-4,
+        epochs=60,
+    ),
+}
+REPORTED = {
+    "efficientnet_b0": Reported(0.7318, KERAS_IMAGENET),
+}
+
+
+def build(num_classes: int = 1000, image_size: int = 224, dropout_rate: float = 0.0) -> "keras.Model":
+    """5,330,564 parameters at 1000 classes."""
+    from kimagenet.models._efficientnet import efficientnet
+
+    return efficientnet("efficientnet_b0", 1.0, 1.0, num_classes, image_size, dropout_rate)

@@ -1,0 +1,32 @@
+"""EfficientNet-B1 (Tan & Le 2019, arXiv 1905.11946). Native size: 240; the original fed it 224.
+
+keras_imagenet has no recipe for it: this one is efficientnet_b0's."""
+
+from typing import TYPE_CHECKING
+
+from kimagenet.models._recipes import NOT_IN_KERAS_IMAGENET, Reported, original
+
+if TYPE_CHECKING:
+    import keras
+
+RECIPES = {
+    "efficientnet_b1": original(
+        "efficientnet_b1",
+        optimizer="sgd",
+        batch_size=16,
+        dropout_rate=0.2,
+        weight_decay=3e-5,
+        final_lr=1e-4,
+        epochs=60,
+    ),
+}
+REPORTED = {
+    "efficientnet_b1": Reported(None, NOT_IN_KERAS_IMAGENET),
+}
+
+
+def build(num_classes: int = 1000, image_size: int = 224, dropout_rate: float = 0.0) -> "keras.Model":
+    """7,856,232 parameters at 1000 classes."""
+    from kimagenet.models._efficientnet import efficientnet
+
+    return efficientnet("efficientnet_b1", 1.0, 1.1, num_classes, image_size, dropout_rate)
