@@ -1,0 +1,70 @@
+"""A data set small enough to write in every test session: photo-like JPEGs in TFRecord shards, without TensorFlow."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipelines import records
+from pipelines.dataset import ClassInfo, DatasetInfo, ShardInfo, SplitInfo
+from pipelines.index import scan, write_index
+from pipelines.shards import write_sizes
+
+NUM_CLASSES = 10
+TRAIN_RECORDS, TRAIN_SHARDS = 101, 3  # both counts are prime: no batch size divides them
+VALIDATION_RECORDS, VALIDATION_SHARDS = 37, 2
+
+
+def write_tiny_dataset(directory: Path, *, seed: int = 0, label_base: int = 0) -> Path:
+    """Writes shards, indexes, sizes and dataset.json into `directory` and returns it.
+
+    10 classes, a tint each; 101 training records in 3 shards, 37 validation records in 2; JPEGs of 40 to 120 pixels.
+    """
+    rng = np.random.default_rng(seed)
+    splits = {
+        "train": _write_split(directory, "train", TRAIN_RECORDS, TRAIN_SHARDS, label_base, rng),
+        "validation": _write_split(directory, "validation", VALIDATION_RECORDS, VALIDATION_SHARDS, label_base, rng),
+    }
+    classes = [ClassInfo(name=f"class {number}") for number in range(NUM_CLASSES)]
+    DatasetInfo(label_base=label_base, classes=classes, splits=splits).save(directory)
+    return directory
+
+
+def photo(rng: np.random.Generator, label: int, height: int, width: int) -> Image.Image:
+    """A smooth random field of RGB colours around the tint of class `label`."""
+    tint = 255 * (0.3 + 0.4 * np.random.default_rng(label).random(3))
+    coarse = tint + rng.normal(0, 45, (*rng.integers(3, 9, 2), 3))
+    field = Image.fromarray(np.clip(coarse, 0, 255).astype(np.uint8))
+    return field.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def jpeg(image: Image.Image) -> bytes:
+    """The image as a JPEG of quality 90, chroma subsampled as cameras do."""
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def example(encoded: bytes, label: int) -> bytes:
+    """A serialized `tf.train.Example` with the features that readers need; `label` as stored, base included."""
+    return records.encode_example({records.ENCODED: encoded, records.LABEL: label})
+
+
+def _write_split(
+    directory: Path, split: str, num_records: int, num_shards: int, label_base: int, rng: np.random.Generator
+) -> SplitInfo:
+    labels = rng.permutation(np.arange(num_records) % NUM_CLASSES)
+    sizes = rng.integers(40, 121, (num_records, 2))
+    shards = []
+    for number, part in enumerate(np.array_split(np.arange(num_records), num_shards)):
+        path = directory / f"{split}-{number:05d}-of-{num_shards:05d}"
+        images = (jpeg(photo(rng, labels[i], *sizes[i])) for i in part)
+        framed = [
+            records.frame(example(image, int(labels[i]) + label_base)) for i, image in zip(part, images, strict=True)
+        ]
+        path.write_bytes(b"".join(framed))
+        write_index(path, scan(path))
+        shards.append(ShardInfo(file=path.name, records=len(part), bytes=path.stat().st_size))
+    write_sizes(directory / f"{split}-sizes.npy", sizes)
+    return SplitInfo(shards=shards, sizes=f"{split}-sizes.npy")
