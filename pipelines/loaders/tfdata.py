@@ -4,7 +4,7 @@ Reading order: range of steps → one batch of records and matrices per step →
 """
 
 import os
-from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -73,7 +73,7 @@ class _StepReader:
     def __call__(self, step: np.int64) -> tuple[np.ndarray, ...]:
         part = slice(step * self._batch_size, (step + 1) * self._batch_size)
         serialized = [
-            os.pread(_descriptor(path), int(length), int(offset))
+            _read(path, length, offset)
             for path, offset, length in zip(self._paths[part], self._offsets[part], self._lengths[part], strict=True)
         ]
         return (
@@ -85,9 +85,13 @@ class _StepReader:
         )
 
 
-@lru_cache(maxsize=None)
-def _descriptor(path):
-    return os.open(path, os.O_RDONLY)
+def _read(path: Path, length: int, offset: int) -> bytes:
+    # Opened anew each time: a thousand shards must not hold a thousand descriptors.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(descriptor, length, offset)
+    finally:
+        os.close(descriptor)
 
 
 def _between_pixel_centres(affine: np.ndarray, box: np.ndarray) -> np.ndarray:

@@ -1,0 +1,96 @@
+"""A plan in the form DALI reads: a list of (shard, index) pairs, and a TFRecord of planned floats in lockstep with it.
+
+DALI's reader follows the line order of the index it is given, and takes one path many times: so the order of an
+epoch is a list of runs, each the lines of consecutive positions that lie in the same shard.
+"""
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipelines import records
+from pipelines.loader import BatchSpec
+from pipelines.plan import EpochPlan
+
+PLAN = "plan"
+# affine 2×3, colour 3×4, box (y, x, height, width), weight
+PLAN_FLOATS = 6 + 12 + 4 + 1
+_PLAN_RECORD_BYTES = 4 * PLAN_FLOATS + 64
+_TMPFS_PAGE = 4096
+
+
+@dataclass(frozen=True)
+class PlanFiles:
+    """Parallel lists of shards and indexes in reading order, and the planned floats with their own index."""
+
+    shards: list[str]
+    indexes: list[str]
+    plan: str
+    plan_index: str
+
+
+def make_folder(plan: EpochPlan) -> tempfile.TemporaryDirectory:
+    """A temporary folder for the plan's files: in memory where there is room to spare, else on disk."""
+    needed = len(plan.records) * (_PLAN_RECORD_BYTES + _TMPFS_PAGE)  # at worst every record is a run, a page each
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * needed
+    return tempfile.TemporaryDirectory(prefix="kimagenet-plan-", dir=memory if roomy else None)
+
+
+def write_plan(plan: EpochPlan, batch: BatchSpec, folder: Path) -> PlanFiles:
+    """Writes the plan into an empty folder."""
+    shards, indexes = _write_runs(plan, folder)
+    plan_path = folder / "plan"
+    table = _plan_table(plan, batch)
+    table.tofile(plan_path)
+    plan_index = folder / "plan.idx"
+    size = table.itemsize
+    plan_index.write_text("".join(f"{position * size} {size}\n" for position in range(len(table))))
+    return PlanFiles(shards, indexes, str(plan_path), str(plan_index))
+
+
+def _write_runs(plan: EpochPlan, folder: Path) -> tuple[list[str], list[str]]:
+    shards = plan.shards
+    shard = shards.shard[plan.records]
+    lines = [
+        b"%d %d\n" % pair
+        for pair in zip(
+            shards.offsets[plan.records].tolist(),
+            shards.lengths[plan.records].tolist(),
+            strict=True,
+        )
+    ]
+    starts = np.flatnonzero(np.diff(shard, prepend=-1))
+    indexes = []
+    for run, (start, end) in enumerate(zip(starts.tolist(), [*starts[1:].tolist(), len(lines)], strict=True)):
+        path = f"{folder}/{run}"
+        with open(path, "wb") as stream:
+            stream.write(b"".join(lines[start:end]))
+        indexes.append(path)
+    return [str(shards.paths[number]) for number in shard[starts].tolist()], indexes
+
+
+def _plan_table(plan: EpochPlan, batch: BatchSpec) -> np.ndarray:
+    """One framed `tf.train.Example` per position, all of one size, so that a single structured array holds them.
+
+    The data's CRC stays zero: DALI's reader does not look at it, and nothing else reads these files.
+    """
+    example = records.encode_example({PLAN: np.zeros(PLAN_FLOATS)})
+    prefix = example[: -4 * PLAN_FLOATS]
+    header = records.frame(example)[: records.HEADER_BYTES] + prefix
+    layout = np.dtype([("header", f"V{len(header)}"), ("floats", "<f4", PLAN_FLOATS), ("crc", "<u4")])
+    table = np.zeros(len(plan.records), layout)
+    table["header"] = np.void(header)
+    floats, draws = table["floats"], plan.draws
+    # The decoder gives the box alone, so the matrix leads there.
+    in_box = draws.affine.copy()
+    in_box[:, :, 2] -= draws.box[:, [1, 0]]
+    floats[:, 0:6] = in_box.reshape(-1, 6)
+    floats[:, 6:18] = batch.to_output_range(draws.colour).reshape(-1, 12)
+    floats[:, 18:22] = draws.box
+    floats[:, 22] = plan.weights
+    return table

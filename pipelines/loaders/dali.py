@@ -1,0 +1,215 @@
+"""The plan carried out by NVIDIA DALI, on the GPU or the CPU from one graph, through the DALI TF plugin.
+
+Nothing in the graph is random and nothing is decided there: the record reader follows the plan's order, a second
+reader brings the plan's matrices, one warp and one colour operation apply them.
+"""
+
+import importlib.util
+import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines import records
+from pipelines.loader import BatchSpec, Loader
+from pipelines.loaders._dali_files import PLAN, PLAN_FLOATS, PlanFiles, make_folder, write_plan
+
+_INSTALL = "install TensorFlow first, then `pip install --no-build-isolation 'kimagenet[dali]'`"
+_REBUILD = "`pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps nvidia-dali-tf-plugin-cuda120`"
+
+
+def unavailable(device: str) -> str | None:
+    """Why DALI cannot be used here, with the remedy; None if it can."""
+    for module, package in (
+        ("nvidia.dali", "nvidia-dali-cuda120"),
+        ("nvidia.dali_tf_plugin", "nvidia-dali-tf-plugin-cuda120"),
+    ):
+        if not _is_installed(module):
+            return f"package {package} is not installed ({_INSTALL})"
+    try:
+        importlib.import_module("nvidia.dali.plugin.tf")
+    except tf.errors.NotFoundError:
+        return f"DALI's TF plugin was built for another TensorFlow than {tf.__version__} (build it anew: {_REBUILD})"
+    except Exception as error:  # whatever a foreign library raises while it loads, the user needs the remedy
+        return f"DALI's TF plugin does not load: {str(error).splitlines()[0]} (build it anew: {_REBUILD})"
+    if device == "gpu" and not tf.config.list_physical_devices("GPU"):
+        return "TensorFlow sees no GPU (`pip install 'kimagenet[gpu]'` brings CUDA's libraries)"
+    return None
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent package is missing
+        return False
+
+
+def build_graph(files: PlanFiles, batch: BatchSpec, label_base: int, device: str, workers: int) -> Any:
+    """The DALI pipeline of a plan: (images, labels, weights), all on `device`.
+
+    With `device="gpu"` it can be built into a graph and serialized on a machine without a GPU, but not run.
+    Keep it one function for both devices: what differs is named in a conditional expression.
+    """
+    from nvidia.dali import fn, pipeline_def, tfrecord, types
+
+    on_gpu = device == "gpu"
+    # Lazily: an error at construction inside DALIDataset would abort the process, later it is an exception.
+    reading = {"lazy_init": True, "prefetch_queue_depth": 2}
+
+    @pipeline_def(batch_size=batch.batch_size, num_threads=workers, device_id=None)
+    def graph():
+        record = fn.readers.tfrecord(
+            name="records",
+            path=files.shards,
+            index_path=files.indexes,
+            features={
+                records.ENCODED: tfrecord.FixedLenFeature((), tfrecord.string, ""),
+                records.LABEL: tfrecord.FixedLenFeature([1], tfrecord.int64, -1),
+            },
+            **reading,
+        )
+        plan = fn.readers.tfrecord(
+            name="plan",
+            path=[files.plan],
+            index_path=[files.plan_index],
+            features={PLAN: tfrecord.FixedLenFeature([PLAN_FLOATS], tfrecord.float32, 0.0)},
+            **reading,
+        )[PLAN]
+        affine = fn.reshape(plan[0:6], shape=[2, 3])
+        colour = fn.reshape(plan[6:18], shape=[3, 4])
+        box = fn.cast(plan[18:22], dtype=types.INT32)
+        image = fn.decoders.image_slice(
+            record[records.ENCODED],
+            box[0:2],
+            box[2:4],
+            device="mixed" if on_gpu else "cpu",
+            axis_names="HW",
+            normalized_anchor=False,
+            normalized_shape=False,
+            output_type=types.RGB,
+            adjust_orientation=False,  # the builder has applied it, so that every loader sees the same pixels
+            jpeg_fancy_upsampling=True,  # as libjpeg, so that GPU and CPU agree
+        )
+        image = _warp(image, affine, batch.image_size, on_gpu)
+        image = fn.coord_transform(image, M=colour[:, 0:3], T=colour[:, 3], dtype=_dali_dtype(batch.dtype))
+        if batch.dtype != "uint8":
+            from nvidia.dali import math
+
+            image = math.clamp(image, -1.0, 1.0)
+        label = fn.cast(record[records.LABEL][0], dtype=types.INT32) - label_base
+        weight = plan[22]
+        return (image, label.gpu(), weight.gpu()) if on_gpu else (image, label, weight)
+
+    return graph()
+
+
+def _warp(image: Any, affine: Any, size: int, on_gpu: bool) -> Any:
+    """One bilinear warp by the output → source matrix; outside is black."""
+    from nvidia.dali import fn, types
+
+    if on_gpu:
+        return fn.warp_affine(image, matrix=affine, size=[size, size], fill_value=0.0, inverse_map=True)
+    # On the CPU fn.warp_affine takes thrice the time of this one, which is OpenCV's.
+    bottom = types.Constant(np.array([[0, 0, 1]], np.float32), device="cpu")
+    return fn.experimental.warp_perspective(
+        image, matrix=fn.cat(affine, bottom, axis=0), size=[size, size], fill_value=0.0, pixel_origin="corner"
+    )
+
+
+def _dali_dtype(dtype: str) -> Any:
+    from nvidia.dali import types
+
+    return {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}[dtype]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A plan on disk, ready to be read."""
+
+    folder: tempfile.TemporaryDirectory
+    files: PlanFiles
+
+
+class DaliLoader(Loader):
+    """Decodes and augments in DALI. While one epoch is read, the next one's plan is written in the background."""
+
+    name = "dali"
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._background = ThreadPoolExecutor(1, "kimagenet-plan")
+        self._prepared: dict[tuple[int, int], Future[_Prepared]] = {}
+
+    def epoch(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
+        steps = self.steps_per_epoch - start_step
+        if steps == 0:
+            return self._empty()
+        current = self._prepare(epoch, start_step)
+        self._release_except(epoch - 1, epoch, epoch + 1)
+        files = current.result().files
+        self._prepare(epoch + 1, 0)
+        dataset = self._dataset(files)
+        if self.options.device == "gpu":
+            # tf.data has hardly an operation on the GPU, so nothing may follow: readers count steps_per_epoch.
+            return dataset
+        dataset = dataset.take(steps)
+        if not self.augment.is_evaluation:
+            dataset = dataset.map(lambda images, labels, weights: (images, labels))
+        return dataset.apply(tf.data.experimental.assert_cardinality(steps))
+
+    def close(self) -> None:
+        self._background.shutdown(wait=True, cancel_futures=True)
+        self._release_except()
+
+    def _prepare(self, epoch: int, start_step: int) -> Future[_Prepared]:
+        key = epoch, start_step
+        if key not in self._prepared:
+            self._prepared[key] = self._background.submit(self._write, epoch, start_step)
+        return self._prepared[key]
+
+    def _write(self, epoch: int, start_step: int) -> _Prepared:
+        plan = self.plan(epoch, start_step)
+        folder = make_folder(plan)
+        return _Prepared(folder, write_plan(plan, self.batch, Path(folder.name)))
+
+    def _release_except(self, *epochs: int) -> None:
+        for key in [key for key in self._prepared if key[0] not in epochs]:
+            future = self._prepared.pop(key)
+            if not future.cancel() and future.exception() is None:
+                future.result().folder.cleanup()
+
+    def _dataset(self, files: PlanFiles) -> tf.data.Dataset:
+        from nvidia.dali.plugin import tf as dali_tf
+
+        batch, options = self.batch, self.options
+        on_gpu = options.device == "gpu"
+        with tf.device("/gpu:0" if on_gpu else "/cpu:0"):
+            # What DALIDataset is not told again it takes from its own defaults, not from the pipeline.
+            return dali_tf.DALIDataset(
+                pipeline=build_graph(files, batch, self.shards.label_base, options.device, options.workers),
+                batch_size=batch.batch_size,
+                num_threads=options.workers,
+                device_id=0 if on_gpu else None,
+                prefetch_queue_depth=options.prefetch,
+                output_shapes=(
+                    (batch.batch_size, batch.image_size, batch.image_size, 3),
+                    (batch.batch_size,),
+                    (batch.batch_size,),
+                ),
+                output_dtypes=(tf.as_dtype(batch.dtype), tf.int32, tf.float32),
+            )
+
+    def _empty(self) -> tf.data.Dataset:
+        size = self.batch.image_size
+        images = tf.zeros((0, self.batch.batch_size, size, size, 3), self.batch.dtype)
+        labels = tf.zeros((0, self.batch.batch_size), tf.int32)
+        weights = tf.zeros((0, self.batch.batch_size), tf.float32)
+        parts = (images, labels, weights) if self.augment.is_evaluation else (images, labels)
+        return tf.data.Dataset.from_tensor_slices(parts)
+
+
+LOADER = DaliLoader
