@@ -95,6 +95,7 @@ class Recipe:
             "epsilon",
             "sync_period",
             "step_epochs",
+            "step_factor",
         )
         shares = ("dropout_rate", "label_smoothing", "momentum", "ema", "step_factor")
         decays = ("weight_decay", "decoupled_weight_decay")
@@ -113,8 +114,6 @@ class Recipe:
             raise UserError(f"recipe: crop_ratio must be in (0, 1], not {self.crop_ratio}")
         if self.lr_sched == "exp" and self.final_lr == 0:
             raise UserError("recipe: lr_sched=exp needs a positive final_lr")
-        if not self.step_factor > 0:
-            raise UserError("recipe: step_factor must be positive")
         if not 0 <= self.slow_step_size <= 1:
             raise UserError(f"recipe: slow_step_size must be in [0, 1], not {self.slow_step_size}")
         if self.weight_decay and self.decoupled_weight_decay:

@@ -1,0 +1,63 @@
+"""A recipe's optimizer: Keras' own by name, wrapped as the recipe says."""
+
+from typing import Any
+
+import keras
+
+from kimagenet.optim.clip import ClipGlobalNorm
+from kimagenet.optim.iter_size import IterSize
+from kimagenet.optim.lookahead import Lookahead
+from kimagenet.recipe import Recipe
+
+CLASSES = {
+    "sgd": keras.optimizers.SGD,
+    "adam": keras.optimizers.Adam,
+    "rmsprop": keras.optimizers.RMSprop,
+    "adamw": keras.optimizers.AdamW,
+    "lamb": keras.optimizers.Lamb,
+    "lion": keras.optimizers.Lion,
+    "nadam": keras.optimizers.Nadam,
+    "adamax": keras.optimizers.Adamax,
+    "adagrad": keras.optimizers.Adagrad,
+    "adadelta": keras.optimizers.Adadelta,
+    "adafactor": keras.optimizers.Adafactor,
+}
+WITH_EPSILON = ("adam", "rmsprop", "adamw", "lamb", "nadam", "adamax", "adagrad", "adadelta")
+
+# Biases and the scale and offset of normalization are not decayed. Keras matches these against names and full paths.
+NOT_DECAYED = [r"(^|/)(bias|gamma|beta)(:0)?$"]
+
+
+def build(recipe: Recipe) -> keras.optimizers.Optimizer:
+    """The optimizer of a recipe: IterSize(Lookahead(ClipGlobalNorm(x))), each wrapper only where it is asked for.
+
+    IterSize stands outside, so that everything else sees one mean gradient for each update. x has the learning rate
+    `initial_lr`; assign `learning_rate` to follow a schedule. Loss scaling is left to the caller, around the result.
+    Rebuild a run's optimizer from its recipe, not from a .keras file: Keras does not save which weights it decays.
+    """
+    optimizer = _inner(recipe)
+    if recipe.clip_global_norm:
+        optimizer = ClipGlobalNorm(optimizer, recipe.clip_global_norm)
+    if recipe.use_lookahead:
+        optimizer = Lookahead(optimizer, recipe.sync_period, recipe.slow_step_size)
+    if recipe.iter_size > 1:
+        optimizer = IterSize(optimizer, recipe.iter_size)
+    return optimizer
+
+
+def _inner(recipe: Recipe) -> keras.optimizers.Optimizer:
+    options: dict[str, Any] = {"learning_rate": recipe.initial_lr}
+    if recipe.optimizer == "sgd":
+        options |= {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
+    if recipe.optimizer == "rmsprop":
+        options["rho"] = 0.9
+    if recipe.optimizer in WITH_EPSILON:
+        options["epsilon"] = recipe.epsilon
+    # AdamW has a decay of its own by default, and takes no None.
+    if recipe.decoupled_weight_decay or recipe.optimizer == "adamw":
+        options["weight_decay"] = recipe.decoupled_weight_decay
+    if recipe.ema:
+        options |= {"use_ema": True, "ema_momentum": recipe.ema}
+    optimizer = CLASSES[recipe.optimizer](**options)
+    optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
+    return optimizer
