@@ -48,8 +48,10 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def build_graph(files: PlanFiles, batch: BatchSpec, label_base: int, device: str, workers: int) -> Any:
-    """The DALI pipeline of a plan: (images, labels, weights), all on `device`.
+def build_graph(
+    files: PlanFiles, batch: BatchSpec, label_base: int, *, evaluation: bool, device: str, workers: int
+) -> Any:
+    """The DALI pipeline of a plan: (images, labels) and for evaluation weights, all on `device`.
 
     With `device="gpu"` it can be built into a graph and serialized on a machine without a GPU, but not run.
     Keep it one function for both devices: what differs is named in a conditional expression.
@@ -60,7 +62,16 @@ def build_graph(files: PlanFiles, batch: BatchSpec, label_base: int, device: str
     # Lazily: an error at construction inside DALIDataset would abort the process, later it is an exception.
     reading = {"lazy_init": True, "prefetch_queue_depth": 2}
 
-    @pipeline_def(batch_size=batch.batch_size, num_threads=workers, device_id=None)
+    dtypes = [_dali_dtype(batch.dtype), types.INT32, types.FLOAT]
+    outputs = 3 if evaluation else 2
+
+    @pipeline_def(
+        batch_size=batch.batch_size,
+        num_threads=workers,
+        device_id=None,
+        output_dtype=dtypes[:outputs],
+        output_ndim=[3, 0, 0][:outputs],
+    )
     def graph():
         record = fn.readers.tfrecord(
             name="records",
@@ -95,14 +106,10 @@ def build_graph(files: PlanFiles, batch: BatchSpec, label_base: int, device: str
             jpeg_fancy_upsampling=True,  # as libjpeg, so that GPU and CPU agree
         )
         image = _warp(image, affine, batch.image_size, on_gpu)
-        image = fn.coord_transform(image, M=colour[:, 0:3], T=colour[:, 3], dtype=_dali_dtype(batch.dtype))
-        if batch.dtype != "uint8":
-            from nvidia.dali import math
-
-            image = math.clamp(image, -1.0, 1.0)
+        image = _colour(image, colour, batch.dtype)
         label = fn.cast(record[records.LABEL][0], dtype=types.INT32) - label_base
-        weight = plan[22]
-        return (image, label.gpu(), weight.gpu()) if on_gpu else (image, label, weight)
+        parts = (image, label, plan[22])[:outputs]
+        return tuple(part.gpu() for part in parts) if on_gpu else parts
 
     return graph()
 
@@ -124,6 +131,17 @@ def _dali_dtype(dtype: str) -> Any:
     from nvidia.dali import types
 
     return {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}[dtype]
+
+
+def _colour(image: Any, colour: Any, dtype: str) -> Any:
+    """One colour matrix, which holds the scaling as well, and the clip to the output's range."""
+    from nvidia.dali import fn, math, types
+
+    linear, constant = colour[:, 0:3], colour[:, 3]
+    if dtype == "uint8":
+        return fn.coord_transform(image, M=linear, T=constant, dtype=_dali_dtype(dtype))  # rounds and saturates
+    image = math.clamp(fn.coord_transform(image, M=linear, T=constant, dtype=types.FLOAT), -1.0, 1.0)
+    return fn.cast(image, dtype=_dali_dtype(dtype)) if dtype == "float16" else image
 
 
 @dataclass(frozen=True)
@@ -156,10 +174,7 @@ class DaliLoader(Loader):
         if self.options.device == "gpu":
             # tf.data has hardly an operation on the GPU, so nothing may follow: readers count steps_per_epoch.
             return dataset
-        dataset = dataset.take(steps)
-        if not self.augment.is_evaluation:
-            dataset = dataset.map(lambda images, labels, weights: (images, labels))
-        return dataset.apply(tf.data.experimental.assert_cardinality(steps))
+        return dataset.take(steps).apply(tf.data.experimental.assert_cardinality(steps))
 
     def close(self) -> None:
         self._background.shutdown(wait=True, cancel_futures=True)
@@ -186,21 +201,28 @@ class DaliLoader(Loader):
         from nvidia.dali.plugin import tf as dali_tf
 
         batch, options = self.batch, self.options
+        evaluation = self.augment.is_evaluation
         on_gpu = options.device == "gpu"
+        count, size = batch.batch_size, batch.image_size
+        graph = build_graph(
+            files,
+            batch,
+            self.shards.label_base,
+            evaluation=evaluation,
+            device=options.device,
+            workers=options.workers,
+        )
+        outputs = 3 if evaluation else 2
         with tf.device("/gpu:0" if on_gpu else "/cpu:0"):
             # What DALIDataset is not told again it takes from its own defaults, not from the pipeline.
             return dali_tf.DALIDataset(
-                pipeline=build_graph(files, batch, self.shards.label_base, options.device, options.workers),
-                batch_size=batch.batch_size,
+                pipeline=graph,
+                batch_size=count,
                 num_threads=options.workers,
                 device_id=0 if on_gpu else None,
                 prefetch_queue_depth=options.prefetch,
-                output_shapes=(
-                    (batch.batch_size, batch.image_size, batch.image_size, 3),
-                    (batch.batch_size,),
-                    (batch.batch_size,),
-                ),
-                output_dtypes=(tf.as_dtype(batch.dtype), tf.int32, tf.float32),
+                output_shapes=((count, size, size, 3), (count,), (count,))[:outputs],
+                output_dtypes=(tf.as_dtype(batch.dtype), tf.int32, tf.float32)[:outputs],
             )
 
     def _empty(self) -> tf.data.Dataset:

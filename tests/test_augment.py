@@ -1,0 +1,215 @@
+"""AugmentSpec: the matrices against plain geometry and colour arithmetic, the draws against the ranges of the spec."""
+
+import colorsys
+
+import numpy as np
+import pytest
+
+from pipelines import AugmentSpec, UserError
+from pipelines.uniform import RecordUniform
+
+N = 100_000
+
+
+def columns(**values: float):
+    """A `uniform` with named columns set and 0.5 in all others."""
+    names = [
+        "flip",
+        "rotate",
+        "angle",
+        "brightness",
+        "contrast",
+        "saturation",
+        "hue",
+        "crop_x",
+        "crop_y",
+        "area",
+        "aspect",
+    ]
+    by_number = {names.index(name): value for name, value in values.items()}
+    return lambda column: np.array([by_number.get(column, 0.5)])
+
+
+def draw_one(spec: AugmentSpec, height: int, width: int, size: int, **values: float):
+    return spec.draw(columns(**values), np.array([height]), np.array([width]), size)
+
+
+def apply(matrix: np.ndarray, *point: float) -> np.ndarray:
+    return matrix @ np.array([*point, 1.0])
+
+
+@pytest.fixture(scope="module")
+def many():
+    rng = np.random.default_rng(0)
+    heights, widths = rng.integers(200, 600, (2, N))
+    spec = AugmentSpec(
+        crop_area=(0.6, 1.0),
+        crop_aspect=(3 / 4, 4 / 3),
+        flip=0.5,
+        rotation=15.0,
+        rotation_probability=0.75,
+        brightness=32 / 255,
+        contrast=(0.8, 1.2),
+        saturation=(0.5, 1.5),
+    )
+    return spec, heights, widths, spec.draw(RecordUniform(0, 0, np.arange(N)), heights, widths, 224)
+
+
+def test_without_augmentation_a_square_is_only_resized() -> None:
+    draws = draw_one(AugmentSpec(), 100, 100, 50)
+    np.testing.assert_allclose(draws.affine[0], [[2, 0, 0], [0, 2, 0]], atol=1e-12)
+    np.testing.assert_allclose(draws.colour[0], np.eye(3, 4), atol=1e-12)
+    np.testing.assert_array_equal(draws.box[0], [0, 0, 100, 100])
+
+
+def test_a_flip_mirrors() -> None:
+    draws = draw_one(AugmentSpec(flip=0.5), 100, 100, 50, flip=0.4)
+    np.testing.assert_allclose(apply(draws.affine[0], 0, 0), [100, 0], atol=1e-9)
+    np.testing.assert_allclose(apply(draws.affine[0], 50, 50), [0, 100], atol=1e-9)
+
+
+def test_rotation_is_counter_clockwise_about_the_centre() -> None:
+    spec = AugmentSpec(rotation=90, rotation_probability=1.0)
+    draws = draw_one(spec, 100, 100, 100, angle=1.0)
+    np.testing.assert_allclose(apply(draws.affine[0], 50, 50), [50, 50], atol=1e-9)
+    # what was at the right edge is at the top after a quarter turn to the left
+    np.testing.assert_allclose(apply(draws.affine[0], 50, 0), [100, 50], atol=1e-9)
+
+
+def test_evaluation_is_the_centred_square() -> None:
+    draws = draw_one(AugmentSpec.evaluation(0.875), 400, 800, 224)
+    np.testing.assert_allclose(apply(draws.affine[0], 112, 112), [400, 200], atol=1e-9)
+    np.testing.assert_allclose(apply(draws.affine[0], 224, 224), [400 + 175, 200 + 175], atol=1e-9)
+
+
+def test_colour_equals_the_steps_one_by_one() -> None:
+    spec = AugmentSpec(brightness=0.2, contrast=(0.5, 1.5), saturation=(0.0, 2.0))
+    matrix = draw_one(spec, 9, 9, 9, brightness=0.9, contrast=0.8, saturation=0.7).colour[0]
+    pixel = np.array([200.0, 30.0, 90.0])
+    brighter = pixel + 0.8 * 0.2 * 255
+    contrasted = (brighter - 127.5) * 1.3 + 127.5
+    luma = 0.299 * contrasted[0] + 0.587 * contrasted[1] + 0.114 * contrasted[2]
+    np.testing.assert_allclose(apply(matrix, *pixel), luma + 1.4 * (contrasted - luma), atol=1e-9)
+
+
+def test_hue_turns_colours_and_leaves_greys_and_luma() -> None:
+    matrix = draw_one(AugmentSpec(hue=120), 9, 9, 9, hue=1.0).colour[0]
+    np.testing.assert_allclose(apply(matrix, 77, 77, 77), [77, 77, 77], atol=0.05)
+    red = np.array([180.0, 60.0, 60.0])
+    turned = apply(matrix, *red)
+    weights = [0.299, 0.587, 0.114]
+    assert turned @ weights == pytest.approx(red @ weights, abs=0.05)
+    before, after = (np.array(colorsys.rgb_to_yiq(*(rgb / 255))) for rgb in (red, turned))
+    cosine = before[1:] @ after[1:] / np.linalg.norm(before[1:]) / np.linalg.norm(after[1:])
+    assert np.rad2deg(np.arccos(cosine)) == pytest.approx(120, abs=1)
+    np.testing.assert_allclose(draw_one(AugmentSpec(hue=120), 9, 9, 9).colour[0], np.eye(3, 4), atol=1e-12)
+
+
+def test_flips_and_angles_are_drawn_as_specified(many) -> None:
+    spec, _, _, draws = many
+    linear = draws.affine[:, :, :2]
+    flipped = np.linalg.det(linear) < 0
+    assert flipped.mean() == pytest.approx(spec.flip, abs=0.01)
+    angle = np.rad2deg(np.arctan2(-linear[:, 0, 1], linear[:, 1, 1]))
+    turned = np.abs(angle) > 1e-9
+    assert turned.mean() == pytest.approx(spec.rotation_probability, abs=0.01)
+    assert np.abs(angle).max() <= spec.rotation
+    quartiles = np.quantile(angle[turned], [0.25, 0.5, 0.75])
+    np.testing.assert_allclose(quartiles, [-7.5, 0, 7.5], atol=0.2)
+    assert np.corrcoef(flipped, angle)[0, 1] == pytest.approx(0, abs=0.02)
+
+
+def test_crops_are_drawn_as_specified(many) -> None:
+    _, heights, widths, draws = many
+    linear = draws.affine[:, :, :2] * 224
+    crop_w = np.hypot(linear[:, 0, 0], linear[:, 1, 0])
+    crop_h = np.hypot(linear[:, 0, 1], linear[:, 1, 1])
+    assert np.all(crop_w <= widths + 1e-6)
+    assert np.all(crop_h <= heights + 1e-6)
+    area = crop_w * crop_h / (heights * widths)
+    aspect = crop_w / crop_h
+    assert aspect.min() >= 3 / 4 - 1e-9
+    assert aspect.max() <= 4 / 3 + 1e-9
+    # in an image of a legal aspect the area keeps its range; only far too long images fall back to less
+    legal = (widths / heights >= 3 / 4) & (widths / heights <= 4 / 3)
+    assert area[legal].min() >= 0.6 - 1e-9
+    square = np.abs(widths / heights - 1) < 0.02
+    for small in (0.6, 0.62):  # all of the small crops fit, so their draw is undisturbed: uniform in area
+        assert ((area[square] >= small) & (area[square] < small + 0.02)).mean() == pytest.approx(0.055, abs=0.03)
+    assert np.log(aspect[square]).mean() == pytest.approx(0, abs=0.02)
+
+
+def test_small_crops_are_uniform_in_area_log_aspect_and_place() -> None:
+    size = np.full(N, 300)
+    spec = AugmentSpec(crop_area=(0.08, 0.5), crop_aspect=(3 / 4, 4 / 3))  # each fits at the first try
+    affine = spec.draw(RecordUniform(1, 2, np.arange(N)), size, size, 224).affine
+    crop_w, crop_h = affine[:, 0, 0] * 224, affine[:, 1, 1] * 224
+    deciles = np.linspace(0.1, 0.9, 9)
+    area = (crop_w * crop_h / 300**2 - 0.08) / 0.42
+    log_aspect = (np.log(crop_w / crop_h) - np.log(3 / 4)) / (2 * np.log(4 / 3))
+    for drawn in (area, log_aspect, affine[:, 0, 2] / (300 - crop_w), affine[:, 1, 2] / (300 - crop_h)):
+        np.testing.assert_allclose(np.quantile(drawn, deciles), deciles, atol=0.01)
+
+
+def test_colours_are_drawn_as_specified(many) -> None:
+    spec, _, _, draws = many
+    grey_gain = draws.colour[:, :, :3].sum(axis=2)
+    contrast = grey_gain[:, 0]
+    np.testing.assert_allclose(grey_gain, contrast[:, None].repeat(3, axis=1), atol=1e-12)
+    saturation = (draws.colour[:, 0, 0] - draws.colour[:, 1, 0]) / contrast
+    brightness = (draws.colour[:, 0, 3] - (1 - contrast) * 127.5) / contrast / 255
+    for drawn, (low, high) in (
+        (contrast, spec.contrast),
+        (saturation, spec.saturation),
+        (brightness, (-spec.brightness, spec.brightness)),
+    ):
+        assert drawn.min() >= low - 1e-9
+        assert drawn.max() <= high + 1e-9
+        expected = low + np.linspace(0.1, 0.9, 9) * (high - low)
+        np.testing.assert_allclose(np.quantile(drawn, np.linspace(0.1, 0.9, 9)), expected, atol=0.02 * (high - low))
+
+
+def test_the_source_box_holds_every_tap_and_no_more_than_needed(many) -> None:
+    _, heights, widths, draws = many
+    sides = np.array([0.5, 223.5])
+    for x in sides:
+        for y in sides:
+            at = draws.affine @ np.array([x, y, 1.0])
+            for axis, limit, low, length in ((0, widths, 1, 3), (1, heights, 0, 2)):
+                start = draws.box[:, low]
+                end = start + draws.box[:, length]
+                first = np.clip(np.floor(at[:, axis] - 0.5), 0, limit - 1)
+                last = np.clip(np.floor(at[:, axis] + 0.5), 0, limit - 1)
+                assert np.all(start <= first)
+                assert np.all(end > last)
+    assert draws.box[:, 2].mean() < heights.mean()
+
+
+def test_numbers_belong_to_the_record() -> None:
+    records = np.array([5, 99, 1_000_000])
+    whole = RecordUniform(3, 7, np.arange(1_000_001))(2)
+    np.testing.assert_array_equal(RecordUniform(3, 7, records)(2), whole[records])
+    for other in (RecordUniform(4, 7, records)(2), RecordUniform(3, 8, records)(2), RecordUniform(3, 7, records)(1)):
+        assert not np.any(other == whole[records])
+    sample = whole[:200_000]
+    np.testing.assert_allclose(np.histogram(sample, 20, (0, 1))[0] / 200_000, 0.05, atol=0.002)
+    assert abs(np.corrcoef(sample[:-1], sample[1:])[0, 1]) < 0.01
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"crop_area": (0.6, 1.1)},
+        {"crop_area": (0.0, 1.0)},
+        {"crop_aspect": (2.0, 1.0)},
+        {"saturation": (-0.1, 1.0)},
+        {"contrast": (float("nan"), 1.0)},
+        {"flip": 1.5},
+        {"rotation": -1.0},
+        {"center_crop": 0.0},
+        {"center_crop": 0.875, "flip": 0.5},
+    ],
+)
+def test_wrong_ranges_are_refused(wrong: dict) -> None:
+    with pytest.raises(UserError, match="augmentation"):
+        AugmentSpec(**wrong)

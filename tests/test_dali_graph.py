@@ -1,0 +1,84 @@
+"""The GPU graph, built and serialized without a GPU: which operators run, where, and what comes out."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from pipelines import BatchSpec
+from pipelines.loaders import dali
+from pipelines.loaders._dali_files import PlanFiles
+from pipelines.records import _fields
+
+PROBLEM = dali.unavailable("cpu")
+pytestmark = pytest.mark.skipif(PROBLEM is not None, reason=f"no DALI: {PROBLEM}")
+
+FILES = PlanFiles(["shard"], ["shard.idx"], "plan", "plan.idx")
+# Field numbers of DALI's serialized form (dali.proto): PipelineDef, OpDef, InputOutput, OutputDesc.
+OPERATOR, OUTPUT, NAME, OUTPUTS, DEVICE, DTYPE = 5, 7, 1, 3, 2, 5
+DALI_DTYPES = {"uint8": 0, "float16": 8, "float32": 9}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """(operator, device of its output) in running order, and the pipeline's outputs as (device, DALI dtype)."""
+
+    operators: list[tuple[str, str]]
+    outputs: list[tuple[str, int]]
+
+    def named(self, *names: str) -> list[tuple[str, str]]:
+        """The operators of these names."""
+        return [operator for operator in self.operators if operator[0] in names]
+
+
+def text(body) -> str:
+    return bytes(body).decode()
+
+
+def serialized(device: str, dtype: str = "float32", evaluation: bool = False) -> Graph:
+    pipeline = dali.build_graph(FILES, BatchSpec(64, 224, dtype), 1, evaluation=evaluation, device=device, workers=4)
+    parts = list(_fields(memoryview(pipeline.serialize())))
+    operators = []
+    for body in (body for number, body in parts if number == OPERATOR):
+        fields = list(_fields(body))
+        name = next(text(value) for number, value in fields if number == NAME)
+        first_output = next(dict(_fields(value)) for number, value in fields if number == OUTPUTS)
+        operators.append((name, text(first_output[DEVICE])))
+    outputs = [dict(_fields(body)) for number, body in parts if number == OUTPUT]
+    return Graph(operators, [(text(output[DEVICE]), int(output[DTYPE])) for output in outputs])
+
+
+@pytest.mark.parametrize("dtype", DALI_DTYPES)
+def test_the_gpu_graph(dtype: str) -> None:
+    graph = serialized("gpu", dtype)
+    assert graph.named("decoders__ImageSlice") == [
+        ("decoders__ImageSlice", "gpu")
+    ]  # mixed: bytes in, pixels on the GPU
+    assert graph.named("WarpAffine", "experimental__WarpPerspective") == [("WarpAffine", "gpu")]
+    assert graph.named("CoordTransform") == [("CoordTransform", "gpu")]
+    assert len(graph.named("readers___TFRecord")) == 2
+    after_decoding = graph.operators[graph.operators.index(("decoders__ImageSlice", "gpu")) :]
+    on_gpu = [name for name, device in after_decoding if device == "gpu"]
+    clip, cast = ["_ArithmeticGenericOp"] * (dtype != "uint8"), ["Cast"] * (dtype == "float16")
+    assert on_gpu == ["decoders__ImageSlice", "WarpAffine", "CoordTransform", *clip, *cast]
+    assert graph.outputs[0] == ("gpu", DALI_DTYPES[dtype])
+    assert [device for device, _ in graph.outputs] == ["gpu", "gpu"]
+
+
+def test_evaluation_has_weights_on_the_gpu() -> None:
+    assert [device for device, _ in serialized("gpu", evaluation=True).outputs] == ["gpu"] * 3
+
+
+def test_the_cpu_graph_is_the_same_but_for_device_and_warp() -> None:
+    gpu, cpu = serialized("gpu"), serialized("cpu")
+    assert {device for _, device in cpu.operators} == {"cpu"}
+    assert [device for device, _ in cpu.outputs] == ["cpu", "cpu"]
+    pixels = ("decoders__ImageSlice", "CoordTransform")
+    assert [name for name, _ in cpu.named(*pixels)] == [name for name, _ in gpu.named(*pixels)]
+    assert cpu.named("experimental__WarpPerspective")
+    assert not cpu.named("WarpAffine")
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_nothing_in_the_graph_is_random(device: str) -> None:
+    names = [name.lower() for name, _ in serialized(device).operators]
+    assert not [name for name in names if "random" in name or "coin" in name or "normal" in name]

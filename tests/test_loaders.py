@@ -1,0 +1,280 @@
+"""Every loader keeps the contract; those that read pixels agree with each other and with the oracle."""
+
+import builtins
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipelines import AugmentSpec, BatchSpec, Loader, ShardSet, UserError, open_loader
+from pipelines.loaders import dali, names
+from pipelines.records import ENCODED, LABEL, decode_example
+from pipelines.uniform import RecordUniform
+from tests import oracle
+from tests.data import TRAIN_RECORDS, VALIDATION_RECORDS
+
+DALI_PROBLEM = dali.unavailable("cpu")
+needs_dali = pytest.mark.skipif(DALI_PROBLEM is not None, reason=f"no DALI: {DALI_PROBLEM}")
+ALL = [pytest.param(name, marks=needs_dali) if name == "dali" else name for name in names()]
+READING = [parameter for parameter in ALL if parameter != "synthetic"]
+EVERY_KIND = AugmentSpec(
+    crop_area=(0.3, 1.0),
+    crop_aspect=(0.6, 1.7),
+    flip=0.5,
+    rotation=40.0,
+    rotation_probability=0.7,
+    brightness=0.2,
+    contrast=(0.7, 1.4),
+    saturation=(0.0, 2.0),
+    hue=60.0,
+)
+SPECS = {
+    "full": AugmentSpec.train(),
+    "standard": AugmentSpec.standard(),
+    "everything": EVERY_KIND,
+    "evaluation": AugmentSpec.evaluation(),
+    "evaluation as the original": AugmentSpec.evaluation(1.0),
+}
+
+
+@pytest.fixture(scope="module")
+def train(tiny_dataset: Path) -> ShardSet:
+    return ShardSet.open(tiny_dataset, "train")
+
+
+@pytest.fixture(scope="module")
+def validation(tiny_dataset: Path) -> ShardSet:
+    return ShardSet.open(tiny_dataset, "validation")
+
+
+def opened(name: str, shards: ShardSet, batch_size: int = 8, dtype: str = "float32", **options) -> Loader:
+    options = {"augment": AugmentSpec.train(), "workers": 2, "device": "cpu", "strict": True} | options
+    return open_loader(name, shards, BatchSpec(batch_size, 48, dtype), **options)
+
+
+def read(loader: Loader, epoch: int = 0, start_step: int = 0) -> list[np.ndarray]:
+    """The whole epoch, one array per part of the batch."""
+    batches = [[part.numpy() for part in batch] for batch in loader.epoch(epoch, start_step)]
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+
+def record(shards: ShardSet, number: int) -> tuple[bytes, int]:
+    """A record's JPEG and label, read apart from the loaders."""
+    start = int(shards.offsets[number])
+    data = shards.paths[shards.shard[number]].read_bytes()[start : start + int(shards.lengths[number])]
+    example = decode_example(memoryview(data[12:-4]))
+    return bytes(example[ENCODED]), int(example[LABEL]) - shards.label_base
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+def test_training_batches_are_as_the_contract_says(train: ShardSet, name: str, dtype: str) -> None:
+    with opened(name, train, dtype=dtype) as loader:
+        assert loader.name == name
+        assert loader.steps_per_epoch == TRAIN_RECORDS // 8
+        assert loader.dropped_records == TRAIN_RECORDS % 8
+        dataset = loader.epoch(0)
+        assert int(dataset.cardinality()) == loader.steps_per_epoch
+        count = 0
+        for images, labels in dataset:
+            count += 1
+            assert images.shape == (8, 48, 48, 3)
+            assert images.dtype == dtype
+            assert labels.shape == (8,)
+            assert labels.dtype == tf.int32
+            low, high = (0, 255) if dtype == "uint8" else (-1, 1)
+            assert low <= images.numpy().min() < images.numpy().max() <= high
+            assert 0 <= labels.numpy().min() <= labels.numpy().max() < train.num_classes
+        assert count == loader.steps_per_epoch
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("batch_size", [8, 37, 50])
+def test_evaluation_covers_every_record_once(validation: ShardSet, name: str, batch_size: int) -> None:
+    with opened(name, validation, batch_size, augment=AugmentSpec.evaluation()) as loader:
+        _, labels, weights = read(loader)
+        assert weights.dtype == np.float32
+        assert len(labels) == loader.steps_per_epoch * batch_size
+        assert weights.sum() == VALIDATION_RECORDS
+        if name != "synthetic":
+            wanted = [record(validation, number)[1] for number in range(VALIDATION_RECORDS)]
+            np.testing.assert_array_equal(labels[weights == 1], wanted)
+
+
+@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_labels_follow_the_plan_record_for_record(train: ShardSet, name: str, world_size: int) -> None:
+    truth = np.array([record(train, number)[1] for number in range(TRAIN_RECORDS)])
+    for rank in range(world_size):
+        with opened(name, train, rank=rank, world_size=world_size, seed=5) as loader:
+            for epoch in range(2):
+                _, labels = read(loader, epoch)
+                np.testing.assert_array_equal(labels, truth[loader.plan(epoch).records])
+
+
+@pytest.mark.parametrize("name", READING)
+def test_small_blocks_keep_the_order(train: ShardSet, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.plan._LARGEST_RECORD_SHUFFLE", 0)
+    monkeypatch.setattr("pipelines.plan._BLOCK_RECORDS", 3)
+    truth = np.array([record(train, number)[1] for number in range(TRAIN_RECORDS)])
+    seen = []
+    for rank in range(2):
+        with opened(name, train, rank=rank, world_size=2) as loader:
+            _, labels = read(loader)
+            np.testing.assert_array_equal(labels, truth[loader.plan(0).records])
+            seen.extend(loader.plan(0).records)
+            images, tail = read(loader, start_step=4)
+            np.testing.assert_array_equal(tail, labels[32:])
+            np.testing.assert_array_equal(images, read(loader)[0][32:])
+    assert len(set(seen)) == len(seen) == TRAIN_RECORDS // 16 * 16
+    assert np.any(np.diff(seen) == 1) or np.any(np.diff(train.shard[seen]) == 0)
+
+
+@pytest.mark.parametrize("name", READING)
+def test_start_step_gives_exactly_the_tail(train: ShardSet, name: str) -> None:
+    with opened(name, train) as loader:
+        images, labels = read(loader, 1)
+        for start in (1, 7, loader.steps_per_epoch - 1):
+            tail_images, tail_labels = read(loader, 1, start)
+            np.testing.assert_array_equal(tail_images, images[8 * start :])
+            np.testing.assert_array_equal(tail_labels, labels[8 * start :])
+        assert len(list(loader.epoch(1, loader.steps_per_epoch))) == 0
+
+
+@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+@pytest.mark.parametrize("spec", SPECS)
+def test_pixels_agree_with_the_oracle(train: ShardSet, name: str, dtype: str, spec: str) -> None:
+    """In grey levels of 0…255. Where the difference comes from: DALI's warp gives whole grey levels (0.5 at most,
+    before the colour matrix stretches it); both loaders decode regions, at whose rim chroma may differ by some levels;
+    uint8 rounds once more; float16 has steps of 1/2048 near ±1.
+    """
+    augment = SPECS[spec]
+    with opened(name, train, augment=augment, dtype=dtype) as loader:
+        images = read(loader)[0].astype(np.float64)
+        numbers = loader.plan(0).records
+    if dtype != "uint8":
+        images = (images + 1) * 127.5
+    uniform = RecordUniform(0, 0, numbers)
+    table = {column: uniform(column) for column in range(oracle.FIRST_TRY + 20)}
+    differences = []
+    for place, number in enumerate(numbers):
+        u = {column: float(values[place]) for column, values in table.items()}
+        differences.append(np.abs(images[place] - oracle.expected(record(train, number)[0], augment, u, 48)))
+    assert np.mean(differences) < 0.5
+    assert np.max(np.mean(differences, axis=(1, 2, 3))) < 1.0
+    assert np.max(differences) < 8
+
+
+@pytest.mark.parametrize("name", READING)
+def test_the_augmentation_changes_from_epoch_to_epoch_and_with_the_seed(train: ShardSet, name: str) -> None:
+    with opened(name, train) as one, opened(name, train, seed=1) as two:
+        first = read(one)[0]
+        assert np.array_equal(first, read(one)[0])
+        assert not np.array_equal(first, read(one, 1)[0])
+        assert not np.array_equal(first, read(two)[0])
+
+
+@needs_dali
+def test_dali_removes_its_plans(train: ShardSet) -> None:
+    with opened("dali", train) as loader:
+        for epoch in range(4):
+            read(loader, epoch)
+        folders = [Path(job.result().folder.name) for job in loader._prepared.values()]
+        assert 1 <= len(folders) <= 3
+        assert all(folder.exists() for folder in folders)
+    assert not any(folder.exists() for folder in folders)
+
+
+@needs_dali
+def test_a_shard_that_vanishes_is_an_exception_not_an_abort(tiny_dataset: Path, tmp_path: Path) -> None:
+    import shutil
+
+    dataset = shutil.copytree(tiny_dataset, tmp_path / "shards")
+    with opened("dali", ShardSet.open(dataset, "train")) as loader:
+        (dataset / "train-00001-of-00003").unlink()
+        with pytest.raises(tf.errors.OpError):
+            read(loader)
+
+
+def _hide(monkeypatch: pytest.MonkeyPatch, hidden: str, error: Exception | None = None) -> None:
+    """Makes a module look as if it were not installed, or raise `error` when it is imported."""
+    import importlib.util
+
+    real = importlib.util.find_spec
+    if error is None:
+        monkeypatch.setattr(
+            "importlib.util.find_spec", lambda name, *rest: None if name == hidden else real(name, *rest)
+        )
+    else:
+
+        def broken(name: str):
+            raise error
+
+        monkeypatch.setattr("importlib.import_module", broken)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "error", "remedy"),
+    [
+        ("nvidia.dali", None, "package nvidia-dali-cuda120 is not installed"),
+        ("nvidia.dali_tf_plugin", None, "package nvidia-dali-tf-plugin-cuda120 is not installed"),
+        (
+            "nvidia.dali.plugin.tf",
+            tf.errors.NotFoundError(None, None, "undefined symbol: _ZN10tensorflow"),
+            "built for another TensorFlow",
+        ),
+        ("nvidia.dali.plugin.tf", builtins.OSError("libcuda is ill"), "libcuda is ill"),
+    ],
+)
+def test_without_dali_the_cause_and_the_remedy_are_named(
+    monkeypatch: pytest.MonkeyPatch, hidden: str, error: Exception | None, remedy: str
+) -> None:
+    if error is not None and DALI_PROBLEM:
+        pytest.skip("DALI is not installed, so its plugin cannot be broken")
+    _hide(monkeypatch, hidden, error)
+    problem = dali.unavailable("cpu")
+    assert problem is not None
+    assert remedy in problem
+    assert "pip install" in problem
+    assert "\n" not in problem
+
+
+def test_the_fallback_is_announced_or_refused(
+    train: ShardSet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dali, "unavailable", lambda device: "package nvidia-dali-cuda120 is not installed")
+    with caplog.at_level(logging.WARNING), opened("dali", train, strict=False) as loader:
+        assert loader.name == "tfdata"
+    assert [message for message in caplog.messages if "nvidia-dali-cuda120" in message and "tf.data" in message]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING), opened("auto", train) as loader:
+        assert loader.name == "tfdata"
+    assert "nvidia-dali-cuda120" in caplog.text
+    with pytest.raises(UserError, match="nvidia-dali-cuda120"):
+        opened("dali", train, strict=True)
+
+
+@needs_dali
+def test_auto_takes_dali_and_says_so(train: ShardSet, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), opened("auto", train) as loader:
+        assert loader.name == "dali"
+    assert "dali on the cpu" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"name": "dalli"}, {"device": "tpu"}, {"workers": -1}, {"prefetch": 0}, {"dtype": "bfloat16"}]
+)
+def test_wrong_values_are_refused(train: ShardSet, wrong: dict) -> None:
+    with pytest.raises(UserError):
+        opened(**({"name": "tfdata", "shards": train} | wrong))
+
+
+def test_importing_pipelines_imports_neither_tensorflow_nor_dali() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, pipelines; assert not {'tensorflow', 'nvidia', 'keras'} & set(sys.modules), sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,136 @@
+"""EpochPlan: every promise of the order, with and without blocks."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines import AugmentSpec, EpochPlan, ShardSet, UserError
+from pipelines.plan import shuffle_in_blocks
+
+BATCH = 4
+BLOCKS = pytest.mark.parametrize("block_size", [None, 1, 5])
+
+
+@pytest.fixture(scope="module")
+def train(tiny_dataset: Path) -> ShardSet:
+    return ShardSet.open(tiny_dataset, "train")
+
+
+@pytest.fixture(scope="module")
+def validation(tiny_dataset: Path) -> ShardSet:
+    return ShardSet.open(tiny_dataset, "validation")
+
+
+def plan(shards: ShardSet, **fields) -> EpochPlan:
+    return EpochPlan(shards, **{"augment": AugmentSpec.train(), "batch_size": BATCH, "image_size": 32} | fields)
+
+
+@BLOCKS
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_are_disjoint_and_complete(train: ShardSet, world_size: int, block_size: int | None) -> None:
+    for epoch in range(2):
+        ranks = [
+            plan(train, rank=rank, world_size=world_size, epoch=epoch, block_size=block_size)
+            for rank in range(world_size)
+        ]
+        seen = np.concatenate([rank.records for rank in ranks])
+        assert len(np.unique(seen)) == len(seen)
+        assert len(seen) == train.num_records - ranks[0].dropped_records
+        assert ranks[0].dropped_records < BATCH * world_size
+
+
+def test_the_global_batch_does_not_depend_on_the_world_size(train: ShardSet) -> None:
+    alone = plan(train, batch_size=12).records.reshape(-1, 12)
+    for world_size in (2, 3):
+        ranks = [
+            plan(train, batch_size=12 // world_size, rank=rank, world_size=world_size) for rank in range(world_size)
+        ]
+        together = np.concatenate([rank.records.reshape(-1, 12 // world_size) for rank in ranks], axis=1)
+        np.testing.assert_array_equal(together, alone)
+
+
+@BLOCKS
+def test_start_step_gives_the_tail(train: ShardSet, block_size: int | None) -> None:
+    whole = plan(train, block_size=block_size, rank=1, world_size=2)
+    for start in (0, 1, 5, whole.steps_per_epoch):
+        tail = plan(train, block_size=block_size, rank=1, world_size=2, start_step=start)
+        np.testing.assert_array_equal(tail.records, whole.records[start * BATCH :])
+        for name in ("affine", "colour", "box"):
+            np.testing.assert_array_equal(getattr(tail.draws, name), getattr(whole.draws, name)[start * BATCH :])
+
+
+def test_epochs_and_seeds_differ_and_repeat(train: ShardSet) -> None:
+    base = plan(train)
+    np.testing.assert_array_equal(plan(train).records, base.records)
+    for other in (plan(train, epoch=1), plan(train, seed=1)):
+        assert not np.array_equal(other.records, base.records)
+        assert not np.array_equal(other.draws.affine, base.draws.affine)
+
+
+def test_every_record_is_left_out_now_and_then(train: ShardSet) -> None:
+    seen = np.zeros(train.num_records, int)
+    for epoch in range(40):
+        seen[plan(train, batch_size=10, epoch=epoch).records] += 1
+    assert plan(train, batch_size=10).dropped_records == 1
+    assert seen.min() >= 35
+    assert seen.sum() == 40 * 100
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 5, 36, 37, 38, 100])
+def test_evaluation_sees_every_record_once(validation: ShardSet, batch_size: int, world_size: int) -> None:
+    ranks = [
+        plan(validation, augment=AugmentSpec.evaluation(), batch_size=batch_size, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    weighted = np.concatenate([rank.records[rank.weights == 1] for rank in ranks])
+    np.testing.assert_array_equal(np.sort(weighted), np.arange(validation.num_records))
+    assert sum(float(rank.weights.sum()) for rank in ranks) == validation.num_records
+    assert len({len(rank.records) for rank in ranks}) == 1
+
+
+def test_blocks_keep_their_records_together_and_leave_nothing_else_in_order() -> None:
+    shard = np.repeat(np.arange(8), 100)
+    order = shuffle_in_blocks(np.random.default_rng(0), np.arange(800), shard, 25)
+    np.testing.assert_array_equal(np.sort(order), np.arange(800))
+    assert all(len(set(block // 100)) == 1 for block in order.reshape(-1, 25))
+    assert (np.diff(order) == 1).mean() < 0.02
+    assert len(set((order.reshape(-1, 25)[:8, 0] // 100).tolist())) > 3
+
+
+def test_a_shuffle_has_no_memory_of_file_order(train: ShardSet) -> None:
+    """Spearman's rank correlation of place and record number, over epochs: about 0, not 1."""
+    correlations = [np.corrcoef(order := plan(train, epoch=e).records, np.arange(len(order)))[0, 1] for e in range(30)]
+    assert abs(np.mean(correlations)) < 0.08
+    assert max(np.abs(correlations)) < 0.4
+
+
+def test_a_quarantined_record_changes_nothing_for_the_others(train: ShardSet) -> None:
+    fewer = dataclasses.replace(train, usable=np.delete(train.usable, [7, 20]))
+    whole, rest = plan(train, batch_size=1), plan(fewer, batch_size=1)
+    assert set(rest.records.tolist()) == set(range(train.num_records)) - {7, 20}
+    at = {record: place for place, record in enumerate(whole.records)}
+    same = [at[record] for record in rest.records]
+    np.testing.assert_array_equal(rest.draws.affine, whole.draws.affine[same])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"batch_size": 0},
+        {"batch_size": 102},
+        {"batch_size": 60, "world_size": 2},
+        {"rank": 2, "world_size": 2},
+        {"rank": -1},
+        {"start_step": -1},
+        {"start_step": 26},
+        {"block_size": 0},
+        {"epoch": -1},
+        {"image_size": 0},
+    ],
+)
+def test_wrong_values_are_refused(train: ShardSet, wrong: dict) -> None:
+    with pytest.raises(UserError, match="plan"):
+        plan(train, **wrong)
