@@ -39,3 +39,8 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def cache_directory() -> Path:
+    """Where a user's caches lie: $XDG_CACHE_HOME/kimagenet, else ~/.cache/kimagenet. It may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kimagenet"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from pipelines import BatchSpec
-from pipelines.loaders import dali
+from pipelines.loaders import _native, dali
 from pipelines.loaders._dali_files import PlanFiles
 from pipelines.records import _fields
 
@@ -34,8 +34,9 @@ def text(body) -> str:
     return bytes(body).decode()
 
 
-def serialized(device: str, dtype: str = "float32", evaluation: bool = False) -> Graph:
-    pipeline = dali.build_graph(FILES, BatchSpec(64, 224, dtype), 1, evaluation=evaluation, device=device, workers=4)
+def serialized(device: str, dtype: str = "float32", evaluation: bool = False, native: bool = False) -> Graph:
+    batch = BatchSpec(64, 224, dtype)
+    pipeline = dali.build_graph(FILES, batch, 1, evaluation=evaluation, device=device, workers=4, native=native)
     parts = list(_fields(memoryview(pipeline.serialize())))
     operators = []
     for body in (body for number, body in parts if number == OPERATOR):
@@ -76,6 +77,14 @@ def test_the_cpu_graph_is_the_same_but_for_device_and_warp() -> None:
     assert [name for name, _ in cpu.named(*pixels)] == [name for name, _ in gpu.named(*pixels)]
     assert cpu.named("experimental__WarpPerspective")
     assert not cpu.named("WarpAffine")
+
+
+@pytest.mark.skipif(PROBLEM is not None or not _native.available(), reason="the CPU operator does not compile here")
+def test_our_cpu_operator_replaces_warp_colour_and_clip() -> None:
+    graph = serialized("cpu", native=True)
+    after_decoding = graph.operators[graph.operators.index(("decoders__ImageSlice", "cpu")) :]
+    assert after_decoding[1][0] == "KimagenetWarpColour"
+    assert not graph.named("experimental__WarpPerspective", "WarpAffine", "CoordTransform")
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from pipelines import records
 from pipelines.loader import BatchSpec, Loader
+from pipelines.loaders import _native
 from pipelines.loaders._dali_files import PLAN, PLAN_FLOATS, PlanFiles, make_folder, write_plan
 
 _INSTALL = "install TensorFlow first, then `pip install --no-build-isolation 'kimagenet[dali]'`"
@@ -49,9 +50,18 @@ def _is_installed(module: str) -> bool:
 
 
 def build_graph(
-    files: PlanFiles, batch: BatchSpec, label_base: int, *, evaluation: bool, device: str, workers: int
+    files: PlanFiles,
+    batch: BatchSpec,
+    label_base: int,
+    *,
+    evaluation: bool,
+    device: str,
+    workers: int,
+    native: bool = False,
 ) -> Any:
     """The DALI pipeline of a plan: (images, labels) and for evaluation weights, all on `device`.
+
+    `native` takes our own operator (`_native.available`, CPU only) in place of DALI's warp, colour and clip.
 
     With `device="gpu"` it can be built into a graph and serialized on a machine without a GPU, but not run.
     Keep it one function for both devices: what differs is named in a conditional expression.
@@ -90,13 +100,10 @@ def build_graph(
             features={PLAN: tfrecord.FixedLenFeature([PLAN_FLOATS], tfrecord.float32, 0.0)},
             **reading,
         )[PLAN]
-        affine = fn.reshape(plan[0:6], shape=[2, 3])
-        colour = fn.reshape(plan[6:18], shape=[3, 4])
-        box = fn.cast(plan[18:22], dtype=types.INT32)
         image = fn.decoders.image_slice(
             record[records.ENCODED],
-            box[0:2],
-            box[2:4],
+            plan[18:20],
+            plan[20:22],
             device="mixed" if on_gpu else "cpu",
             axis_names="HW",
             normalized_anchor=False,
@@ -105,8 +112,11 @@ def build_graph(
             adjust_orientation=False,  # the builder has applied it, so that every loader sees the same pixels
             jpeg_fancy_upsampling=True,  # as libjpeg, so that GPU and CPU agree
         )
-        image = _warp(image, affine, batch.image_size, on_gpu)
-        image = _colour(image, colour, batch.dtype)
+        if native:
+            image = fn.kimagenet_warp_colour(image, plan, size=batch.image_size, dtype=_dali_dtype(batch.dtype))
+        else:
+            image = _warp(image, fn.reshape(plan[0:6], shape=[2, 3]), batch.image_size, on_gpu)
+            image = _colour(image, fn.reshape(plan[6:18], shape=[3, 4]), batch.dtype)
         label = fn.cast(record[records.LABEL][0], dtype=types.INT32) - label_base
         parts = (image, label, plan[22])[:outputs]
         return tuple(part.gpu() for part in parts) if on_gpu else parts
@@ -211,6 +221,7 @@ class DaliLoader(Loader):
             evaluation=evaluation,
             device=options.device,
             workers=options.workers,
+            native=not on_gpu and _native.available(),
         )
         outputs = 3 if evaluation else 2
         with tf.device("/gpu:0" if on_gpu else "/cpu:0"):

@@ -1,0 +1,96 @@
+"""A contact sheet: what each loader makes of the same records, beside the images as they are stored."""
+
+import argparse
+import io
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from kimagenet.cli import Parser, import_tensorflow, positive_int, run
+from kimagenet.recipe import AUGMENTS
+from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, UserError, open_loader
+from pipelines.files import atomic_writer
+from pipelines.records import ENCODED, FOOTER_BYTES, HEADER_BYTES, decode_example
+
+_MARGIN, _TITLE = 8, 22
+_INK, _PAPER = (30, 30, 30), (255, 255, 255)
+
+
+def build_parser() -> Parser:
+    """The flags of `python -m tools.preview`."""
+    parser = Parser("python -m tools.preview", "DIR --output PNG [flags]", __doc__ or "")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="folder of shards")
+    parser.add_argument("--output", metavar="PNG", type=Path, required=True, help="picture to write")
+    parser.add_argument("--loader", nargs="+", default=["dali", "tfdata"], help="one row each (default: dali tfdata)")
+    parser.add_argument("--split", default="train", help="default: train")
+    parser.add_argument("--augment", choices=(*AUGMENTS, "evaluation"), default="full", help="default: full")
+    parser.add_argument("--columns", metavar="N", type=positive_int, default=8, help="how many records (default: 8)")
+    parser.add_argument("--image-size", metavar="PIXELS", type=positive_int, default=160, help="default: 160")
+    parser.add_argument("--epoch", type=int, default=0, help="default: 0")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Draws the sheet and writes it."""
+    augment = AugmentSpec.evaluation() if arguments.augment == "evaluation" else AugmentSpec.named(arguments.augment)
+    import_tensorflow()
+    shards = ShardSet.open(arguments.directory, arguments.split)
+    batch = BatchSpec(arguments.columns, arguments.image_size, "uint8")
+    rows: dict[str, list[Image.Image]] = {}
+    labels: np.ndarray = np.zeros(0)
+    plan: EpochPlan | None = None
+    for name in arguments.loader:
+        with open_loader(name, shards, batch, augment, seed=arguments.seed, strict=True) as loader:
+            images, labels = next(iter(loader.epoch(arguments.epoch)))[:2]
+            rows[loader.name] = [Image.fromarray(image) for image in images.numpy()]
+            labels = labels.numpy()
+            plan = loader.plan(arguments.epoch)
+    if plan is None:
+        raise UserError("preview: name at least one loader")
+    stored = [_stored(shards, int(record), arguments.image_size) for record in plan.records[: arguments.columns]]
+    titles = [shards.classes[label] for label in labels]
+    sheet = draw_sheet({"stored": stored, **rows}, titles)
+    with atomic_writer(arguments.output) as stream:
+        sheet.save(stream, "PNG")
+    print(f"{arguments.output}: {len(stored)} records of {arguments.split}, rows: stored, {', '.join(rows)}")
+
+
+def draw_sheet(rows: dict[str, list[Image.Image]], titles: list[str]) -> Image.Image:
+    """One row of square images for each name, the titles above the columns."""
+    font = ImageFont.load_default(13)
+    left = _MARGIN + max(int(font.getlength(name)) for name in rows) + _MARGIN
+    size = next(iter(rows.values()))[0].height
+    step = size + _MARGIN
+    sheet = Image.new("RGB", (left + step * len(titles), _TITLE + _MARGIN + step * len(rows)), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        while font.getlength(title) > size:
+            title = title[:-2] + "…"
+        pen.text((left + column * step, _MARGIN), title, _INK, font)
+    for row, (name, images) in enumerate(rows.items()):
+        top = _TITLE + _MARGIN + row * step
+        pen.text((_MARGIN, top + size // 2), name, _INK, font, anchor="lm")
+        for column, image in enumerate(images):
+            sheet.paste(image, (left + column * step, top))
+    return sheet
+
+
+def _stored(shards: ShardSet, record: int, size: int) -> Image.Image:
+    """The whole image of a record, fitted into a square."""
+    path = shards.paths[shards.shard[record]]
+    with open(path, "rb") as stream:
+        stream.seek(int(shards.offsets[record]) + HEADER_BYTES, os.SEEK_SET)
+        data = stream.read(int(shards.lengths[record]) - HEADER_BYTES - FOOTER_BYTES)
+    encoded = decode_example(memoryview(data)).get(ENCODED)
+    if not isinstance(encoded, memoryview):
+        raise UserError(f"{path}: record {record} holds no image; build the shards again")
+    image = Image.open(io.BytesIO(encoded)).convert("RGB")
+    return ImageOps.pad(image, (size, size), color=(235, 235, 235))
+
+
+if __name__ == "__main__":
+    sys.exit(run(build_parser(), main))
