@@ -1,0 +1,113 @@
+"""One image file becomes a JPEG that every decoder reads alike, or is rejected.
+
+Decided by content, not by name: a baseline or progressive JPEG of one or three components stays as it is, byte for
+byte. Whatever else Pillow can read becomes an RGB JPEG: CMYK, PNG, WebP, BMP, GIF and TIFF (first frame), images that
+EXIF turns (DALI would turn them, TensorFlow would not; now nobody has to), and on request images that are too large.
+Alpha is dropped, as TensorFlow does it. Every image is decoded in full: a decoder that reads only a crop would miss a
+truncated file.
+"""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pipelines.jpeg import BASELINE, PROGRESSIVE, read_header
+
+# Not everything that Pillow knows: it would start Ghostscript for an EPS.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_ORIENTATION = 0x0112
+
+
+class ImageRejected(Exception):
+    """The image cannot become a record; the text says why."""
+
+
+@dataclass(frozen=True)
+class CleanImage:
+    """A JPEG, its size in pixels, and why it was encoded anew ("" if its bytes are the source's)."""
+
+    encoded: bytes
+    height: int
+    width: int
+    reencoded: str = ""
+
+
+def clean_image(data: bytes, quality: int = 95, short_side: int | None = None) -> CleanImage:
+    """Checks and, where needed, re-encodes one image.
+
+    Args:
+        data: the file's bytes.
+        quality: JPEG quality of images that are encoded anew (with full chroma, 4:4:4).
+        short_side: images with a longer shorter side, in pixels, are shrunk to it.
+
+    Raises `ImageRejected` if the image cannot be decoded in full or has more pixels than Pillow's bomb limit.
+    """
+    if not data:
+        raise ImageRejected("the file is empty")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                image.load()
+                return _clean(image, data, quality, short_side)
+        except ImageRejected:
+            raise
+        except Image.UnidentifiedImageError:
+            raise ImageRejected("not an image of a known format") from None
+        # Pillow raises what its decoders happen to meet (OSError, SyntaxError, struct.error, TypeError, ...);
+        # none of it is lost, it becomes the reason.
+        except Exception as error:
+            raise ImageRejected(f"{type(error).__name__}: {error}") from None
+
+
+def _clean(image: Image.Image, data: bytes, quality: int, short_side: int | None) -> CleanImage:
+    reason = _unlike(image, data)
+    shrink = short_side is not None and min(image.size) > short_side
+    if not reason and not shrink:
+        return CleanImage(data, image.height, image.width)
+    upright = _rgb(ImageOps.exif_transpose(image) if _orientation(image) != 1 else image)
+    if short_side is not None and shrink:
+        scale = short_side / min(upright.size)
+        size = (max(short_side, round(upright.width * scale)), max(short_side, round(upright.height * scale)))
+        upright = upright.resize(size, Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    upright.save(stream, "JPEG", quality=quality, subsampling=0)
+    return CleanImage(stream.getvalue(), upright.height, upright.width, reason or "shrunk")
+
+
+def _unlike(image: Image.Image, data: bytes) -> str:
+    """Why the file is not a JPEG that all decoders read alike; "" if it is."""
+    if image.format not in ("JPEG", "MPO"):
+        return str(image.format)
+    header = read_header(data)
+    if header.components not in (1, 3):
+        return f"{header.components}-component JPEG"
+    if header.process not in (BASELINE, PROGRESSIVE) or header.precision != 8:
+        return f"JPEG of process {header.process}, {header.precision} bits"
+    if header.components == 3 and image.info.get("adobe_transform") == 0:
+        return "JPEG stored as RGB"
+    if (orientation := _orientation(image)) != 1:
+        return f"EXIF orientation {orientation}"
+    return ""
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) where there is none or none that can be read."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError):
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow would clip 16 bits at 255; the high byte is what libpng and TensorFlow take.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ImageRejected(f"pixels of mode {image.mode} are not 8 or 16 bits deep")
+    return image.convert("RGB")

@@ -1,0 +1,41 @@
+"""What a JPEG's frame header says (ITU-T T.81, B.2.2), read without decoding it."""
+
+import struct
+from dataclasses import dataclass
+
+BASELINE, PROGRESSIVE = 0, 2  # the n of marker SOFn
+
+_STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers with no length behind them
+_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+@dataclass(frozen=True)
+class JpegHeader:
+    """`process` is the n of SOFn, `precision` the bits of a sample."""
+
+    process: int
+    precision: int
+    height: int
+    width: int
+    components: int
+
+
+def read_header(data: bytes) -> JpegHeader:
+    """The frame header; raises `ValueError` if `data` is no JPEG or ends before it."""
+    if data[:2] != b"\xff\xd8":
+        raise ValueError("not a JPEG")
+    position = 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            raise ValueError("damaged JPEG header")
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+        elif marker in _STANDALONE:
+            position += 2
+        elif marker in _FRAMES and position + 10 <= len(data):
+            precision, height, width, components = struct.unpack_from(">BHHB", data, position + 4)
+            return JpegHeader(marker - 0xC0, precision, height, width, components)
+        else:
+            position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+    raise ValueError("the JPEG has no frame header")
