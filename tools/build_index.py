@@ -1,0 +1,51 @@
+"""Makes shards that exist readable: a DALI index for each, image sizes, and dataset.json."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from kimagenet import cli
+from pipelines.adopt import adopt_shards
+from pipelines.pool import cpu_count
+from pipelines.progress import ProgressBar
+
+EPILOG = """Shards of the original project are taken as they are. Pixels are not read, only the heads of the records.
+Exit codes: 0 done, 2 wrong use or a damaged shard, 130 interrupted."""
+
+
+def make_parser() -> cli.Parser:
+    """The flags."""
+    parser = cli.Parser("python -m tools.build_index", "DIR [flags]", __doc__, EPILOG)
+    parser.add_argument("directory", type=Path, metavar="DIR", help="folder of shards <split>-00000-of-01024")
+    parser.add_argument(
+        "--label-base",
+        type=int,
+        choices=(0, 1),
+        help="label of the first class; default: dataset.json's, or 0 if a record has label 0, else 1",
+    )
+    parser.add_argument(
+        "--workers", type=cli.positive_int, default=cpu_count(), metavar="N", help="processes; default: one a core"
+    )
+    return parser
+
+
+def build_index(flags: argparse.Namespace) -> None:
+    """Indexes a folder, and says what is in it."""
+    with closing(ProgressBar("shards")) as progress:
+        info = adopt_shards(flags.directory, flags.label_base, flags.workers, progress)
+    parts = [
+        f"{part.num_records:,} {split} records in {len(part.shards)} shards" for split, part in info.splits.items()
+    ]
+    classes = f"{info.num_classes} classes, labels from {info.label_base} on"
+    print(f"{flags.directory}: {'; '.join(parts)}; {classes}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return cli.run(make_parser(), build_index, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
