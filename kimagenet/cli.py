@@ -1,0 +1,113 @@
+"""What all command lines share. No TensorFlow: `--help` must answer at once.
+
+Flags read with `-` or `_`, must be written out, and a wrong one gets one line and exit code 2, as does a `UserError`.
+"""
+
+import argparse
+import difflib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from pipelines.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` without abbreviations, for which `--batch_size` is `--batch-size`."""
+
+    def __init__(self, program: str, usage: str, description: str, epilog: str = "") -> None:
+        super().__init__(program, f"{program} {usage}", description, epilog, allow_abbrev=False)
+
+    def parse_args(self, arguments=None, namespace=None):
+        arguments = with_hyphens(sys.argv[1:] if arguments is None else arguments)
+        known, unknown = self.parse_known_args(arguments, namespace)
+        if unknown:
+            self.error(f"{unknown[0]}: {self._why_unknown(unknown[0])}")
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USER_ERROR, f"error: {message} (see --help)\n")
+
+    def _why_unknown(self, argument: str) -> str:
+        if not argument.startswith("-"):
+            return "unexpected argument"
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        similar = difflib.get_close_matches(argument.split("=")[0], flags, n=1)
+        return "no such flag" + (f"; did you mean {similar[0]}?" if similar else "")
+
+
+def positive_int(text: str) -> int:
+    """An argparse type."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be positive, not {value}")
+    return value
+
+
+def with_hyphens(arguments: Sequence[str]) -> list[str]:
+    """`--batch_size=64` as `--batch-size=64`; values, and all that stands behind `--`, stay as they are."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    flags = [_with_hyphens(argument) if argument.startswith("--") else argument for argument in arguments[:end]]
+    return flags + list(arguments[end:])
+
+
+def _with_hyphens(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def run(parser: Parser, command: Callable[[argparse.Namespace], None], arguments: Sequence[str] | None = None) -> int:
+    """Parses and carries out a command line; returns its exit code. Errors of the user's are one line on stderr."""
+    parsed = parser.parse_args(arguments)
+    _show_messages_of("pipelines", "kimagenet", "tools")
+    try:
+        command(parsed)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt as interrupt:
+        print(f"\ninterrupted{_because(interrupt)}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow and looks for devices without the C++ libraries' notes, which no setting can switch off.
+
+    What they wrote to stderr is shown after all if the import fails.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        except BaseException:
+            notes.seek(0)
+            os.write(stderr, notes.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def _because(interrupt: KeyboardInterrupt) -> str:
+    return f": {interrupt}" if str(interrupt) else ""
+
+
+def _show_messages_of(*packages: str) -> None:
+    """Warnings of our packages go to stderr, each one line, whatever TensorFlow does to the root logger."""
+    for package in packages:
+        logger = logging.getLogger(package)
+        if not logger.handlers:
+            handler = logging.StreamHandler()
+            handler.setFormatter(logging.Formatter("%(message)s"))
+            logger.addHandler(handler)
+            logger.propagate = False

@@ -1,0 +1,128 @@
+"""Which devices take part in a run, and how each of them gets its batches."""
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from pipelines.augment import AugmentSpec
+from pipelines.errors import UserError
+from pipelines.loader import BatchSpec, Loader
+from pipelines.loaders import open_loader
+from pipelines.shards import ShardSet
+
+
+def choose_strategy() -> tf.distribute.Strategy:
+    """MirroredStrategy over all the GPUs if there are several, else TensorFlow's default for one device.
+
+    Call it before anything else touches a GPU: TensorFlow is told to leave memory to DALI. Raises `UserError` where
+    `TF_CONFIG` asks for several machines, rather than train them apart from each other.
+    """
+    workers = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+    if sum(len(addresses) for addresses in workers.values()) > 1:
+        raise UserError("TF_CONFIG names several machines: this release trains on one; unset TF_CONFIG")
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
+
+
+class Feed:
+    """One split for all replicas of a strategy: a loader for each, rank by rank of one plan.
+
+    So every replica decodes its own part, a global batch is the same whatever the number of replicas is, and
+    tf.distribute's rules of sharding and splitting never come into play.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, loaders: list[Loader]) -> None:
+        if len(loaders) != strategy.num_replicas_in_sync:
+            raise ValueError(f"{len(loaders)} loaders for {strategy.num_replicas_in_sync} replicas")
+        self.strategy = strategy
+        self.loaders = loaders
+        self.shards = loaders[0].shards
+        self.global_batch = sum(loader.batch.batch_size for loader in loaders)
+        self.steps_per_epoch = loaders[0].steps_per_epoch
+        self.dropped_records = loaders[0].dropped_records
+
+    @property
+    def description(self) -> str:
+        """What reads, for the banner: "dali on the cpu"."""
+        first = self.loaders[0]
+        device = first.options.device if first.name == "dali" else "cpu"
+        count = f"{len(self.loaders)} × " if len(self.loaders) > 1 else ""
+        return f"{count}{first.name} on the {device}"
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
+        """The batches of an epoch from `start_step` on, ready for `strategy.run`; read steps_per_epoch − start_step."""
+        iterators = [iter(loader.epoch(epoch, start_step)) for loader in self.loaders]
+        if len(iterators) == 1:
+            return iterators[0]
+        return self._dealt(iterators, self.steps_per_epoch - start_step)
+
+    def _dealt(self, iterators: list[Iterator[Any]], steps: int) -> Iterator[Any]:
+        for _ in range(steps):
+            yield self.strategy.experimental_distribute_values_from_function(
+                lambda context: next(iterators[context.replica_id_in_sync_group])
+            )
+
+    def close(self) -> None:
+        """Closes the loaders."""
+        for loader in self.loaders:
+            loader.close()
+
+    def __enter__(self) -> "Feed":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_feed(
+    strategy: tf.distribute.Strategy,
+    name: str,
+    shards: ShardSet,
+    batch: BatchSpec,
+    augment: AugmentSpec,
+    *,
+    seed: int = 0,
+    workers: int | None = None,
+    prefetch: int = 2,
+    device: str = "auto",
+    strict: bool = False,
+) -> Feed:
+    """Opens a loader for each replica; the arguments are those of `open_loader`, `batch` is the global batch.
+
+    `workers` are shared among the replicas. Raises `UserError` if the batch does not divide among them.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if batch.batch_size % replicas:
+        raise UserError(f"a batch of {batch.batch_size} does not divide among {replicas} devices; change --batch-size")
+    if replicas > 1:
+        # DALI's GPU pipelines all run on the first GPU yet: the others' batches would be decoded there too.
+        if device == "gpu":
+            raise UserError(f"--data-device gpu works with one GPU, not with {replicas}; take --data-device cpu")
+        device = "cpu"
+        workers = max(1, (workers or len(os.sched_getaffinity(0))) // replicas)
+    part = BatchSpec(batch.batch_size // replicas, batch.image_size, batch.dtype)
+    loaders: list[Loader] = []
+    for rank in range(replicas):
+        # The first one may have fallen back to another loader, and said so.
+        chosen = loaders[0].name if loaders else name
+        loaders.append(
+            open_loader(
+                chosen,
+                shards,
+                part,
+                augment,
+                seed=seed,
+                rank=rank,
+                world_size=replicas,
+                workers=workers,
+                prefetch=prefetch,
+                device=device,
+                strict=strict,
+            )
+        )
+    return Feed(strategy, loaders)

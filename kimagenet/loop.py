@@ -1,0 +1,254 @@
+"""The loop: batches to optimizer steps, epoch by epoch, on one device or many.
+
+It owns the position (epoch, step), the learning rate and the clock. All else that happens now and then, logging and
+checkpoints included, is a `keras.callbacks.Callback`. Own reasons to exist beside `model.fit`: it can start at any
+step of any epoch, iter_size and several workers work under tf.distribute, and it knows how long it waited for data.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kimagenet.distribute import Feed
+from kimagenet.optim import evaluation_weights
+from kimagenet.schedule import Schedule
+from kimagenet.steps import make_evaluation_step, make_training_step
+
+WARM_UP_STEPS = 3  # of a run, kept out of the clock: they trace, allocate and fill caches
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over training steps; a difference of two is the sum over the steps between them.
+
+    Attributes:
+        steps: steps whose loss is known. loss, top1: sums of the steps' means.
+        images, seconds, waited: of the steps after the warm-up; `waited` is the time in the data's `next`.
+    """
+
+    steps: int = 0
+    loss: float = 0.0
+    top1: float = 0.0
+    images: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def __add__(self, other: "Totals") -> "Totals":
+        return Totals(*(a + b for a, b in zip(self._values(), other._values(), strict=True)))
+
+    def __sub__(self, other: "Totals") -> "Totals":
+        return Totals(*(a - b for a, b in zip(self._values(), other._values(), strict=True)))
+
+    def _values(self) -> tuple[Any, ...]:
+        return self.steps, self.loss, self.top1, self.images, self.seconds, self.waited
+
+    def means(self) -> dict[str, float]:
+        """Mean loss and top-1; empty before the first step."""
+        return {"loss": self.loss / self.steps, "top1": self.top1 / self.steps} if self.steps else {}
+
+    def speed(self) -> dict[str, float]:
+        """Images per second, and the share of the time spent waiting for data; empty within the warm-up."""
+        if not self.images:
+            return {}
+        return {"images_per_second": self.images / self.seconds, "data_wait": self.waited / self.seconds}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An exact evaluation: every record counted once. `loss` is the mean cross-entropy."""
+
+    records: int
+    top1_correct: int
+    top5_correct: int
+    loss: float
+
+    @property
+    def top1(self) -> float:
+        """The share of records whose most probable class is right."""
+        return self.top1_correct / self.records
+
+    @property
+    def top5(self) -> float:
+        """The share of records whose class is among the five most probable."""
+        return self.top5_correct / self.records
+
+
+def evaluate(step: Any, feed: Feed) -> Evaluation:
+    """Reads an evaluation feed once through `make_evaluation_step`'s step. Sums are float64, counts exact."""
+    sums = np.zeros(4)
+    batches = feed.epoch(0)
+    for _ in range(feed.steps_per_epoch):
+        sums += step(*next(batches)).numpy()
+    loss, top1, top5, records = sums
+    return Evaluation(round(records), round(top1), round(top5), loss / records)
+
+
+class Loop:
+    """Trains a model. `totals` and `global_step` say how far it is; a run's callbacks may read them.
+
+    Args:
+        model: built in the strategy's scope, returns probabilities. It is compiled with the optimizer, so that
+            Keras' callbacks find `model.optimizer`.
+        optimizer: any Keras optimizer, made in the scope; mixed_float16 adds loss scaling around it.
+        training: batches of (images, labels, …). validation: of (images, labels, weights), or None.
+        schedule: sets the learning rate before each step; None leaves it to the optimizer and the callbacks.
+        weight_decay, label_smoothing, xla: see `make_training_step`.
+        ema: evaluate with the optimizer's moving average of the weights.
+        log_steps: how often the callbacks need the loss of the very last step.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        training: Feed,
+        validation: Feed | None = None,
+        *,
+        schedule: Schedule | None = None,
+        weight_decay: float = 0.0,
+        label_smoothing: float = 0.0,
+        xla: bool = False,
+        ema: bool = False,
+        log_steps: int = 50,
+    ) -> None:
+        strategy = training.strategy
+        with strategy.scope():
+            model.compile(optimizer=optimizer)
+            model.optimizer.build(model.trainable_variables)
+        self.model = model
+        self.training = training
+        self.validation = validation
+        self.steps_per_epoch = training.steps_per_epoch
+        self.log_steps = log_steps
+        self.totals = Totals()
+        self.global_step = 0
+        self._schedule = schedule
+        self._ema = ema
+        self._training_step = make_training_step(
+            model,
+            model.optimizer,
+            strategy,
+            training.global_batch,
+            weight_decay=weight_decay,
+            label_smoothing=label_smoothing,
+            xla=xla,
+        )
+        self._evaluation_step = make_evaluation_step(model, strategy)
+        self._in_flight: tf.Tensor | None = None
+        self._warm_up = WARM_UP_STEPS
+
+    def fit(
+        self,
+        epochs: int,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        start_epoch: int = 0,
+        start_step: int = 0,
+    ) -> keras.callbacks.History:
+        """Trains from (`start_epoch`, `start_step`) to the end of epoch `epochs` − 1.
+
+        Callbacks see logs `loss`, `top1` (means of the epoch so far) and `learning_rate`, at the end of an epoch also
+        `val_loss`, `val_top1`, `val_top5`, and the weights that are trained; `evaluation_weights` gives those that
+        were evaluated. At the end the model holds the latter. A callback with `on_train_batch_end` makes the loop wait
+        for every step's loss, unless it has `needs_every_loss = False`: then logs may lack the last step's, except
+        where `is_log_step`, and an accelerator is never left idle.
+        """
+        self.global_step = start_epoch * self.steps_per_epoch + start_step
+        steps = self.steps_per_epoch
+        listeners = keras.callbacks.CallbackList(
+            list(callbacks), add_history=True, model=self.model, epochs=epochs, steps=steps, verbose=0
+        )
+        everyone_waits = any(getattr(callback, "needs_every_loss", _hears_steps(callback)) for callback in callbacks)
+        self.model.stop_training = False
+        logs: dict[str, float] = {}
+        listeners.on_train_begin()
+        for epoch in range(start_epoch, epochs):
+            listeners.on_epoch_begin(epoch)
+            first = start_step if epoch == start_epoch else 0
+            logs = self._train_epoch(epoch, first, listeners, everyone_waits)
+            if self.validation is not None:
+                logs |= self._validate(self.validation, listeners)
+            listeners.on_epoch_end(epoch, logs)
+            if self.model.stop_training:
+                break
+        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        listeners.on_train_end(logs)
+        return self.model.history
+
+    def evaluation_weights(self) -> AbstractContextManager[None]:
+        """While it lasts, the model holds the weights that are evaluated: slow ones, averaged ones, or as they are."""
+        return evaluation_weights(self.model.optimizer, self.model.trainable_variables, ema=self._ema)
+
+    def is_log_step(self, step: int) -> bool:
+        """Whether the totals are complete after this step of an epoch: every `log_steps`, and the last one."""
+        return (step + 1) % self.log_steps == 0 or step + 1 == self.steps_per_epoch
+
+    def _train_epoch(
+        self, epoch: int, first: int, listeners: keras.callbacks.CallbackList, everyone_waits: bool
+    ) -> dict[str, float]:
+        before = self.totals
+        mark = perf_counter()
+        batches = self.training.epoch(epoch, first)
+        opening = perf_counter() - mark  # is waiting for data, too
+        logs: dict[str, float] = {}
+        for step in range(first, self.steps_per_epoch):
+            listeners.on_train_batch_begin(step)
+            asked = perf_counter()
+            images, labels, *_ = next(batches)
+            waited = perf_counter() - asked + opening
+            learning_rate = self._set_learning_rate(epoch, step)
+            result = self._training_step(images, labels)
+            # At most one step ahead: the device never idles, and the loader's queue fills up if data is fast enough.
+            self._count_step_in_flight()
+            self._in_flight = result
+            self.global_step += 1
+            if everyone_waits or self.is_log_step(step):
+                self._count_step_in_flight()
+            now = perf_counter()
+            self._count_time(now - mark, waited)
+            mark, opening = now, 0.0
+            logs = (self.totals - before).means() | {"learning_rate": learning_rate}
+            listeners.on_train_batch_end(step, logs)
+            if self.model.stop_training:
+                break
+        self._count_step_in_flight()
+        return logs | (self.totals - before).means()
+
+    def _count_step_in_flight(self) -> None:
+        if self._in_flight is not None:
+            loss, top1 = self._in_flight.numpy().tolist()
+            self._in_flight = None
+            self.totals += Totals(steps=1, loss=loss, top1=top1)
+
+    def _count_time(self, seconds: float, waited: float) -> None:
+        if self._warm_up:
+            self._warm_up -= 1
+        else:
+            self.totals += Totals(images=self.training.global_batch, seconds=seconds, waited=waited)
+
+    def _set_learning_rate(self, epoch: int, step: int) -> float:
+        optimizer = self.model.optimizer
+        if self._schedule is None:
+            return float(tf.convert_to_tensor(optimizer.learning_rate).numpy())
+        position = epoch + step / self.steps_per_epoch
+        if position < self._schedule.warmup_epochs:  # taken at the step's end, so that the first step's is not zero
+            position += 1 / self.steps_per_epoch
+        optimizer.learning_rate = self._schedule.at(position)
+        return self._schedule.at(position)
+
+    def _validate(self, validation: Feed, listeners: keras.callbacks.CallbackList) -> dict[str, float]:
+        listeners.on_test_begin()
+        with self.evaluation_weights():
+            result = evaluate(self._evaluation_step, validation)
+        logs = {"loss": result.loss, "top1": result.top1, "top5": result.top5}
+        listeners.on_test_end(logs)
+        return {f"val_{name}": value for name, value in logs.items()}
+
+
+def _hears_steps(callback: keras.callbacks.Callback) -> bool:
+    return type(callback).on_train_batch_end is not keras.callbacks.Callback.on_train_batch_end

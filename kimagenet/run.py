@@ -1,0 +1,101 @@
+"""The run directory: everything a training leaves behind, each file whole or absent.
+
+    recipe.json              the resolved recipe; repeats the run
+    run.json                 version, the data set it was trained on, the loader, the versions of the libraries
+    log.jsonl, tensorboard/  see kimagenet.log
+    checkpoints/last.keras   after each epoch; best.keras: of the epoch with the highest validation top-1
+    final.keras              at the end
+
+The .keras files hold the weights as they are evaluated (slow or averaged ones, if the recipe has them) and no
+optimizer, so `keras.models.load_model` opens them where kimagenet is not installed.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kimagenet.recipe import Recipe
+from pipelines.errors import UserError
+from pipelines.files import write_atomic
+
+if TYPE_CHECKING:
+    import keras
+
+RUN_VERSION = 1
+
+_MARKS = ("recipe.json", "run.json", "log.jsonl", "checkpoints", "final.keras")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The names of a run's files, and the ways to write and read them. Imports no Keras."""
+
+    path: Path
+
+    recipe = property(lambda self: self.path / "recipe.json")
+    info = property(lambda self: self.path / "run.json")
+    log = property(lambda self: self.path / "log.jsonl")
+    tensorboard = property(lambda self: self.path / "tensorboard")
+    last = property(lambda self: self.path / "checkpoints" / "last.keras")
+    best = property(lambda self: self.path / "checkpoints" / "best.keras")
+    final = property(lambda self: self.path / "final.keras")
+
+    @classmethod
+    def new(cls, path: Path) -> "RunDirectory":
+        """For a run that is to begin; raises `UserError` if `path` holds one already or is no folder."""
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path}: not a folder; choose another --output")
+        if any((path / name).exists() for name in _MARKS):
+            raise UserError(f"{path}: holds a run already; choose another --output or remove it")
+        return cls(path)
+
+    @classmethod
+    def existing(cls, path: Path) -> "RunDirectory":
+        """For a run that is there; raises `UserError` if it is not."""
+        if not (path / "run.json").is_file():
+            raise UserError(f"{path}: not a run directory (it has no run.json)")
+        return cls(path)
+
+    def begin(self, recipe: Recipe, info: dict[str, Any]) -> None:
+        """Creates the folder with recipe.json and run.json."""
+        try:
+            self.last.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.recipe, recipe.to_json().encode())
+            write_atomic(self.info, (json.dumps({"version": RUN_VERSION, **info}, indent=1) + "\n").encode())
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}); choose another --output") from None
+
+    def read_info(self) -> dict[str, Any]:
+        """The content of run.json; raises `UserError` if it is damaged or of another version."""
+        try:
+            info = json.loads(self.info.read_bytes())
+        except ValueError as error:
+            raise UserError(f"{self.info}: not a JSON file ({error})") from None
+        if not isinstance(info, dict) or info.get("version") != RUN_VERSION:
+            raise UserError(f"{self.info}: not the version {RUN_VERSION} of this release")
+        return info
+
+
+def save_model(model: "keras.Model", path: Path) -> None:
+    """Writes a functional model without its optimizer under a temporary name, syncs it, renames it to `path`."""
+    import keras
+
+    bare = keras.Model(model.inputs, model.outputs, name=model.name)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.keras")
+    try:
+        bare.save(temporary)
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

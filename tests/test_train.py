@@ -1,0 +1,304 @@
+"""The command line of training, and the run directory it leaves behind."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kimagenet import cli, evaluate, models, train
+from kimagenet.log import ProgressLine, duration
+from kimagenet.loop import Totals
+from kimagenet.recipe import Recipe
+from kimagenet.run import RunDirectory, save_model
+from pipelines import UserError
+from tests.data import VALIDATION_RECORDS
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["demo", "--image-size=32", "--batch-size=20", "--loader=tfdata", "--workers=1"]
+
+
+def run_train(dataset: Path, output: Path, *flags: str) -> int:
+    return train.main([*SMALL, f"--dataset-dir={dataset}", f"--output={output}", *flags])
+
+
+def resolve(*arguments: str, is_demo: bool = False) -> Recipe:
+    given = train._with_smoothing_value(cli.with_hyphens(arguments))
+    return train.resolve_recipe(train.make_parser().parse_args(given), is_demo)
+
+
+@pytest.fixture(scope="module")
+def finished_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """Two epochs of five steps."""
+    output = tmp_path_factory.mktemp("runs") / "run"
+    assert run_train(tiny_dataset, output, "--epochs=2", "--log_steps=2", "--use_lookahead", "--label_smoothing") == 0
+    return RunDirectory.existing(output)
+
+
+def test_leaves_a_complete_run_directory(finished_run: RunDirectory, tiny_dataset: Path) -> None:
+    recipe = Recipe.load(finished_run.recipe)
+    assert (recipe.model, recipe.epochs, recipe.image_size, recipe.label_smoothing) == ("demo", 2, 32, 0.1)
+    assert recipe.use_lookahead
+    info = finished_run.read_info()
+    assert info["dataset_dir"] == str(tiny_dataset)
+    assert info["records"] == {"train": 101, "validation": VALIDATION_RECORDS}
+    for path in (finished_run.last, finished_run.best, finished_run.final):
+        assert keras.models.load_model(path).count_params() > 0
+    assert not list(finished_run.path.rglob("*.tmp")) + list(finished_run.path.rglob(".*"))
+
+
+def test_log_jsonl_keeps_its_documented_keys(finished_run: RunDirectory) -> None:
+    lines = [json.loads(line) for line in finished_run.log.read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["start", *["step"] * 3, "epoch", *["step"] * 3, "epoch", "end"]
+    assert set(lines[0]) == {"event", "time", "version", "epochs", "steps_per_epoch", "global_batch"}
+    position = {"event", "time", "epoch", "global_step", "learning_rate", "loss", "top1"}
+    speed = {"images_per_second", "data_wait"}
+    assert set(lines[1]) == position | {"step"}  # within the warm-up
+    assert set(lines[5]) == position | speed | {"step"}
+    assert set(lines[8]) == position | speed | {"val_loss", "val_top1", "val_top5"}
+    assert [line["step"] for line in lines[1:4]] == [1, 3, 4]
+    assert [line["global_step"] for line in lines[5:]] == [7, 9, 10, 10, 10]
+    # An epoch's means are those of its intervals, by their numbers of steps.
+    assert np.average([line["loss"] for line in lines[1:4]], weights=[2, 2, 1]) == pytest.approx(lines[4]["loss"])
+
+
+def test_tensorboard_has_the_same_numbers(finished_run: RunDirectory) -> None:
+    log = [json.loads(line) for line in finished_run.log.read_text().splitlines()]
+    found = {name: _scalars(finished_run.tensorboard / name) for name in ("train", "validation")}
+    steps = {line["global_step"]: line["loss"] for line in log if line["event"] == "step"}
+    epochs = {line["global_step"]: line["val_top1"] for line in log if line["event"] == "epoch"}
+    assert found["train"]["loss"] == pytest.approx(steps)
+    assert found["validation"]["top1"] == pytest.approx(epochs)
+    assert set(found["train"]) == {"loss", "top1", "learning_rate", "images_per_second", "data_wait"}
+
+
+def _scalars(directory: Path) -> dict[str, dict[int, float]]:
+    scalars: dict[str, dict[int, float]] = {}
+    for path in directory.iterdir():
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                scalars.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
+    return scalars
+
+
+def test_evaluate_finds_the_number_of_the_run(finished_run: RunDirectory, tmp_path: Path) -> None:
+    last = [json.loads(line) for line in finished_run.log.read_text().splitlines()][-2]
+    result = tmp_path / "result.json"
+    flags = ["--loader=tfdata", "--batch-size=7", f"--json={result}"]
+    assert evaluate.main([str(finished_run.path), *flags]) == 0
+    found = json.loads(result.read_text())
+    assert found["records"] == VALIDATION_RECORDS
+    assert (found["top1"], found["top5"]) == (last["val_top1"], last["val_top5"])
+    assert found["loss"] == pytest.approx(last["val_loss"], rel=1e-6)
+
+
+def test_same_seed_same_run(finished_run: RunDirectory, tiny_dataset: Path, tmp_path: Path) -> None:
+    """recipe.json repeats a run."""
+    output = tmp_path / "again"
+    flags = [
+        f"--recipe={finished_run.recipe}",
+        "--loader=tfdata",
+        f"--dataset-dir={tiny_dataset}",
+        f"--output={output}",
+    ]
+    assert train.main(flags) == 0
+    first, again = (keras.models.load_model(run.final) for run in (finished_run, RunDirectory(output)))
+    for a, b in zip(first.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+def test_interrupted_run_keeps_the_weights(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from kimagenet.checkpoints import KeepLastAndBest
+
+    def interrupt(self, batch, logs=None):
+        if batch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(KeepLastAndBest, "on_train_batch_end", interrupt)
+    output = tmp_path / "run"
+    assert run_train(tiny_dataset, output, "--epochs=2") == cli.EXIT_INTERRUPTED
+    message = capsys.readouterr().err
+    assert "after 3 of 10 steps" in message
+    assert "Traceback" not in message
+    run = RunDirectory.existing(output)
+    assert keras.models.load_model(run.last).count_params() > 0
+    assert not run.final.exists()
+    assert evaluate.main([str(output), "--loader=tfdata", "--checkpoint=last"]) == 0
+    assert evaluate.main([str(output), "--loader=tfdata"]) == 2
+    assert "--checkpoint last" in capsys.readouterr().err
+
+
+def test_save_model_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.build("demo", 3, 32)
+    save_model(model, tmp_path / "a.keras")
+    before = (tmp_path / "a.keras").read_bytes()
+
+    def fail(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("kimagenet.run._sync", fail)
+    with pytest.raises(OSError, match="no space left"):
+        save_model(model, tmp_path / "a.keras")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.keras"]
+    assert (tmp_path / "a.keras").read_bytes() == before
+
+
+def test_without_a_validation_split(tiny_dataset: Path, tmp_path: Path) -> None:
+    dataset = tmp_path / "data"
+    dataset.mkdir()
+    for path in tiny_dataset.glob("train*"):
+        (dataset / path.name).symlink_to(path)
+    info = json.loads((tiny_dataset / "dataset.json").read_text())
+    del info["splits"]["validation"]
+    (dataset / "dataset.json").write_text(json.dumps(info))
+    assert run_train(dataset, tmp_path / "run", "--epochs=1") == 0
+    assert RunDirectory(tmp_path / "run").final.is_file()
+    assert not RunDirectory(tmp_path / "run").best.exists()
+
+
+def test_recipes_and_flags() -> None:
+    assert resolve("mobilenet_v2") == Recipe(model="mobilenet_v2", batch_size=64, iter_size=4, crop_ratio=1.0)
+    assert resolve("resnet50").batch_size == resolve("resnet50").iter_size == 16
+    assert resolve("osnet") == models.recipes()["osnet"]
+    assert resolve("--recipe=resnet50") == models.recipes()["resnet50"]
+    assert resolve("demo", "--recipe=resnet50") == models.recipes()["resnet50"].replace(model="demo")
+    assert resolve(is_demo=True) == models.recipes()["demo"]
+    assert resolve("--batch-size=3", is_demo=True).batch_size == 3
+
+
+def test_command_lines_of_the_original_are_valid() -> None:
+    line = "--dataset_dir d --dropout_rate 0.4 --weight_decay 2e-4 --optimizer rmsprop --epsilon 0.1 --batch_size 32"
+    line += " --iter_size 1 --lr_sched exp --initial_lr 1e-2 --final_lr 1e-5 --epochs 60 --use_lookahead"
+    expected = Recipe(
+        model="googlenet_bn",
+        dropout_rate=0.4,
+        weight_decay=2e-4,
+        optimizer="rmsprop",
+        batch_size=32,
+        lr_sched="exp",
+        initial_lr=1e-2,
+        final_lr=1e-5,
+        epochs=60,
+        use_lookahead=True,
+        label_smoothing=0.1,
+        crop_ratio=1.0,
+    )
+    assert resolve(*line.split(), "--label_smoothing", "googlenet_bn") == expected
+    assert resolve("googlenet_bn", *line.split(), "--label_smoothing") == expected
+    assert resolve("googlenet_bn", "--label_smoothing", "0.2").label_smoothing == 0.2
+    assert resolve("googlenet_bn", "--label-smoothing=0").label_smoothing == 0
+
+
+def test_every_recipe_field_is_a_flag() -> None:
+    text = train.make_parser().format_help()
+    for name in Recipe.__dataclass_fields__:
+        assert name == "model" or f"--{name.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--bach-size", "3"], "--bach-size: no such flag; did you mean --batch-size?"),
+        (["--batch", "3"], "--batch: no such flag"),
+        (["--epochs", "x"], "invalid int value"),
+        (["--epochs", "0"], "epochs must be positive"),
+        (["--optimizer", "sgdd"], "invalid choice: 'sgdd'"),
+        (["--loader", "foo"], "invalid choice: 'foo'"),
+        (["--workers", "0"], "must be positive"),
+        (["--recipe", "foo"], "foo: no such recipe"),
+        (["--recipe", "/no/recipe.json"], "/no/recipe.json: No such file"),
+        (["foo"], "foo: no such model"),
+        (["demo", "bar"], "bar: unexpected argument"),
+        (["--dataset-dir", "/no/folder"], "/no/folder: no such folder"),
+        (["--batch-size", "200"], "do not fill one batch of 200"),
+        (["--output", __file__], "not a folder"),
+    ],
+)
+def test_wrong_use_gets_one_line(
+    flags: list[str], message: str, tiny_dataset: Path, capsys: pytest.CaptureFixture
+) -> None:
+    base = [] if "--dataset-dir" in flags else [f"--dataset-dir={tiny_dataset}"]
+    try:
+        code = train.main([*base, "--loader=tfdata", *flags])
+    except SystemExit as error:  # argparse
+        code = error.code
+    assert code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert re.fullmatch(r"error: [^\n]+\n", error)
+
+
+def test_a_run_is_never_overwritten(
+    finished_run: RunDirectory, tiny_dataset: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run_train(tiny_dataset, finished_run.path) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    with pytest.raises(UserError, match="not a run directory"):
+        RunDirectory.existing(tiny_dataset)
+
+
+def test_help_needs_no_tensorflow() -> None:
+    code = "import sys; sys.argv[1:] = ['--help']\n"
+    code += "try:\n    from kimagenet import {0}; {0}.main()\nexcept SystemExit: pass\n"
+    code += "assert not {{'tensorflow', 'keras', 'nvidia.dali'}} & set(sys.modules)"
+    for name in ("train", "evaluate"):
+        result = subprocess.run(
+            [sys.executable, "-c", code.format(name)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        assert f"usage: python -m kimagenet.{name}" in result.stdout
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class _Loop:
+    """As much of a loop as a progress line looks at."""
+
+    steps_per_epoch = 100
+    totals = Totals()
+
+    class training:
+        global_batch = 32
+
+    @staticmethod
+    def is_log_step(step: int) -> bool:
+        return (step + 1) % 10 == 0
+
+
+def test_progress_line_knows_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    pages = {}
+    for stream in (io.StringIO(), _Terminal()):
+        loop = _Loop()
+        line = ProgressLine(loop, epochs=3, stream=stream)
+        line.on_epoch_begin(1)
+        for step in range(20):
+            # 16 images a second: 2 seconds a step, a quarter of them waiting
+            loop.totals += Totals(steps=1, loss=2.0, top1=0.25, images=32, seconds=2.0, waited=0.5)
+            time.sleep(0.02)
+            line.on_train_batch_end(step, {"learning_rate": 0.1})
+        line.on_epoch_end(1, {"loss": 2.0, "top1": 0.25, "val_loss": 1.5, "val_top1": 0.5, "val_top5": 1.0})
+        pages[type(stream)] = stream.getvalue()
+    plain, drawn = pages.values()
+    # 2 of 3 epochs are to be done, 20 of 200 steps are: 360 seconds
+    expected = "epoch 2/3  step 20/100  loss 2.0000  top-1 25.00%  16 images/s  data wait 25%  6:00 left"
+    assert plain.splitlines()[1] == expected
+    assert len(plain.splitlines()) == 3
+    assert "validation: loss 1.5000  top-1 50.00%  top-5 100.00%" in plain.splitlines()[2]
+    assert "\r" not in plain
+    assert drawn.count("\n") == 1
+    assert drawn.count("\r") > 2
+    assert [duration(seconds) for seconds in (7, 754, 5025)] == ["0:07", "12:34", "1:23:45"]
