@@ -117,9 +117,14 @@ class AugmentSpec:
         return self.center_crop is not None
 
     @property
+    def turns(self) -> bool:
+        """Whether an affine matrix of this spec can turn the image, not only scale, shift and mirror it."""
+        return self.rotation * self.rotation_probability > 0
+
+    @property
     def is_random(self) -> bool:
         """Whether two draws can differ."""
-        return any((self.flip, self.rotation * self.rotation_probability, self.brightness, self.hue)) or any(
+        return any((self.flip, self.turns, self.brightness, self.hue)) or any(
             low < high for low, high in (self.crop_area, self.crop_aspect, self.contrast, self.saturation)
         )
 

@@ -40,7 +40,8 @@ class TfdataLoader(Loader):
 
         def execute(serialized, affine, colour, box, weight):
             image, label = _parse_and_decode(serialized, box, self.shards.label_base)
-            image = _warp_and_colour(image, affine, colour, self.batch)
+            warp = _warp_turned if self.augment.turns else _warp_straight
+            image = _colour(warp(image, affine, self.batch.image_size), colour, self.batch.dtype)
             return (image, label, weight) if self.augment.is_evaluation else (image, label)
 
         steps = self.steps_per_epoch - start_step
@@ -112,10 +113,10 @@ def _parse_and_decode(serialized: tf.Tensor, box: tf.Tensor, label_base: int) ->
     return image, tf.cast(parsed[records.LABEL], tf.int32) - label_base
 
 
-def _warp_and_colour(image: tf.Tensor, affine: tf.Tensor, colour: tf.Tensor, batch: BatchSpec) -> tf.Tensor:
-    size = batch.image_size
+def _warp_turned(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
+    """uint8 [H, W, 3] → float32 [size, size, 3] by any affine matrix; outside is black."""
     projective = tf.concat([tf.reshape(affine, [6]), [0.0, 0.0]], axis=0)
-    warped = tf.raw_ops.ImageProjectiveTransformV3(
+    return tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.cast(image, tf.float32)[None],
         transforms=projective[None],
         output_shape=[size, size],
@@ -123,11 +124,26 @@ def _warp_and_colour(image: tf.Tensor, affine: tf.Tensor, colour: tf.Tensor, bat
         interpolation="BILINEAR",
         fill_mode="CONSTANT",
     )[0]
-    coloured = tf.linalg.matmul(tf.reshape(warped, [-1, 3]), colour[:, :3], transpose_b=True) + colour[:, 3]
+
+
+def _warp_straight(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
+    """The same for matrices that only scale, shift and mirror, at a fifth of the time."""
+    framed = tf.pad(image, [[1, 1], [1, 1], [0, 0]])  # the operator is black, not half black, half a pixel outside
+    last = tf.cast(tf.shape(framed)[:2] - 1, tf.float32)
+    scale = tf.stack([affine[1, 1], affine[0, 0]])
+    first = tf.stack([affine[1, 2], affine[0, 2]]) + 1
+    corners = tf.concat([first / last, (first + scale * (size - 1)) / last], axis=0)
+    return tf.image.crop_and_resize(framed[None], corners[None], [0], [size, size])[0]
+
+
+def _colour(image: tf.Tensor, colour: tf.Tensor, dtype: str) -> tf.Tensor:
+    """float32 [S, S, 3] by the colour matrix, which holds the scaling as well, clipped to the output's range."""
+    size = image.shape[0]
+    coloured = tf.linalg.matmul(tf.reshape(image, [-1, 3]), colour[:, :3], transpose_b=True) + colour[:, 3]
     coloured = tf.reshape(coloured, [size, size, 3])
-    if batch.dtype == "uint8":
+    if dtype == "uint8":
         return tf.cast(tf.round(tf.clip_by_value(coloured, 0.0, 255.0)), tf.uint8)
-    return tf.cast(tf.clip_by_value(coloured, -1.0, 1.0), batch.dtype)
+    return tf.cast(tf.clip_by_value(coloured, -1.0, 1.0), dtype)
 
 
 LOADER = TfdataLoader
