@@ -55,17 +55,25 @@ class Feed:
         return f"{count}{first.name} on the {device}"
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
-        """The batches of an epoch from `start_step` on, ready for `strategy.run`; read steps_per_epoch − start_step."""
-        iterators = [iter(loader.epoch(epoch, start_step)) for loader in self.loaders]
-        if len(iterators) == 1:
-            return iterators[0]
-        return self._dealt(iterators, self.steps_per_epoch - start_step)
+        """The batches of an epoch from `start_step` on, each ready for `strategy.run`.
 
-    def _dealt(self, iterators: list[Iterator[Any]], steps: int) -> Iterator[Any]:
-        for _ in range(steps):
-            yield self.strategy.experimental_distribute_values_from_function(
-                lambda context: next(iterators[context.replica_id_in_sync_group])
-            )
+        Raises `UserError` with the loader's reason if one cannot be read.
+        """
+        iterators = [iter(loader.epoch(epoch, start_step)) for loader in self.loaders]
+        for step in range(start_step, self.steps_per_epoch):
+            try:
+                yield self._deal(iterators)
+            except tf.errors.OpError as error:
+                where = f"{self.loaders[0].name}: epoch {epoch}, step {step} of the {self.shards.split} split"
+                raise UserError(f"{where} cannot be read: {_reason(error)}") from error
+
+    def _deal(self, iterators: list[Iterator[Any]]) -> Any:
+        """One batch, or one for each replica."""
+        if len(iterators) == 1:
+            return next(iterators[0])
+        return self.strategy.experimental_distribute_values_from_function(
+            lambda context: next(iterators[context.replica_id_in_sync_group])
+        )
 
     def close(self) -> None:
         """Closes the loaders."""
@@ -126,3 +134,11 @@ def open_feed(
             )
         )
     return Feed(strategy, loaders)
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """The line that says why, out of TensorFlow's and DALI's pages."""
+    lines = [line.strip() for line in error.message.splitlines() if line.strip()]
+    if "encountered:" in lines[:-1]:  # DALI, after its traceback
+        return lines[lines.index("encountered:") + 1]
+    return lines[0] if lines else type(error).__name__

@@ -98,8 +98,8 @@ class ProgressLine(Reporter):
 
     def _line(self, step: int) -> str:
         totals = self.epoch_so_far()
-        position = f"epoch {self.current_epoch + 1}/{self._epochs}  step {step + 1}/{self.loop.steps_per_epoch}"
-        return f"{position}  {_means(totals.means())}{_speed(totals.speed())}{self._left(step)}"
+        position = f"epoch {self.current_epoch + 1}/{self._epochs}  {step + 1}/{self.loop.steps_per_epoch}"
+        return f"{position}{self._left(step)}  {_means(totals.means())}{_speed(totals.speed())}"
 
     def _left(self, step: int) -> str:
         """The time left of the whole run, once the speed is known."""
@@ -181,7 +181,7 @@ def duration(seconds: float) -> str:
 
 
 def _means(values: dict[str, float]) -> str:
-    return f"loss {values['loss']:.4f}  top-1 {values['top1']:.2%}" if "loss" in values else "loss –"
+    return f"loss {values['loss']:.4f}  top-1 {values['top1']:.1%}" if "loss" in values else "loss –"
 
 
 def _speed(values: dict[str, float]) -> str:

@@ -192,15 +192,14 @@ class Loop:
         self, epoch: int, first: int, listeners: keras.callbacks.CallbackList, everyone_waits: bool
     ) -> dict[str, float]:
         before = self.totals
-        mark = perf_counter()
         batches = self.training.epoch(epoch, first)
-        opening = perf_counter() - mark  # is waiting for data, too
         logs: dict[str, float] = {}
+        mark = perf_counter()
         for step in range(first, self.steps_per_epoch):
             listeners.on_train_batch_begin(step)
             asked = perf_counter()
             images, labels, *_ = next(batches)
-            waited = perf_counter() - asked + opening
+            waited = perf_counter() - asked
             learning_rate = self._set_learning_rate(epoch, step)
             result = self._training_step(images, labels)
             # At most one step ahead: the device never idles, and the loader's queue fills up if data is fast enough.
@@ -211,7 +210,7 @@ class Loop:
                 self._count_step_in_flight()
             now = perf_counter()
             self._count_time(now - mark, waited)
-            mark, opening = now, 0.0
+            mark = now
             logs = (self.totals - before).means() | {"learning_rate": learning_rate}
             listeners.on_train_batch_end(step, logs)
             if self.model.stop_training:

@@ -1,6 +1,7 @@
 """The loop: its loss, its step, its exact evaluation, its clock and callbacks; one device and two."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -247,6 +248,15 @@ def test_several_machines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"index": 0}}))
     with pytest.raises(UserError, match="TF_CONFIG"):
         choose_strategy()
+
+
+def test_what_cannot_be_read_is_named(tiny_dataset: Path, tmp_path: Path) -> None:
+    dataset = shutil.copytree(tiny_dataset, tmp_path / "data")
+    with open_split(dataset, "train", 25) as feed:
+        for path in dataset.glob("train-0*-of-00003"):
+            path.write_bytes(bytes(path.stat().st_size))
+        with pytest.raises(UserError, match=r"epoch 0, step 0 of the train split cannot be read: [^\n]+$"):
+            Loop(make_model(), keras.optimizers.SGD(0.1), feed).fit(1)
 
 
 TWO_DEVICES = """

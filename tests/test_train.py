@@ -294,7 +294,7 @@ def test_progress_line_knows_speed_and_time_left(monkeypatch: pytest.MonkeyPatch
         pages[type(stream)] = stream.getvalue()
     plain, drawn = pages.values()
     # 2 of 3 epochs are to be done, 20 of 200 steps are: 360 seconds
-    expected = "epoch 2/3  step 20/100  loss 2.0000  top-1 25.00%  16 images/s  data wait 25%  6:00 left"
+    expected = "epoch 2/3  20/100  6:00 left  loss 2.0000  top-1 25.0%  16 images/s  data wait 25%"
     assert plain.splitlines()[1] == expected
     assert len(plain.splitlines()) == 3
     assert "validation: loss 1.5000  top-1 50.00%  top-5 100.00%" in plain.splitlines()[2]
