@@ -5,12 +5,12 @@ is black.
 Colour: brightness, contrast, saturation and hue. Loaders carry the matrices out; nothing here touches a pixel.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipelines.errors import UserError
+from pipelines.uniform import RecordUniform
 
 # Each draw reads fixed columns of `uniform`, so switching one augmentation off leaves the others' draws alone.
 _FLIP, _ROTATE, _ANGLE, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _CROP_X, _CROP_Y, _CROP_TRIES = range(10)
@@ -18,8 +18,6 @@ _TRIES = 10
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as JPEG itself
 _RGB_TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-
-Uniform = Callable[[int], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,19 +126,15 @@ class AugmentSpec:
             low < high for low, high in (self.crop_area, self.crop_aspect, self.contrast, self.saturation)
         )
 
-    def draw(self, uniform: Uniform, heights: np.ndarray, widths: np.ndarray, image_size: int) -> Draws:
-        """Draws for N images of the given heights and widths (pixels, [N] each).
-
-        `uniform(column)` gives float64 [N] in [0, 1), independent for each column: a `RecordUniform`, or for
-        trials `lambda column: rng.random(n)`.
-        """
+    def draw(self, uniform: RecordUniform, heights: np.ndarray, widths: np.ndarray, image_size: int) -> Draws:
+        """Draws for N images of the given heights and widths (pixels, [N] each); `uniform` is that of their records."""
         heights = np.asarray(heights, np.float64)
         widths = np.asarray(widths, np.float64)
         crop = self._crop(uniform, heights, widths)
         affine = _affine(crop, self._flip(uniform), self._angle(uniform), heights, widths, image_size)
         return Draws(affine, self._colour(uniform, len(heights)), _source_box(affine, heights, widths, image_size))
 
-    def _crop(self, uniform: Uniform, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    def _crop(self, uniform: RecordUniform, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
         """float64 [N, 4]: (x, y, width, height) of the crop, in fractions of a pixel."""
         if self.center_crop is not None:
             side = np.minimum(heights, widths) * self.center_crop
@@ -152,30 +146,32 @@ class AugmentSpec:
         x, y = (widths - crop_w) / 2, (heights - crop_h) / 2
         if self.crop_area == (1.0, 1.0):
             return np.stack([x, y, crop_w, crop_h], axis=1)
-        log_low, log_high = np.log(self.crop_aspect)
-        pending = np.ones(len(heights), bool)
+        log_aspect = tuple(np.log(self.crop_aspect))
+        pending = np.arange(len(heights))
         for attempt in range(_TRIES):
-            area = _between(uniform(_CROP_TRIES + 2 * attempt), self.crop_area) * heights * widths
-            aspect = np.exp(_between(uniform(_CROP_TRIES + 2 * attempt + 1), (log_low, log_high)))
+            drawn = uniform.select(pending)
+            area = _between(drawn(_CROP_TRIES + 2 * attempt), self.crop_area) * (heights * widths)[pending]
+            aspect = np.exp(_between(drawn(_CROP_TRIES + 2 * attempt + 1), log_aspect))
             try_w, try_h = np.sqrt(area * aspect), np.sqrt(area / aspect)
-            fits = pending & (try_w <= widths) & (try_h <= heights)
-            crop_w, crop_h = np.where(fits, try_w, crop_w), np.where(fits, try_h, crop_h)
-            pending &= ~fits
-            if not pending.any():
+            fits = (try_w <= widths[pending]) & (try_h <= heights[pending])
+            done = pending[fits]
+            crop_w[done], crop_h[done] = try_w[fits], try_h[fits]
+            x[done] = drawn.select(fits)(_CROP_X) * (widths[done] - crop_w[done])
+            y[done] = drawn.select(fits)(_CROP_Y) * (heights[done] - crop_h[done])
+            pending = pending[~fits]
+            if not len(pending):
                 break
-        x = np.where(pending, x, uniform(_CROP_X) * (widths - crop_w))
-        y = np.where(pending, y, uniform(_CROP_Y) * (heights - crop_h))
         return np.stack([x, y, crop_w, crop_h], axis=1)
 
-    def _flip(self, uniform: Uniform) -> np.ndarray:
+    def _flip(self, uniform: RecordUniform) -> np.ndarray:
         return uniform(_FLIP) < self.flip
 
-    def _angle(self, uniform: Uniform) -> np.ndarray:
+    def _angle(self, uniform: RecordUniform) -> np.ndarray:
         """float64 [N], radians, counter-clockwise as one sees the image."""
         angle = _between(uniform(_ANGLE), (-self.rotation, self.rotation))
         return np.deg2rad(np.where(uniform(_ROTATE) < self.rotation_probability, angle, 0.0))
 
-    def _colour(self, uniform: Uniform, count: int) -> np.ndarray:
+    def _colour(self, uniform: RecordUniform, count: int) -> np.ndarray:
         """Brightness, then contrast; saturation and hue keep greys, so their place in the order does not matter."""
         brightness = 255 * _between(uniform(_BRIGHTNESS), (-self.brightness, self.brightness))
         contrast = _between(uniform(_CONTRAST), self.contrast)

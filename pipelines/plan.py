@@ -85,11 +85,16 @@ class EpochPlan:
         positions = np.arange(self.steps_per_epoch * self.global_batch)
         return self._mine((positions < len(self.shards.usable)).astype(np.float32))
 
-    @cached_property
+    def draw(self, start: int, stop: int) -> Draws:
+        """The two matrices and the source box for the positions `start` … `stop` − 1."""
+        records = self.records[start:stop]
+        heights, widths = self.shards.sizes[records].T
+        return self.augment.draw(RecordUniform(self.seed, self.epoch, records), heights, widths, self.image_size)
+
+    @property
     def draws(self) -> Draws:
-        """The two matrices and the source box for each position."""
-        heights, widths = self.shards.sizes[self.records].T
-        return self.augment.draw(RecordUniform(self.seed, self.epoch, self.records), heights, widths, self.image_size)
+        """The draws of all positions: 160 bytes each, so take long plans piece by piece."""
+        return self.draw(0, len(self.records))
 
     def _global_order(self) -> np.ndarray:
         usable = self.shards.usable

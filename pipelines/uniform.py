@@ -29,6 +29,10 @@ class RecordUniform:
         bits = _mix(self.records.astype(np.uint64) * _GOLDEN + key)
         return (bits >> np.uint64(11)) * 2.0**-53
 
+    def select(self, chosen: np.ndarray) -> "RecordUniform":
+        """The same numbers for some of the records (a mask or positions)."""
+        return RecordUniform(self.seed, self.epoch, self.records[chosen])
+
 
 def _mix(z: np.ndarray) -> np.ndarray:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # modulo 2^64, as NumPy's arrays count

@@ -11,27 +11,21 @@ from pipelines.uniform import RecordUniform
 N = 100_000
 
 
-def columns(**values: float):
-    """A `uniform` with named columns set and 0.5 in all others."""
-    names = [
-        "flip",
-        "rotate",
-        "angle",
-        "brightness",
-        "contrast",
-        "saturation",
-        "hue",
-        "crop_x",
-        "crop_y",
-        "area",
-        "aspect",
-    ]
-    by_number = {names.index(name): value for name, value in values.items()}
-    return lambda column: np.array([by_number.get(column, 0.5)])
+class Columns(RecordUniform):
+    """One record whose numbers are given by name; 0.5 in all other columns."""
+
+    NAMES = ("flip", "rotate", "angle", "brightness", "contrast", "saturation", "hue", "crop_x", "crop_y")
+
+    def __init__(self, **values: float) -> None:
+        super().__init__(0, 0, np.arange(1))
+        object.__setattr__(self, "by_number", {self.NAMES.index(name): value for name, value in values.items()})
+
+    def __call__(self, column: int) -> np.ndarray:
+        return np.array([self.by_number.get(column, 0.5)])
 
 
 def draw_one(spec: AugmentSpec, height: int, width: int, size: int, **values: float):
-    return spec.draw(columns(**values), np.array([height]), np.array([width]), size)
+    return spec.draw(Columns(**values), np.array([height]), np.array([width]), size)
 
 
 def apply(matrix: np.ndarray, *point: float) -> np.ndarray:

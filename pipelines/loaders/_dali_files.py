@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines import records
+from pipelines.index import Index
 from pipelines.loader import BatchSpec
 from pipelines.plan import EpochPlan
 
@@ -21,6 +22,7 @@ PLAN = "plan"
 PLAN_FLOATS = 6 + 12 + 4 + 1
 _PLAN_RECORD_BYTES = 4 * PLAN_FLOATS + 64
 _TMPFS_PAGE = 4096
+_PIECE = 1 << 16  # positions drawn at a time, so that memory does not grow with the epoch
 
 
 @dataclass(frozen=True)
@@ -44,53 +46,50 @@ def make_folder(plan: EpochPlan) -> tempfile.TemporaryDirectory:
 def write_plan(plan: EpochPlan, batch: BatchSpec, folder: Path) -> PlanFiles:
     """Writes the plan into an empty folder."""
     shards, indexes = _write_runs(plan, folder)
-    plan_path = folder / "plan"
-    table = _plan_table(plan, batch)
-    table.tofile(plan_path)
-    plan_index = folder / "plan.idx"
-    size = table.itemsize
-    plan_index.write_text("".join(f"{position * size} {size}\n" for position in range(len(table))))
+    plan_path, plan_index = folder / "plan", folder / "plan.idx"
+    size = _write_floats(plan, batch, plan_path)
+    with open(plan_index, "w") as stream:
+        stream.writelines(f"{position * size} {size}\n" for position in range(len(plan.records)))
     return PlanFiles(shards, indexes, str(plan_path), str(plan_index))
 
 
 def _write_runs(plan: EpochPlan, folder: Path) -> tuple[list[str], list[str]]:
+    """One index file for each run of positions in the same shard."""
     shards = plan.shards
     shard = shards.shard[plan.records]
-    lines = [
-        b"%d %d\n" % pair
-        for pair in zip(
-            shards.offsets[plan.records].tolist(),
-            shards.lengths[plan.records].tolist(),
-            strict=True,
-        )
-    ]
     starts = np.flatnonzero(np.diff(shard, prepend=-1))
+    ends = np.append(starts[1:], len(shard))
     indexes = []
-    for run, (start, end) in enumerate(zip(starts.tolist(), [*starts[1:].tolist(), len(lines)], strict=True)):
-        path = f"{folder}/{run}"
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        run = plan.records[start:end]
+        index = Index(shards.offsets[run], shards.lengths[run])
+        path = f"{folder}/{start}"
         with open(path, "wb") as stream:
-            stream.write(b"".join(lines[start:end]))
+            stream.write(index.to_bytes())
         indexes.append(path)
     return [str(shards.paths[number]) for number in shard[starts].tolist()], indexes
 
 
-def _plan_table(plan: EpochPlan, batch: BatchSpec) -> np.ndarray:
-    """One framed `tf.train.Example` per position, all of one size, so that a single structured array holds them.
+def _write_floats(plan: EpochPlan, batch: BatchSpec, path: Path) -> int:
+    """One framed `tf.train.Example` per position, all of one size, so that structured arrays hold them; the size.
 
     The data's CRC stays zero: DALI's reader does not look at it, and nothing else reads these files.
     """
     example = records.encode_example({PLAN: np.zeros(PLAN_FLOATS)})
-    prefix = example[: -4 * PLAN_FLOATS]
-    header = records.frame(example)[: records.HEADER_BYTES] + prefix
+    header = records.frame(example)[: records.HEADER_BYTES] + example[: -4 * PLAN_FLOATS]
     layout = np.dtype([("header", f"V{len(header)}"), ("floats", "<f4", PLAN_FLOATS), ("crc", "<u4")])
-    table = np.zeros(len(plan.records), layout)
-    table["header"] = np.void(header)
-    floats, draws = table["floats"], plan.draws
-    # The decoder gives the box alone, so the matrix leads there.
-    in_box = draws.affine.copy()
-    in_box[:, :, 2] -= draws.box[:, [1, 0]]
-    floats[:, 0:6] = in_box.reshape(-1, 6)
-    floats[:, 6:18] = batch.to_output_range(draws.colour).reshape(-1, 12)
-    floats[:, 18:22] = draws.box
-    floats[:, 22] = plan.weights
-    return table
+    with open(path, "wb") as stream:
+        for start in range(0, len(plan.records), _PIECE):
+            stop = min(start + _PIECE, len(plan.records))
+            draws = plan.draw(start, stop)
+            table = np.zeros(stop - start, layout)
+            table["header"] = np.void(header)
+            floats = table["floats"]
+            # The decoder gives the box alone, so the matrix leads there.
+            draws.affine[:, :, 2] -= draws.box[:, [1, 0]]
+            floats[:, 0:6] = draws.affine.reshape(-1, 6)
+            floats[:, 6:18] = batch.to_output_range(draws.colour).reshape(-1, 12)
+            floats[:, 18:22] = draws.box
+            floats[:, 22] = plan.weights[start:stop]
+            table.tofile(stream)
+    return layout.itemsize

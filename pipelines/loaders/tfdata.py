@@ -60,37 +60,32 @@ class _StepReader:
     """Reads the records of one step of a plan, and its matrices as the graph wants them."""
 
     def __init__(self, plan: EpochPlan, batch: BatchSpec) -> None:
-        shards = plan.shards
-        draws = plan.draws
-        self._batch_size = plan.batch_size
-        self._paths = [shards.paths[shard] for shard in shards.shard[plan.records]]
-        self._offsets = shards.offsets[plan.records] + records.HEADER_BYTES
-        self._lengths = shards.lengths[plan.records] - records.HEADER_BYTES - records.FOOTER_BYTES
-        self._affine = _between_pixel_centres(draws.affine, draws.box).astype(np.float32)
-        self._colour = batch.to_output_range(draws.colour).astype(np.float32)
-        self._box = draws.box
-        self._weights = plan.weights
+        self._plan = plan
+        self._batch = batch
 
     def __call__(self, step: np.int64) -> tuple[np.ndarray, ...]:
-        part = slice(step * self._batch_size, (step + 1) * self._batch_size)
+        plan, shards = self._plan, self._plan.shards
+        start, stop = int(step) * plan.batch_size, (int(step) + 1) * plan.batch_size
         serialized = [
-            _read(path, length, offset)
-            for path, offset, length in zip(self._paths[part], self._offsets[part], self._lengths[part], strict=True)
+            _read(shards.paths[shards.shard[record]], int(shards.offsets[record]), int(shards.lengths[record]))
+            for record in plan.records[start:stop]
         ]
+        draws = plan.draw(start, stop)
         return (
             np.array(serialized, object),
-            self._affine[part],
-            self._colour[part],
-            self._box[part],
-            self._weights[part],
+            _between_pixel_centres(draws.affine, draws.box).astype(np.float32),
+            self._batch.to_output_range(draws.colour).astype(np.float32),
+            draws.box,
+            plan.weights[start:stop],
         )
 
 
-def _read(path: Path, length: int, offset: int) -> bytes:
-    # Opened anew each time: a thousand shards must not hold a thousand descriptors.
+def _read(path: Path, offset: int, length: int) -> bytes:
+    """The payload of a record. Opened anew each time: a thousand shards must not hold a thousand descriptors."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return os.pread(descriptor, length, offset)
+        payload = length - records.HEADER_BYTES - records.FOOTER_BYTES
+        return os.pread(descriptor, payload, offset + records.HEADER_BYTES)
     finally:
         os.close(descriptor)
 
