@@ -151,8 +151,8 @@ def _photograph(scene: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 def write_images(
     directory: Path,
-    train_per_class: int = TRAIN_PER_CLASS,
-    validation_per_class: int = VALIDATION_PER_CLASS,
+    train_per_class: int,
+    validation_per_class: int,
     seed: int = 0,
     workers: int | None = None,
     progress: Progress = silent,
@@ -225,5 +225,5 @@ def ensure_demo(cache_dir: Path | None = None, workers: int | None = None, progr
 
 def _build_demo(partial: Path, workers: int, progress: Progress) -> None:
     images = partial / "images"
-    write_images(images, workers=workers, progress=progress)
+    write_images(images, TRAIN_PER_CLASS, VALIDATION_PER_CLASS, workers=workers, progress=progress)
     build(open_source(images), partial / "shards", BuildOptions(TRAIN_SHARDS, VALIDATION_SHARDS), workers, progress)

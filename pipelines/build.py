@@ -135,7 +135,7 @@ def build(
         what = f"{output}: {error.strerror or error}"
         raise UserError(f"{what}; finished shards are kept, the same command goes on from there") from None
     shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
-    return BuildReport(info, tuple(rejected), dict(reencoded))
+    return BuildReport(info, tuple(rejected), made["reencoded"])
 
 
 def _prepare(output: Path, source: Source, options: BuildOptions) -> None:
@@ -193,6 +193,7 @@ def _build_split(
             rejected += [Rejected(split, source.relative(task.entries[i]), reason) for i, reason in lost.items()]
             shards.append([entry for i, entry in enumerate(task.entries) if i not in lost])
         if sum(map(len, shards)) < count:
+            rejected.sort()
             what = f"{len(rejected):,} of {len(entries):,} {split} images cannot be decoded"
             raise UserError(f"{source.root}: {what}; the first is {rejected[0].path}: {rejected[0].reason}")
         shards = rebalanced(shards)

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from pipelines.jpeg import BASELINE, PROGRESSIVE, read_header
 
 # Not everything that Pillow knows: it would start Ghostscript for an EPS.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _ORIENTATION = 0x0112
 
 
@@ -81,7 +81,7 @@ def _clean(image: Image.Image, data: bytes, quality: int, short_side: int | None
 
 def _unlike(image: Image.Image, data: bytes) -> str:
     """Why the file is not a JPEG that all decoders read alike; "" if it is."""
-    if image.format not in ("JPEG", "MPO"):
+    if image.format not in ("JPEG", "MPO"):  # MPO: a JPEG with more of them behind it, as cameras write
         return str(image.format)
     header = read_header(data)
     if header.components not in (1, 3):

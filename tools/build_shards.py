@@ -96,7 +96,7 @@ def _summary(output: Path, report: BuildReport) -> str:
         for split, part in report.info.splits.items()
     ]
     if report.reencoded:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.reencoded.items())
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in report.reencoded.items())
         parts.append(f"encoded anew: {reasons}")
     return f"{output}: {'; '.join(parts)}"
 

@@ -1,0 +1,199 @@
+"""Shards that have neither indexes nor dataset.json, the original project's among them, are made readable."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipelines import ShardSet, UserError, records
+from pipelines.adopt import adopt_shards
+from pipelines.dataset import DATASET_FILE, DatasetInfo
+from tests.data import NUM_CLASSES, TRAIN_RECORDS, jpeg, photo, write_tiny_dataset
+from tools import build_index
+
+WNIDS = ("n01440764", "n01443537", "n01484850")
+
+
+def without_sidecars(directory: Path) -> Path:
+    for pattern in ("*.idx", "*.npy", DATASET_FILE):
+        for path in directory.glob(pattern):
+            path.unlink()
+    return directory
+
+
+@pytest.fixture
+def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return shutil.copytree(tiny_dataset, tmp_path / "shards")
+
+
+@pytest.fixture
+def originals(tmp_path: Path) -> tuple[Path, list[tuple[int, int]]]:
+    """Shards written by TensorFlow as the original project does, and their image sizes. Feature order is protobuf's."""
+    folder = tmp_path / "original"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    sizes = []
+    for shard in range(2):
+        with tf.io.TFRecordWriter(str(folder / f"train-{shard:05d}-of-00002")) as writer:
+            for number in range(6):
+                label = number % 3
+                height, width = (int(side) for side in rng.integers(30, 90, 2))
+                sizes.append((height, width))
+                writer.write(_original(jpeg(photo(rng, label, height, width)), label + 1, height, width))
+    return folder, sizes
+
+
+def _original(encoded: bytes, label: int, height: int, width: int) -> bytes:
+    def text(value: str) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
+
+    def number(value: int) -> tf.train.Feature:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+    features = {
+        records.HEIGHT: number(height),
+        records.WIDTH: number(width),
+        records.COLORSPACE: text("RGB"),
+        records.CHANNELS: number(3),
+        records.LABEL: number(label),
+        records.SYNSET: text(WNIDS[label - 1]),
+        records.TEXT: text(f"fish {label}, a fish"),
+        records.FORMAT: text("JPEG"),
+        records.FILENAME: text("some.JPEG"),
+        records.ENCODED: tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded])),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_shards_of_the_original_project(originals: tuple[Path, list[tuple[int, int]]], workers: int) -> None:
+    folder, sizes = originals
+    info = adopt_shards(folder, workers=workers)
+    assert info.label_base == 1
+    assert [(item.name, item.wnid) for item in info.classes] == [
+        (f"fish {i + 1}, a fish", wnid) for i, wnid in enumerate(WNIDS)
+    ]
+    shards = ShardSet.open(folder, "train")
+    assert shards.num_records == 12
+    assert shards.sizes.tolist() == [list(size) for size in sizes]
+
+
+@pytest.mark.parametrize("label_base", [0, 1])
+def test_everything_is_found_again(tmp_path: Path, label_base: int) -> None:
+    """The tiny records have neither sizes nor names: sizes come from the images' headers."""
+    write_tiny_dataset(tmp_path, label_base=label_base)
+    before = {split: ShardSet.open(tmp_path, split) for split in ("train", "validation")}
+    indexes = {path.name: path.read_bytes() for path in tmp_path.glob("*.idx")}
+    adopt_shards(without_sidecars(tmp_path))
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.idx")} == indexes
+    for split, expected in before.items():
+        found = ShardSet.open(tmp_path, split)
+        np.testing.assert_array_equal(found.sizes, expected.sizes)
+        np.testing.assert_array_equal(found.offsets, expected.offsets)
+        assert (found.label_base, found.num_classes) == (label_base, NUM_CLASSES)
+
+
+def test_what_dataset_json_knows_is_kept(dataset: Path) -> None:
+    known = DatasetInfo.load(dataset)
+    part = known.splits["train"]
+    shards = [shard.model_copy(update={"crc32c": "0123abcd"}) for shard in part.shards]
+    train = part.model_copy(update={"quarantine": [3, 5], "shards": shards})
+    known = known.model_copy(update={"splits": {**known.splits, "train": train}, "build": {"seed": 7}})
+    known.save(dataset)
+    for path in dataset.glob("*.idx"):
+        path.unlink()
+    assert adopt_shards(dataset) == known
+    assert len(ShardSet.open(dataset, "train").usable) == TRAIN_RECORDS - 2
+
+
+def test_shards_that_changed_lose_checksum_and_quarantine(dataset: Path) -> None:
+    known = DatasetInfo.load(dataset)
+    train = known.splits["train"].model_copy(update={"quarantine": [3]})
+    known.model_copy(update={"splits": {**known.splits, "train": train}}).save(dataset)
+    shutil.copy(dataset / "train-00000-of-00003", dataset / "train-00002-of-00003")
+    info = adopt_shards(dataset)
+    assert info.splits["train"].quarantine == []
+    assert info.classes == known.classes
+
+
+def test_the_label_base_can_be_given(originals: tuple[Path, list[tuple[int, int]]]) -> None:
+    folder, _ = originals
+    assert adopt_shards(folder, label_base=0).num_classes == 4
+    assert adopt_shards(folder, label_base=1).num_classes == 3
+
+
+def cut_the_last_record(dataset: Path) -> None:
+    path = dataset / "train-00001-of-00003"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def remove_a_shard(dataset: Path) -> None:
+    (dataset / "train-00001-of-00003").unlink()
+
+
+def mix_two_data_sets(dataset: Path) -> None:
+    shutil.copy(dataset / "train-00001-of-00003", dataset / "train-00001-of-00004")
+
+
+def forget_the_label(dataset: Path) -> None:
+    data = records.frame(records.encode_example({records.ENCODED: b"x"}))
+    (dataset / "train-00001-of-00003").write_bytes(data)
+
+
+def forget_the_image(dataset: Path) -> None:
+    data = records.frame(records.encode_example({records.LABEL: 1}))
+    (dataset / "train-00001-of-00003").write_bytes(data)
+
+
+def store_no_image(dataset: Path) -> None:
+    data = records.frame(records.encode_example({records.LABEL: 1, records.ENCODED: b"no image"}))
+    (dataset / "train-00001-of-00003").write_bytes(data)
+
+
+def store_no_example(dataset: Path) -> None:
+    (dataset / "train-00001-of-00003").write_bytes(records.frame(b"\x07 what is this"))
+
+
+def use_a_label_beyond_the_classes(dataset: Path) -> None:
+    data = records.frame(
+        records.encode_example({records.LABEL: 99, records.ENCODED: jpeg(photo(np.random.default_rng(0), 0, 9, 9))})
+    )
+    (dataset / "train-00001-of-00003").write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut_the_last_record, "train-00001-of-00003: the record at byte .* is cut off"),
+        (remove_a_shard, "train-00001-of-00003: the shard is missing"),
+        (mix_two_data_sets, "shards of several data sets"),
+        (forget_the_label, "train-00001-of-00003: record 0 at byte 0: image/class/label is missing"),
+        (forget_the_image, "record 0 at byte 0: image/encoded is missing"),
+        (store_no_image, "record 0 at byte 0: the record has no image sizes, nor has its image"),
+        (store_no_example, "train-00001-of-00003: record 0 at byte 0"),
+        (use_a_label_beyond_the_classes, "label 99, but dataset.json knows 10 classes"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_damage_is_named_and_nothing_is_lost(dataset: Path, damage, message: str) -> None:
+    damage(dataset)
+    before = (dataset / DATASET_FILE).read_bytes()
+    with pytest.raises(UserError, match=message):
+        adopt_shards(dataset)
+    assert (dataset / DATASET_FILE).read_bytes() == before
+
+
+def test_the_command_line(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert build_index.main([str(without_sidecars(dataset)), "--workers=1"]) == 0
+    said = capsys.readouterr().out
+    assert "101 train records in 3 shards; 37 validation records in 2 shards; 10 classes, labels from 0 on" in said
+    assert build_index.main([str(dataset / "nowhere")]) == 2
+    assert capsys.readouterr().err == f"error: {dataset / 'nowhere'}: no such folder\n"
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no shards named"):
+        adopt_shards(tmp_path)

@@ -1,0 +1,216 @@
+"""What becomes of every kind of image file: kept byte for byte, encoded anew, or rejected with a reason."""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from pipelines.clean import ImageRejected, clean_image
+from pipelines.jpeg import JpegHeader, read_header
+from tests.data import photo
+
+WIDTH, HEIGHT = 60, 40
+EXIF_ORIENTATION = 0x0112
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    return photo(np.random.default_rng(1), 1, HEIGHT, WIDTH)
+
+
+@pytest.fixture(scope="module")
+def original(picture: Image.Image) -> bytes:
+    return encode(picture, "JPEG", quality=90)
+
+
+def exif(orientation: int) -> Image.Exif:
+    data = Image.Exif()
+    data[EXIF_ORIENTATION] = orientation
+    return data
+
+
+def distance(encoded: bytes, expected: Image.Image) -> float:
+    """Mean difference in grey levels."""
+    found = Image.open(io.BytesIO(encoded))
+    assert (found.format, found.mode, found.size) == ("JPEG", "RGB", expected.size)
+    return float(np.abs(np.asarray(found, float) - np.asarray(expected, float)).mean())
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {}),
+        ("RGB", {"progressive": True}),
+        ("RGB", {"subsampling": 0}),
+        ("RGB", {"subsampling": 2}),
+        ("RGB", {"exif": exif(1)}),
+        ("L", {}),
+        ("L", {"progressive": True}),
+    ],
+)
+def test_good_jpegs_stay_byte_for_byte(picture: Image.Image, mode: str, options: dict) -> None:
+    data = encode(picture.convert(mode), "JPEG", **options)
+    image = clean_image(data)
+    assert (image.encoded, image.height, image.width, image.reencoded) == (data, HEIGHT, WIDTH, "")
+
+
+def test_a_jpeg_with_more_pictures_behind_it_stays(picture: Image.Image) -> None:
+    data = encode(picture, "MPO", save_all=True, append_images=[picture])
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    assert clean_image(data).encoded == data
+
+
+def test_one_pixel_is_an_image() -> None:
+    data = encode(Image.new("RGB", (1, 1), (200, 30, 30)), "JPEG")
+    assert clean_image(data).encoded == data
+
+
+REENCODED: dict[str, Callable[[Image.Image], bytes]] = {
+    "PNG": lambda image: encode(image, "PNG"),
+    "PNG with alpha": lambda image: encode(Image.merge("RGBA", (*image.split(), image.getchannel(0))), "PNG"),
+    "WEBP": lambda image: encode(image, "WEBP", lossless=True),
+    "BMP": lambda image: encode(image, "BMP"),
+    "TIFF": lambda image: encode(image, "TIFF"),
+    "4-component JPEG": lambda image: encode(image.convert("CMYK"), "JPEG", quality=95),
+    "JPEG stored as RGB": lambda image: encode(image, "JPEG", quality=95, keep_rgb=True),
+}
+
+
+@pytest.mark.parametrize("kind", REENCODED)
+def test_other_formats_become_rgb_jpegs(picture: Image.Image, kind: str) -> None:
+    image = clean_image(REENCODED[kind](picture))
+    assert image.reencoded == kind.split(" with")[0]
+    assert (image.height, image.width) == (HEIGHT, WIDTH)
+    assert distance(image.encoded, picture) < 3
+
+
+def test_a_palette_costs_a_few_levels_more(picture: Image.Image) -> None:
+    animated = encode(picture.quantize(256), "GIF", save_all=True, append_images=[Image.new("L", picture.size)])
+    image = clean_image(animated)  # the first frame
+    assert image.reencoded == "GIF"
+    assert distance(image.encoded, picture) < 12
+
+
+def test_sixteen_bits_lose_the_low_byte() -> None:
+    grey = np.linspace(0, 65535, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
+    image = clean_image(encode(Image.fromarray(grey), "PNG"))
+    assert distance(image.encoded, Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")) < 2
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_exif_is_applied_and_gone(picture: Image.Image, orientation: int) -> None:
+    """The file stores the pixels so that the orientation undoes it: the result is the upright picture."""
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = encode(picture.transpose(undo[orientation]), "JPEG", quality=95, exif=exif(orientation))
+    image = clean_image(stored)
+    assert image.reencoded == f"EXIF orientation {orientation}"
+    assert (image.height, image.width) == (HEIGHT, WIDTH)
+    assert distance(image.encoded, picture) < 3
+    assert not Image.open(io.BytesIO(image.encoded)).getexif()
+
+
+def test_an_orientation_that_is_none_changes_nothing(picture: Image.Image) -> None:
+    data = encode(picture, "JPEG", exif=exif(77))
+    assert clean_image(data).encoded == data
+
+
+def test_a_colour_profile_changes_nothing(picture: Image.Image) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = encode(picture, "JPEG", icc_profile=profile)
+    assert clean_image(data).encoded == data
+
+
+REJECTED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda data: b"", "the file is empty"),
+    "text": (lambda data: b"no image at all\n", "not an image"),
+    "random": (lambda data: np.random.default_rng(0).bytes(5000), "not an image"),
+    "half": (lambda data: data[: len(data) // 2], "(?i)truncated"),
+    "two bytes short": (lambda data: data[:-2], "truncated"),
+    "header only": (lambda data: data[:30], "(?i)truncated"),
+    "EPS": (lambda data: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "not an image"),
+}
+
+
+@pytest.mark.parametrize("damage", REJECTED)
+def test_what_cannot_be_decoded_is_rejected(original: bytes, damage: str) -> None:
+    spoil, reason = REJECTED[damage]
+    with pytest.raises(ImageRejected, match=reason):
+        clean_image(spoil(original))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_bombs_are_refused_before_they_are_decoded(
+    monkeypatch: pytest.MonkeyPatch, picture: Image.Image, kind: str
+) -> None:
+    data = encode(picture, kind)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT - 1)
+    with pytest.raises(ImageRejected, match="DecompressionBomb"):
+        clean_image(data)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT)
+    assert clean_image(data).height == HEIGHT
+
+
+def test_floats_are_no_pixels() -> None:
+    data = encode(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF")
+    with pytest.raises(ImageRejected, match="mode F"):
+        clean_image(data)
+
+
+@pytest.mark.parametrize(("width", "height", "expected"), [(60, 40, (30, 20)), (41, 97, (20, 47)), (50, 20, (50, 20))])
+def test_short_side(width: int, height: int, expected: tuple[int, int]) -> None:
+    picture = photo(np.random.default_rng(2), 2, height, width)
+    data = encode(picture, "JPEG", quality=95)
+    image = clean_image(data, short_side=20)
+    assert (image.width, image.height) == expected
+    if expected == (width, height):
+        assert image.encoded == data
+    else:
+        assert image.reencoded == "shrunk"
+        assert distance(image.encoded, picture.resize(expected, Image.Resampling.LANCZOS)) < 4
+
+
+def test_quality_is_that_of_what_is_encoded_anew(picture: Image.Image, original: bytes) -> None:
+    png = encode(picture, "PNG")
+    assert len(clean_image(png, quality=50).encoded) < len(clean_image(png, quality=95).encoded)
+    assert clean_image(original, quality=50).encoded == original
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_header(picture: Image.Image, mode: str, options: dict) -> None:
+    expected = JpegHeader(2 if options else 0, 8, HEIGHT, WIDTH, len(mode))
+    assert read_header(encode(picture.convert(mode), "JPEG", exif=exif(3), comment=b"\xff" * 40, **options)) == expected
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xd8", b"\x89PNG....", b"\xff\xd8\x00\x00\x00\x00", b"\xff\xd8" + b"\xff" * 50]
+)
+def test_no_header(data: bytes) -> None:
+    with pytest.raises(ValueError, match="JPEG"):
+        read_header(data)
+
+
+def test_a_jpeg_of_an_odd_process_is_encoded_anew(picture: Image.Image) -> None:
+    """SOF1, extended sequential: 8 bits of it decode like a baseline, yet not every decoder takes it."""
+    data = bytearray(encode(picture, "JPEG", quality=95))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 1] = 0xC1
+    image = clean_image(bytes(data))
+    assert image.reencoded == "JPEG of process 1, 8 bits"
+    assert distance(image.encoded, picture) < 3
