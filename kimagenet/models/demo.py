@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 RECIPES = {
     "demo": Recipe(
         model="demo",
-        image_size=96,
+        image_size=64,
         batch_size=32,
-        epochs=30,
+        epochs=18,
         optimizer="adam",
         epsilon=1e-7,
         weight_decay=1e-4,
         lr_sched="cosine",
         initial_lr=2e-3,
         final_lr=0.0,
-        augment="standard",
+        augment="full",
     ),
 }
 REPORTED = {
