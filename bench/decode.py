@@ -1,0 +1,120 @@
+"""What is the limit? JPEG decoding alone, with as many threads, of the records that the loaders read."""
+
+import itertools
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bench.measurement import Measurement
+from bench.reading import read_bytes, read_example
+from bench.settings import Settings
+from bench.timing import Candidate, rates, ratios, run_interleaved
+from pipelines.errors import UserError
+from pipelines.records import ENCODED, HEADER_BYTES, decode_example
+from pipelines.shards import ShardSet
+
+LIMIT = "decode limit"
+_SAMPLE = 4096  # records: more than any page cache cares about, few enough to list at once
+_CHUNK = 8  # images a task: few enough for a smooth clock, enough to hide the pool's bookkeeping
+
+
+class JpegPlace(NamedTuple):
+    """Where the bytes of one JPEG lie."""
+
+    path: Path
+    offset: int
+    length: int
+
+
+def measure(settings: Settings) -> Iterator[Measurement]:
+    """The limit beside the decoders that the loaders use, each alone and in full."""
+    candidates = [limit(settings), Candidate("tf.io.decode_jpeg", partial(_tensorflow, settings))]
+    if "dali" in settings.loaders:
+        candidates.append(Candidate("dali decoders.image", partial(_dali, settings)))
+    samples = run_interleaved(candidates, settings.rounds, settings.seconds)
+    yield from rates("decode", samples, settings.stamp())
+    yield from ratios("decode", samples, LIMIT, settings.stamp())
+
+
+def limit(settings: Settings, name: str = LIMIT) -> Candidate:
+    """libjpeg-turbo's full decode to RGB by `workers` threads: what a loader can reach that decodes in full."""
+    try:
+        import simplejpeg  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "bench: the decode limit needs the package simplejpeg; `pip install 'kimagenet[bench]'`"
+        ) from None
+    return Candidate(name, partial(_threads, settings.shards, settings.workers), 2 * settings.workers)
+
+
+def find_jpegs(shards: ShardSet, count: int = _SAMPLE) -> list[JpegPlace]:
+    """Where the JPEGs of up to `count` random records lie, so that reading them needs no parsing."""
+    places = []
+    for record in np.random.default_rng(0).permutation(shards.usable)[:count].tolist():
+        example = read_example(shards, record)
+        encoded = decode_example(memoryview(example)).get(ENCODED)
+        if not isinstance(encoded, memoryview):
+            raise UserError(f"{shards.paths[shards.shard[record]]}: record {record} holds no image")
+        start = int(shards.offsets[record]) + HEADER_BYTES + _address(encoded) - _address(example)
+        places.append(JpegPlace(shards.paths[shards.shard[record]], start, len(encoded)))
+    return places
+
+
+def _address(data: bytes | memoryview) -> int:
+    return np.frombuffer(data, np.uint8).__array_interface__["data"][0]
+
+
+def _threads(shards: ShardSet, workers: int) -> Generator[int, None, None]:
+    from simplejpeg import decode_jpeg
+
+    def decode(places: Sequence[JpegPlace]) -> int:
+        for place in places:
+            decode_jpeg(read_bytes(*place))  # ends in NumPy memory, gives the interpreter's lock away meanwhile
+        return len(places)
+
+    places = itertools.cycle(find_jpegs(shards))
+    chunks = (list(itertools.islice(places, _CHUNK)) for _ in itertools.count())
+    with ThreadPoolExecutor(workers) as pool:
+        tasks = deque(pool.submit(decode, next(chunks)) for _ in range(2 * workers))
+        while True:
+            done = tasks.popleft().result()
+            tasks.append(pool.submit(decode, next(chunks)))
+            yield done
+
+
+def _tensorflow(settings: Settings) -> Generator[int, None, None]:
+    import tensorflow as tf
+
+    def decode(serialized):
+        encoded = tf.io.parse_single_example(serialized, {ENCODED: tf.io.FixedLenFeature([], tf.string)})[ENCODED]
+        return tf.shape(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"))
+
+    files = [str(path) for path in settings.shards.paths]
+    dataset = tf.data.TFRecordDataset(files).repeat().map(decode, num_parallel_calls=settings.workers)
+    options = tf.data.Options()
+    options.threading.max_intra_op_parallelism = 1
+    for _ in dataset.batch(settings.batch_size).prefetch(settings.prefetch).with_options(options):
+        yield settings.batch_size
+
+
+def _dali(settings: Settings) -> Generator[int, None, None]:
+    from nvidia.dali import fn, pipeline_def, tfrecord, types
+
+    paths = [str(path) for path in settings.shards.paths]
+
+    @pipeline_def(batch_size=settings.batch_size, num_threads=settings.workers, device_id=None)
+    def graph():
+        features = {ENCODED: tfrecord.FixedLenFeature((), tfrecord.string, "")}
+        record = fn.readers.tfrecord(path=paths, index_path=[f"{path}.idx" for path in paths], features=features)
+        return fn.decoders.image(record[ENCODED], output_type=types.RGB, adjust_orientation=False)
+
+    pipeline = graph(prefetch_queue_depth=settings.prefetch)
+    pipeline.build()
+    while True:
+        pipeline.run()
+        yield settings.batch_size

@@ -1,0 +1,77 @@
+"""How near do our loaders come to the limit? And what does each augmentation cost?"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from bench import decode
+from bench.measurement import Measurement
+from bench.settings import Settings
+from bench.timing import rates, ratio_rounds, ratios, run_interleaved
+from pipelines import AugmentSpec
+
+_FULL = AugmentSpec.train()
+
+# Each by itself, so that its price is its rate against that of "none", the plain resize.
+ALONE = {
+    "crop": AugmentSpec(crop_area=_FULL.crop_area, crop_aspect=_FULL.crop_aspect),
+    "flip": AugmentSpec(flip=_FULL.flip),
+    "rotation": AugmentSpec(rotation=_FULL.rotation, rotation_probability=_FULL.rotation_probability),
+    "brightness": AugmentSpec(brightness=_FULL.brightness),
+    "contrast": AugmentSpec(contrast=(0.5, 1.5)),
+    "saturation": AugmentSpec(saturation=_FULL.saturation),
+    "hue": AugmentSpec(hue=18.0),
+}
+
+
+def measure(settings: Settings) -> Iterator[Measurement]:
+    """Groups of candidates; within a group all take turns with the limit."""
+    for augment in settings.augments:
+        for dtype in settings.dtypes:
+            yield from _against_limit(settings, augment, dtype)
+    real = [name for name in settings.loaders if name != "synthetic"]
+    for name in real:
+        yield from _price_of_rotation(settings, name)
+    if not settings.short:
+        for name in real:
+            yield from _prices(settings, name)
+
+
+def _against_limit(settings: Settings, augment: str, dtype: str) -> Iterator[Measurement]:
+    candidates = [decode.limit(settings)]
+    candidates += [settings.candidate(name, name, augment, dtype) for name in settings.loaders]
+    if settings.second is not None:
+        second = settings.replace(shards=settings.second)
+        folder = settings.second.paths[0].parent.name
+        candidates += [
+            second.candidate(f"{name} over {folder}", name, augment, dtype)
+            for name in settings.loaders
+            if name != "synthetic"
+        ]
+    samples = run_interleaved(candidates, settings.rounds, settings.seconds)
+    stamp = settings.stamp(augment=augment, dtype=dtype)
+    yield from rates("loaders", samples, stamp)
+    yield from ratios("loaders", samples, decode.LIMIT, stamp)
+
+
+def _price_of_rotation(settings: Settings, loader: str) -> Iterator[Measurement]:
+    """Full augmentation with rotation on and off; the source region to be decoded is larger with it, which counts."""
+    candidates = [
+        settings.candidate("on", loader, _FULL),
+        settings.candidate("off", loader, replace(_FULL, rotation=0.0, rotation_probability=0.0)),
+    ]
+    samples = run_interleaved(candidates, settings.rounds, settings.seconds)
+    stamp = settings.stamp(loader=loader, dtype="float32")
+    lost = [1 - ratio for ratio in ratio_rounds(samples["on"], samples["off"])]
+    cpu = [on.cpu_ms - off.cpu_ms for on, off in zip(samples["on"], samples["off"], strict=True)]
+    yield Measurement("loaders", f"{loader}: rotation", "of the rate lost", tuple(lost), stamp)
+    yield Measurement("loaders", f"{loader}: rotation", "CPU ms/image more", tuple(cpu), stamp)
+
+
+def _prices(settings: Settings, loader: str) -> Iterator[Measurement]:
+    candidates = [settings.candidate("none", loader, "none")]
+    candidates += [settings.candidate(name, loader, spec) for name, spec in ALONE.items()]
+    samples = run_interleaved(candidates, settings.rounds, settings.seconds)
+    stamp = settings.stamp(loader=loader, dtype="float32")
+    for name in ALONE:
+        lost = tuple(1 - ratio for ratio in ratio_rounds(samples[name], samples["none"]))
+        yield Measurement("loaders", f"{loader}: {name} alone", "of the rate lost", lost, stamp)

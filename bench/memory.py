@@ -1,0 +1,58 @@
+"""Does anything pile up? Resident memory, threads and open files over many epochs, and what is left after closing."""
+
+import gc
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.measurement import Measurement
+from bench.settings import Settings
+
+EPOCHS = 20
+_BATCHES = 10  # an epoch
+
+
+def measure(settings: Settings) -> Iterator[Measurement]:
+    """Each round is an epoch here: its state at the end."""
+    epochs = 5 if settings.short else EPOCHS
+    stamp = settings.stamp(augment="full", dtype="float32", batches_per_epoch=_BATCHES)
+    for name in (name for name in settings.loaders if name != "synthetic"):
+        _epochs(settings, name, 2)  # libraries load, pools fill
+        before = _threads(), _files()
+        states = _epochs(settings, name, epochs)
+        gc.collect()
+        after = _threads(), _files()
+        for column, (what, unit) in enumerate((("resident memory", "MB"), ("threads", "threads"), ("files", "files"))):
+            rounds = tuple(state[column] for state in states)
+            yield Measurement("memory", f"{name}: {what} by epoch", unit, rounds, stamp)
+        yield Measurement("memory", f"{name}: threads left after closing", "threads", (after[0] - before[0],), stamp)
+        yield Measurement("memory", f"{name}: files left after closing", "files", (after[1] - before[1],), stamp)
+
+
+def _epochs(settings: Settings, name: str, epochs: int) -> list[tuple[float, int, int]]:
+    states = []
+    with settings.open(name, "full", records=_BATCHES * settings.batch_size) as loader:
+        for epoch in range(epochs):
+            batches = iter(loader.epoch(epoch))
+            for _ in range(min(_BATCHES, loader.steps_per_epoch)):
+                next(batches)
+            del batches
+            gc.collect()
+            states.append((resident_megabytes(), _threads(), _files()))
+    return states
+
+
+def resident_megabytes(key: str = "VmRSS") -> float:
+    """Of this process; "VmHWM" gives the most there ever was."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) * 1024 / 1e6
+
+
+def _threads() -> int:
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.is_dir() else threading.active_count()
+
+
+def _files() -> int:
+    return len(os.listdir("/proc/self/fd"))

@@ -1,0 +1,109 @@
+"""How does it grow? Loaders with threads; the plan of an epoch with records and shards, in seconds and memory."""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bench import decode
+from bench.measurement import Measurement
+from bench.memory import resident_megabytes
+from bench.settings import Settings
+from bench.timing import rates, ratios, run_interleaved
+from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet
+from pipelines.pool import cpu_count
+
+IMAGENET_RECORDS, IMAGENET_SHARDS = 1_280_000, 1024
+RECORDS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
+SHARDS = (1, 4, 16, 64, 256, 1024)
+
+
+class PlanCost(NamedTuple):
+    """Seconds to make a plan's order and draws, seconds to write it for DALI, and the memory that both took."""
+
+    plan_seconds: float
+    write_seconds: float
+    megabytes: float
+
+
+def measure(settings: Settings) -> Iterator[Measurement]:
+    """Threads first, then plans, each in a process of its own."""
+    yield from _threads(settings)
+    counts = RECORDS[:-2] if settings.short else RECORDS
+    yield from _plans(settings, [(records, max(1, records // 1250)) for records in counts])
+    if not settings.short:
+        yield from _plans(settings, [(IMAGENET_RECORDS, shards) for shards in SHARDS])
+
+
+def thread_counts(cores: int) -> list[int]:
+    """1, 2, 4 … cores."""
+    return sorted({*(2**k for k in range(cores.bit_length()) if 2**k <= cores), cores})
+
+
+def _threads(settings: Settings) -> Iterator[Measurement]:
+    for workers in thread_counts(cpu_count()):
+        these = settings.replace(workers=workers)
+        candidates = [decode.limit(these)]
+        candidates += [these.candidate(name, name, "full") for name in these.loaders if name != "synthetic"]
+        samples = run_interleaved(candidates, these.rounds, these.seconds)
+        stamp = these.stamp(augment="full", dtype="float32")
+        yield from rates("scaling", samples, stamp)
+        yield from ratios("scaling", samples, decode.LIMIT, stamp)
+
+
+def _plans(settings: Settings, cases: Sequence[tuple[int, int]]) -> Iterator[Measurement]:
+    for records, shards in cases:
+        costs = [_in_new_process(records, shards) for _ in range(1 if settings.short else settings.rounds)]
+        stamp = {"records": records, "shards": shards}
+        name = f"plan of {records:,} records in {shards:,} shards"
+        for what, unit, column in (
+            (name, "s", [cost.plan_seconds for cost in costs]),
+            (f"{name}: written for DALI", "s", [cost.write_seconds for cost in costs]),
+            (f"{name}: memory", "MB", [cost.megabytes for cost in costs]),
+        ):
+            yield Measurement("scaling", what, unit, tuple(column), stamp)
+
+
+def _in_new_process(records: int, shards: int) -> PlanCost:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(plan_cost, records, shards).result()
+
+
+def plan_cost(records: int, shards: int) -> PlanCost:
+    """What the first epoch of a made-up shard set costs this process, beyond the shard set itself."""
+    from pipelines.loaders._dali_files import make_folder, write_plan
+
+    shard_set = made_up_shards(records, shards)
+    before = resident_megabytes()
+    start = time.perf_counter()
+    plan = EpochPlan(shard_set, AugmentSpec.train(), batch_size=64, image_size=224)
+    plan.records, plan.draws  # noqa: B018 worked out when asked for
+    planned = time.perf_counter()
+    with make_folder(plan) as folder:
+        write_plan(plan, BatchSpec(64, 224), Path(folder))
+        written = time.perf_counter()
+    return PlanCost(planned - start, written - planned, resident_megabytes("VmHWM") - before)
+
+
+def made_up_shards(records: int, shards: int) -> ShardSet:
+    """A split with ImageNet's sizes of images and records, and no files."""
+    rng = np.random.default_rng(0)
+    shard = np.sort(np.arange(records, dtype=np.int32) % shards)
+    lengths = rng.integers(50_000, 170_000, records)
+    ends = np.cumsum(lengths)
+    first = np.searchsorted(shard, np.arange(shards))
+    return ShardSet(
+        split="train",
+        paths=tuple(Path(f"/nowhere/train-{number:05d}-of-{shards:05d}") for number in range(shards)),
+        shard=shard,
+        offsets=ends - lengths - (ends - lengths)[first][shard],
+        lengths=lengths,
+        sizes=rng.integers(300, 600, (records, 2), dtype=np.int32),
+        usable=np.arange(records),
+        classes=("a", "b"),
+        label_base=0,
+    )

@@ -1,0 +1,108 @@
+"""How long until data flows? The first batch, a fresh process, a resumed epoch, the change from epoch to epoch."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+
+from bench.measurement import Measurement
+from bench.settings import Settings
+
+IMAGENET_RECORDS = 1_281_167
+_SHORT_RECORDS = 64_000
+
+# A user's script, from the start of Python to the first batch.
+_SCRIPT = """
+from pipelines import AugmentSpec, BatchSpec, ShardSet, open_loader
+shards = ShardSet.open({directory!r}, {split!r})
+batch = BatchSpec({batch_size}, {image_size})
+with open_loader({loader!r}, shards, batch, AugmentSpec.train(), workers={workers}, device={device!r}) as loader:
+    next(iter(loader.epoch(0)))
+"""
+
+
+def measure(settings: Settings) -> Iterator[Measurement]:
+    """With as many records an epoch as ImageNet has, for the plan takes its time too."""
+    records = _SHORT_RECORDS if settings.short else IMAGENET_RECORDS
+    stamp = settings.stamp(augment="full", dtype="float32", records=records)
+    for loader in (name for name in settings.loaders if name != "synthetic"):
+        for name, unit, function in (
+            ("first batch", "s", _first_batch),
+            ("resume in mid-epoch", "s", _resume),
+            ("epoch change", "batches", _epoch_change),
+            ("rate while the next epoch is planned", "of the rate after", _rate_while_planning),
+        ):
+            rounds = tuple(function(settings, loader, records) for _ in range(settings.rounds))
+            yield Measurement("startup", f"{loader}: {name}", unit, rounds, stamp)
+        fresh = tuple(_fresh_process(settings, loader) for _ in range(1 if settings.short else settings.rounds))
+        own_records = settings.stamp(augment="full", dtype="float32", records=settings.shards.num_records)
+        yield Measurement("startup", f"{loader}: first batch of a fresh process", "s", fresh, own_records)
+
+
+def _first_batch(settings: Settings, loader: str, records: int) -> float:
+    start = time.perf_counter()
+    with settings.open(loader, "full", records=records) as opened:
+        next(iter(opened.epoch(0)))
+        return time.perf_counter() - start
+
+
+def _resume(settings: Settings, loader: str, records: int) -> float:
+    start = time.perf_counter()
+    with settings.open(loader, "full", records=records) as opened:
+        next(iter(opened.epoch(1, opened.steps_per_epoch // 2)))
+        return time.perf_counter() - start
+
+
+def _epoch_change(settings: Settings, loader: str, records: int) -> float:
+    """From the last batch of an epoch to the first of the next, in units of the usual time of a batch.
+
+    As in training, the epoch's end comes long after its start: the next plan has had the time that it takes.
+    """
+    with settings.open(loader, "full", records=records) as opened:
+        tail = min(opened.steps_per_epoch, _steps_of_planning(settings, records))
+        marks = []
+        for _ in islice(opened.epoch(0, opened.steps_per_epoch - tail), tail):
+            marks.append(time.perf_counter())
+        usual = float(np.median(np.diff(marks[len(marks) // 2 :])))
+        start = time.perf_counter()
+        next(iter(opened.epoch(1)))
+        return (time.perf_counter() - start) / usual
+
+
+def _rate_while_planning(settings: Settings, loader: str, records: int) -> float:
+    """The batches right after an epoch's start, while the next one is planned, against as many well after it."""
+    with settings.open(loader, "full", records=records) as opened:
+        steps = _steps_of_planning(settings, records)
+        batches = iter(opened.epoch(0))
+        for _ in range(4):
+            next(batches)
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            for _ in range(steps):
+                next(batches)
+            seconds.append(time.perf_counter() - start)
+        return seconds[2] / seconds[0]
+
+
+def _steps_of_planning(settings: Settings, records: int) -> int:
+    """Enough steps for a plan to be ready, on machines of some hundred to some thousand images/s."""
+    return -(-1000 * (2 + records // 200_000) // settings.batch_size)
+
+
+def _fresh_process(settings: Settings, loader: str) -> float:
+    script = _SCRIPT.format(
+        directory=str(settings.shards.paths[0].parent),
+        split=settings.shards.split,
+        loader=loader,
+        batch_size=min(settings.batch_size, len(settings.shards.usable)),
+        image_size=settings.image_size,
+        workers=settings.workers,
+        device=settings.device,
+    )
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", script], check=True, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - start
