@@ -385,7 +385,7 @@ def test_decoupled_decay_leaves_biases_and_normalization_alone(name: str) -> Non
         [
             keras.Input((2,)),
             keras.layers.Dense(2, name="beta", bias_initializer="ones"),
-            keras.layers.BatchNormalization(),
+            keras.layers.BatchNormalization(beta_initializer="ones"),
         ]
     )
     before = {v.path: v.numpy() for v in model.trainable_variables}

@@ -1,0 +1,159 @@
+"""What does each wrapper of kimagenet.optim cost per call, against the bare optimizer, on the weights of ResNet50?
+
+    python -m bench.optimizers --output FILE.json [--rounds 15]
+
+No network is computed: gradients are constants, so a call is the optimizer alone, in a graph, as the training step has
+it. Candidates take turns of 20 calls (a multiple of both cycles, Lookahead's 5 and IterSize's 4), and compared is the
+ratio to the bare optimizer's turn of the same round. "bare again" is the bare optimizer a second time: the noise.
+
+What an IterSize call is compared with: the bare optimizer called on the same micro-batch, which is what a run without
+iter_size does with the same images. "iter_size 4" is the mean over its cycle of three collecting calls and an updating
+one; these two stand beside it. CPU time counts all threads: it is steadier than the wall clock on a shared machine.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import machine
+from bench.measurement import Measurement, Result
+from bench.timing import rotations
+
+QUESTION = "optimizers"
+CALLS, CYCLE, WARM_UP = 20, 4, 8
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One candidate's turn: milliseconds of each call, wall and CPU."""
+
+    wall: tuple[float, ...]
+    cpu: tuple[float, ...]
+
+    def only(self, phase: str) -> "Turn":
+        """The collecting or the updating calls of an IterSize cycle, or all."""
+        picked = [i for i in range(len(self.wall)) if phase == "all" or (i % CYCLE == CYCLE - 1) == (phase == "update")]
+        return Turn(tuple(self.wall[i] for i in picked), tuple(self.cpu[i] for i in picked))
+
+
+def weight_shapes() -> list[tuple[int, ...]]:
+    """Of ResNet50's 214 trainable weights, 25.6 million numbers."""
+    import keras
+
+    return [tuple(v.shape) for v in keras.applications.ResNet50(weights=None).trainable_variables]
+
+
+def candidate(optimizer: Any, gradients: Sequence[Any]) -> Callable[[], Any]:
+    """A call that applies the gradients to weights of its own; `Turn`s of CALLS calls begin at a cycle's start."""
+    import keras
+    import tensorflow as tf
+
+    weights = [keras.Variable(tf.random.stateless_normal(g.shape, seed=(1, 2))) for g in gradients]
+    optimizer.build(weights)
+    # Gradients are arguments: as constants of the graph they might be folded.
+    step = tf.function(lambda *gradients: optimizer.apply(list(gradients), weights))
+    for _ in range(WARM_UP):
+        step(*gradients)
+    return lambda: step(*gradients)
+
+
+def turn(call: Callable[[], Any]) -> Turn:
+    """CALLS calls, each timed."""
+    wall, cpu = [], []
+    for _ in range(CALLS):
+        before, cpu_before = time.perf_counter(), time.process_time()
+        call()
+        wall.append(1000 * (time.perf_counter() - before))
+        cpu.append(1000 * (time.process_time() - cpu_before))
+    return Turn(tuple(wall), tuple(cpu))
+
+
+def wrappers(name: str) -> dict[str, Any]:
+    """The bare optimizer, twice, and each wrapper around it."""
+    import keras
+
+    from kimagenet import optim
+
+    def bare() -> Any:
+        return keras.optimizers.SGD(1e-3, momentum=0.9) if name == "momentum" else keras.optimizers.Adam(1e-3)
+
+    return {
+        "bare": bare(),
+        "bare again": bare(),
+        "lookahead": optim.Lookahead(bare()),
+        "iter_size 4": optim.IterSize(bare(), CYCLE),
+        "clip": optim.ClipGlobalNorm(bare(), 1.0),
+    }
+
+
+def measure(name: str, rounds: int) -> list[Measurement]:
+    """All candidates around one inner optimizer."""
+    import tensorflow as tf
+
+    gradients = [tf.random.stateless_normal(shape, seed=(3, 4), stddev=1e-3) for shape in weight_shapes()]
+    optimizers = wrappers(name)
+    calls = {wrapper: candidate(optimizer, gradients) for wrapper, optimizer in optimizers.items()}
+    turns: dict[str, list[Turn]] = {wrapper: [] for wrapper in calls}
+    for order in rotations(list(calls), rounds):
+        for wrapper in order:
+            turns[wrapper].append(turn(calls[wrapper]))
+    found = []
+    for wrapper, samples in turns.items():
+        phases = ("all", "collect", "update") if wrapper.startswith("iter_size") else ("all",)
+        for phase in phases:
+            label = f"{name}: {wrapper}" + ("" if phase == "all" else f", {phase}")
+            found += compare(label, [s.only(phase) for s in samples], turns["bare"])
+    weights = sum(g.shape.num_elements() for g in gradients)
+    for wrapper in ("lookahead", "iter_size 4"):
+        own = sum(v.shape.num_elements() for v in optimizers[wrapper].variables)
+        own -= sum(v.shape.num_elements() for v in optimizers["bare"].variables)
+        found.append(Measurement(QUESTION, f"{name}: {wrapper}, memory", "of the weights", (own / weights,)))
+    return found
+
+
+def compare(label: str, samples: Sequence[Turn], bare: Sequence[Turn]) -> list[Measurement]:
+    """Milliseconds a call, and the ratio to the bare optimizer's turn of the same round."""
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(values) / len(values)
+
+    wall, cpu = [mean(s.wall) for s in samples], [mean(s.cpu) for s in samples]
+    wall_ratio = [w / mean(b.wall) for w, b in zip(wall, bare, strict=True)]
+    cpu_ratio = [c / mean(b.cpu) for c, b in zip(cpu, bare, strict=True)]
+    return [
+        Measurement(QUESTION, label, "ms/call", tuple(wall)),
+        Measurement(QUESTION, label, "of bare", tuple(wall_ratio)),
+        Measurement(QUESTION, label, "CPU ms/call", tuple(cpu)),
+        Measurement(QUESTION, label, "CPU of bare", tuple(cpu_ratio)),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; prints every measurement and writes the result file."""
+    parser = argparse.ArgumentParser(prog="python -m bench.optimizers", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--output", type=Path, required=True, help="result file, JSON")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each candidate")
+    options = parser.parse_args(arguments)
+    measurements = [m for name in ("momentum", "adam") for m in measure(name, options.rounds)]
+    load = os.getloadavg()[1]
+    for measurement in measurements:
+        print(measurement.line())
+    Result(
+        command=f"python -m bench.optimizers --output {options.output.name} --rounds {options.rounds}",
+        date=machine.date(),
+        commit=machine.commit(),
+        machine=machine.machine() | {"load_average_5_min": round(load, 1)},
+        versions=machine.versions(),
+        dataset={},
+        measurements=tuple(measurements),
+    ).save(options.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
