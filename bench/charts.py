@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from bench import decode, peers
 from bench.measurement import Measurement, select
@@ -48,7 +49,7 @@ def against_limit(measurements: Sequence[Measurement]) -> tuple[str, Figure] | N
     """One panel of bars for each augmentation and dtype: the rate as a share of the limit's."""
     question = measurements[0].question
     shares = [m for m in select(measurements, question, f"of {decode.LIMIT}") if m.name != "synthetic"]
-    panels = _grouped(shares)
+    panels, shared = _grouped(shares)
     if not panels:
         return None
     figure, axes = _figure(len(panels), 0.9 + 0.34 * max(len(group) for group in panels.values()))
@@ -56,24 +57,22 @@ def against_limit(measurements: Sequence[Measurement]) -> tuple[str, Figure] | N
         bars = sorted(group, key=lambda m: m.median)
         _bars(panel, [(title_of(m.name), m) for m in bars], "{:.2f}")
         panel.axvline(1, color=_INK, linewidth=1.2)
-        panel.text(1, 1.0, " the decode limit", transform=panel.get_xaxis_transform(), va="bottom", ha="center", size=8)
-        panel.set_title(heading, size=10, loc="left", pad=16)
-        panel.set_xlabel("images/s as a share of JPEG decoding alone, same threads, same round")
-    return "Ratios of turns of the same round: median, and whiskers from the least to the greatest.", figure
+        panel.text(1, 1, "decode limit", transform=panel.get_xaxis_transform(), va="bottom", ha="center", size=8)
+        panel.set_title(heading.capitalize(), size=10, loc="left", pad=14)
+        panel.set_xlabel("images/s, as a share of the decode limit")
+        panel.set_ylim(-0.6, max(map(len, panels.values())) - 0.4)
+    return f"{shared}. The limit is JPEG decoding alone with the same threads, in the same round.", figure
 
 
 def decoders(measurements: Sequence[Measurement]) -> tuple[str, Figure] | None:
     """Images/s of each decoder."""
-    panels = _grouped(select(measurements, "decode", "images/s"))
+    panels, shared = _grouped(select(measurements, "decode", "images/s"))
     figure, axes = _figure(len(panels), 0.9 + 0.34 * max(len(group) for group in panels.values()))
     for panel, (heading, group) in zip(axes, panels.items(), strict=True):
         _bars(panel, [(m.name, m) for m in sorted(group, key=lambda m: m.median)], "{:,.0f}")
-        panel.set_title(heading, size=10, loc="left")
+        panel.set_title(heading.capitalize(), size=10, loc="left")
         panel.set_xlabel("images/s, decoded in full")
-    return (
-        "Decoding alone: libjpeg-turbo under plain threads is the limit; the others are the loaders' decoders.",
-        figure,
-    )
+    return f"{shared}. The limit is libjpeg-turbo under plain threads; the others are the loaders' decoders.", figure
 
 
 def prices(measurements: Sequence[Measurement]) -> tuple[str, Figure] | None:
@@ -115,14 +114,11 @@ def training(measurements: Sequence[Measurement]) -> tuple[str, Figure] | None:
         low, high = m.spread
         rate.barh(row, m.median, 0.5, color=_BLUE, xerr=[[m.median - low], [high - m.median]], error_kw=_WHISKER)
         expected = predicted[m.name].median
-        rate.plot(
-            [expected] * 2, [row - 0.36, row + 0.36], color=_RED, linewidth=2.5, label=None if row else "predicted"
-        )
+        rate.plot([expected] * 2, [row - 0.36, row + 0.36], color=_RED, linewidth=2.5)
         rate.text(max(high, expected), row, f"  {m.median:,.0f}", va="center", size=8)
     waits = {m.name.removesuffix(": data wait"): m for m in measurements if m.name.endswith(": data wait")}
     _bars(wait, [("", waits[m.name]) for m in measured[::-1]], "{:.0%}", height=0.5)
     rate.set_yticks(range(len(measured)), [m.name for m in measured[::-1]], size=8)
-    rate.legend(frameon=False, loc="lower right", fontsize=8)
     rate.set_xlabel("images/s in training")
     rate.margins(x=0.18)
     wait.set_xlabel("share of the time spent waiting for data")
@@ -132,13 +128,13 @@ def training(measurements: Sequence[Measurement]) -> tuple[str, Figure] | None:
 
 def latency(measurements: Sequence[Measurement]) -> tuple[str, Figure] | None:
     """Percentiles of the gaps between batches."""
-    panels = _grouped(select(measurements, "latency", "ms"))
+    panels, shared = _grouped(select(measurements, "latency", "ms"))
     figure, axes = _figure(len(panels), 0.9 + 0.26 * max(len(group) for group in panels.values()))
     for panel, (heading, group) in zip(axes, panels.items(), strict=True):
         _bars(panel, [(m.name, m) for m in group[::-1]], "{:,.0f}")
-        panel.set_title(heading, size=10, loc="left")
+        panel.set_title(heading.capitalize(), size=10, loc="left")
         panel.set_xlabel("ms from one batch to the next")
-    return "Batches are taken as fast as they come.", figure
+    return f"{shared}; batches are taken as fast as they come.", figure
 
 
 def startup(measurements: Sequence[Measurement]) -> tuple[str, Figure] | None:
@@ -156,7 +152,7 @@ def threads(measurements: Sequence[Measurement]) -> tuple[str, Figure] | None:
     rates = select(measurements, "scaling", "images/s")
     if len({m.settings["workers"] for m in rates}) < 2:
         return None
-    figure, (panel,) = _figure(1, 3.2)
+    figure, (panel,) = _figure(1, 2.6)
     for colour, name in zip(_SERIES, dict.fromkeys(m.name for m in rates), strict=False):
         line = [m for m in rates if m.name == name]
         panel.plot(
@@ -171,7 +167,7 @@ def threads(measurements: Sequence[Measurement]) -> tuple[str, Figure] | None:
     panel.set_xlabel("threads")
     panel.set_ylabel("images/s")
     panel.legend(frameon=False, fontsize=8)
-    return "Rate by threads, full augmentation.", figure
+    return "Full augmentation; the limit is JPEG decoding alone.", figure
 
 
 def plans(measurements: Sequence[Measurement]) -> tuple[str, Figure] | None:
@@ -191,6 +187,9 @@ def plans(measurements: Sequence[Measurement]) -> tuple[str, Figure] | None:
     for panel, label in ((left, "seconds"), (right, "MB at the peak")):
         panel.set_xscale("log")
         panel.set_yscale("log")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_minor_formatter(NullFormatter())
+            axis.set_major_formatter("{x:,g}")
         panel.set_xlabel("records of an epoch")
         panel.set_ylabel(label)
         panel.legend(frameon=False, fontsize=8)
@@ -199,7 +198,7 @@ def plans(measurements: Sequence[Measurement]) -> tuple[str, Figure] | None:
 
 def memory(measurements: Sequence[Measurement]) -> tuple[str, Figure] | None:
     """Resident memory by epoch."""
-    figure, (panel,) = _figure(1, 2.8)
+    figure, (panel,) = _figure(1, 2.4)
     for colour, m in zip(_SERIES, select(measurements, "memory", "MB"), strict=False):
         panel.plot(
             range(1, len(m.rounds) + 1), m.rounds, "o-", color=colour, markersize=3, label=m.name.partition(":")[0]
@@ -236,11 +235,16 @@ _CHARTS = {
 _WHISKER = {"ecolor": _INK, "elinewidth": 1, "capsize": 2.5}
 
 
-def _grouped(measurements: Sequence[Measurement]) -> dict[str, list[Measurement]]:
+def _grouped(measurements: Sequence[Measurement]) -> tuple[dict[str, list[Measurement]], str]:
+    """By settings: what differs heads a group, what all share is said once."""
+    if not measurements:
+        return {}, ""
+    first = measurements[0].settings
+    shared = {k: v for k, v in first.items() if all(m.settings.get(k) == v for m in measurements)}
     groups: dict[str, list[Measurement]] = {}
     for m in measurements:
-        groups.setdefault(setting_line(m.settings), []).append(m)
-    return groups
+        groups.setdefault(setting_line(m.settings, *shared), []).append(m)
+    return groups, setting_line(shared)
 
 
 def _figure(panels: int, height: float) -> tuple[Figure, list[Axes]]:

@@ -35,7 +35,9 @@ def measure(settings: Settings) -> Iterator[Measurement]:
     """The limit beside the decoders that the loaders use, each alone and in full."""
     candidates = [limit(settings), Candidate("tf.io.decode_jpeg", partial(_tensorflow, settings))]
     if "dali" in settings.loaders:
-        candidates.append(Candidate("dali decoders.image", partial(_dali, settings)))
+        candidates.append(Candidate("dali decoders.image", partial(_dali, settings, "cpu")))
+        if settings.device == "gpu":
+            candidates.append(Candidate("dali decoders.image, GPU", partial(_dali, settings, "mixed")))
     samples = run_interleaved(candidates, settings.rounds, settings.seconds)
     yield from rates("decode", samples, settings.stamp())
     yield from ratios("decode", samples, LIMIT, settings.stamp())
@@ -102,16 +104,18 @@ def _tensorflow(settings: Settings) -> Generator[int, None, None]:
         yield settings.batch_size
 
 
-def _dali(settings: Settings) -> Generator[int, None, None]:
+def _dali(settings: Settings, device: str) -> Generator[int, None, None]:
     from nvidia.dali import fn, pipeline_def, tfrecord, types
 
     paths = [str(path) for path in settings.shards.paths]
 
-    @pipeline_def(batch_size=settings.batch_size, num_threads=settings.workers, device_id=None)
+    @pipeline_def(
+        batch_size=settings.batch_size, num_threads=settings.workers, device_id=None if device == "cpu" else 0
+    )
     def graph():
         features = {ENCODED: tfrecord.FixedLenFeature((), tfrecord.string, "")}
         record = fn.readers.tfrecord(path=paths, index_path=[f"{path}.idx" for path in paths], features=features)
-        return fn.decoders.image(record[ENCODED], output_type=types.RGB, adjust_orientation=False)
+        return fn.decoders.image(record[ENCODED], device=device, output_type=types.RGB, adjust_orientation=False)
 
     pipeline = graph(prefetch_queue_depth=settings.prefetch)
     pipeline.build()

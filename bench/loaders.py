@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from statistics import median
+from typing import Any
 
-from bench import decode
+from bench import decode, estimate, machine
 from bench.measurement import Measurement
 from bench.settings import Settings
-from bench.timing import rates, ratio_rounds, ratios, run_interleaved
+from bench.timing import Sample, rates, ratio_rounds, ratios, run_interleaved
 from pipelines import AugmentSpec
 
 _FULL = AugmentSpec.train()
@@ -51,6 +53,24 @@ def _against_limit(settings: Settings, augment: str, dtype: str) -> Iterator[Mea
     stamp = settings.stamp(augment=augment, dtype=dtype)
     yield from rates("loaders", samples, stamp)
     yield from ratios("loaders", samples, decode.LIMIT, stamp)
+    if settings.device == "gpu" and "dali" in samples:
+        yield from _against_paper(settings, samples, dtype, stamp)
+
+
+def _against_paper(
+    settings: Settings, samples: dict[str, list[Sample]], dtype: str, stamp: dict[str, Any]
+) -> Iterator[Measurement]:
+    """What the GPU graph reaches of what it should on paper, where the GPU is one that we know figures of."""
+    host_rate = median(sample.rate for sample in samples[decode.LIMIT])
+    for gpu in machine.machine()["gpus"][:1]:
+        paper = estimate.for_device(gpu, machine.describe(settings.shards), settings.image_size, dtype, host_rate)
+        if paper is None:
+            print(f"loaders: no estimate on paper for a {gpu}; bench/estimate.py has {', '.join(estimate.GPUS)}")
+            continue
+        rate, resource = paper
+        share = tuple(sample.rate / rate for sample in samples["dali"])
+        yield Measurement("loaders", f"dali on paper, limited by {resource}", "images/s", (rate,), stamp)
+        yield Measurement("loaders", "dali", "of the estimate on paper", share, stamp)
 
 
 def _price_of_rotation(settings: Settings, loader: str) -> Iterator[Measurement]:

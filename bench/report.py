@@ -95,7 +95,7 @@ def _section(anchor: str, question: str, measurements: Sequence[Measurement], re
 
 def _svg(figure: "Figure") -> str:
     stream = io.StringIO()
-    figure.savefig(stream, format="svg")
+    figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = stream.getvalue()
     return text[text.index("<svg") :]
 

@@ -61,7 +61,7 @@ def measure(settings: Settings) -> Iterator[Measurement]:
     for augment in settings.augments:
         candidates = [decode.limit(settings)]
         candidates += [settings.candidate(name, name, augment) for name in settings.loaders if name != "synthetic"]
-        candidates += [_candidate(name, settings, augment) for name in runnable if augment in peer(name).AUGMENTS]
+        candidates += [candidate(name, settings, augment) for name in runnable if augment in peer(name).AUGMENTS]
         samples = run_interleaved(candidates, settings.rounds, settings.seconds)
         stamp = settings.stamp(augment=augment, dtype="float32")
         yield from rates("peers", samples, stamp)
@@ -71,7 +71,8 @@ def measure(settings: Settings) -> Iterator[Measurement]:
             yield from ratios("peers", ours, ORIGINAL, stamp)
 
 
-def _candidate(name: str, settings: Settings, augment: str) -> Candidate:
+def candidate(name: str, settings: Settings, augment: str) -> Candidate:
+    """A peer as something to be timed."""
     task = Task(settings.shards, augment, settings.batch_size, settings.image_size, settings.workers)
 
     def stream() -> Generator[int, None, None]:

@@ -1,0 +1,25 @@
+"""pytest bench/ [--dataset-dir DIR]: the questions under pytest-benchmark, short; without the flag on the demo data."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.settings import Settings
+from pipelines.pool import cpu_count
+from pipelines.shards import ShardSet
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """One flag of our own."""
+    parser.addoption("--dataset-dir", type=Path, help="folder of shards; default: the demo data")
+
+
+@pytest.fixture(scope="session")
+def settings(request: pytest.FixtureRequest) -> Settings:
+    """Batches of 64 at 224 pixels, a thread a core, turns too short for figures that are quoted anywhere."""
+    from kimagenet.demo import ensure_demo
+    from pipelines import loaders
+
+    folder = request.config.getoption("--dataset-dir") or ensure_demo()
+    shards = ShardSet.open(folder, "train")
+    return Settings(shards, loaders.names(), workers=cpu_count(), rounds=1, seconds=0.5, short=True)
