@@ -6,7 +6,6 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from kimagenet.cli import Parser, import_tensorflow, positive_int, run
@@ -39,24 +38,20 @@ def main(arguments: argparse.Namespace) -> None:
     augment = AugmentSpec.evaluation() if arguments.augment == "evaluation" else AugmentSpec.named(arguments.augment)
     import_tensorflow()
     shards = ShardSet.open(arguments.directory, arguments.split)
-    batch = BatchSpec(arguments.columns, arguments.image_size, "uint8")
-    rows: dict[str, list[Image.Image]] = {}
-    labels: np.ndarray = np.zeros(0)
-    plan: EpochPlan | None = None
+    columns, size = arguments.columns, arguments.image_size
+    plan = EpochPlan(shards, augment, columns, size, seed=arguments.seed, epoch=arguments.epoch)
+    rows = {"stored": [_stored(shards, int(record), size) for record in plan.records[:columns]]}
+    titles: list[str] = []
     for name in arguments.loader:
+        batch = BatchSpec(columns, size, "uint8")
         with open_loader(name, shards, batch, augment, seed=arguments.seed, strict=True) as loader:
             images, labels = next(iter(loader.epoch(arguments.epoch)))[:2]
             rows[loader.name] = [Image.fromarray(image) for image in images.numpy()]
-            labels = labels.numpy()
-            plan = loader.plan(arguments.epoch)
-    if plan is None:
-        raise UserError("preview: name at least one loader")
-    stored = [_stored(shards, int(record), arguments.image_size) for record in plan.records[: arguments.columns]]
-    titles = [shards.classes[label] for label in labels]
-    sheet = draw_sheet({"stored": stored, **rows}, titles)
+            titles = [shards.classes[label] for label in labels.numpy()]
+    sheet = draw_sheet(rows, titles)
     with atomic_writer(arguments.output) as stream:
         sheet.save(stream, "PNG")
-    print(f"{arguments.output}: {len(stored)} records of {arguments.split}, rows: stored, {', '.join(rows)}")
+    print(f"{arguments.output}: {columns} records of {arguments.split}, rows: {', '.join(rows)}")
 
 
 def draw_sheet(rows: dict[str, list[Image.Image]], titles: list[str]) -> Image.Image:

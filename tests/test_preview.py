@@ -1,0 +1,42 @@
+"""The contact sheet: rows of the same records, whatever the loader."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kimagenet.cli import run
+from pipelines.loaders import dali
+from tools import preview
+
+SIZE, STEP = 40, 48
+
+
+def sheet(dataset: Path, output: Path, *flags: str) -> np.ndarray:
+    arguments = [str(dataset), "--output", str(output), "--columns", "5", "--image-size", str(SIZE), *flags]
+    assert run(preview.build_parser(), preview.main, arguments) == 0
+    return np.asarray(Image.open(output), np.int32)
+
+
+@pytest.mark.parametrize("augment", ["full", "evaluation"])
+def test_rows_show_the_same_records(tiny_dataset: Path, tmp_path: Path, augment: str) -> None:
+    other = "tfdata" if dali.unavailable("cpu") else "dali"
+    pixels = sheet(tiny_dataset, tmp_path / "a.png", "--loader", "tfdata", other, "--augment", augment)
+    rows = 2 if other == "tfdata" else 3
+    assert pixels.shape[0] == 30 + rows * STEP
+    left = pixels.shape[1] - 5 * STEP
+    bands = [pixels[30 + row * STEP : 30 + row * STEP + SIZE, left:] for row in range(rows)]
+    assert np.abs(bands[-1] - bands[1]).mean() < 0.5
+    assert np.abs(bands[0] - bands[1]).mean() > 2  # as stored, it is the whole image
+    assert bands[1][:, :SIZE].std() > 2
+
+
+@pytest.mark.parametrize("wrong", [["--loader", "nonsense"], ["--split", "nonsense"], ["--columns", "1000"]])
+def test_bad_use_is_one_line(
+    tiny_dataset: Path, tmp_path: Path, wrong: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    arguments = [str(tiny_dataset), "--output", str(tmp_path / "a.png"), "--loader", "tfdata", *wrong]
+    assert run(preview.build_parser(), preview.main, arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
