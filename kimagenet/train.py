@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from kimagenet import cli, models
 from kimagenet.recipe import Recipe
 from kimagenet.run import RunDirectory, save_model
-from kimagenet.schedule import Schedule, linear_scaled
+from kimagenet.schedule import Schedule
 from pipelines import loaders
 from pipelines.augment import AugmentSpec
 from pipelines.dataset import DatasetInfo
@@ -135,6 +135,8 @@ def find_dataset(given: Path | None) -> tuple[Path, bool]:
 def resolve_recipe(flags: argparse.Namespace, is_demo: bool = False) -> Recipe:
     """The base recipe (see EPILOG) with the flags' changes."""
     changes = {f.name: vars(flags)[f.name] for f in dataclasses.fields(Recipe) if vars(flags).get(f.name) is not None}
+    if changes.get("decoupled_weight_decay"):
+        changes.setdefault("weight_decay", 0.0)  # who asks for the one does not want a default of the other
     return _base_recipe(flags.recipe, flags.model, is_demo).replace(**changes)
 
 
@@ -207,30 +209,12 @@ def build_loop(recipe: Recipe, training: "Feed", validation: "Feed | None", log_
         optimizer,
         training,
         validation,
-        schedule=make_schedule(recipe),
+        schedule=Schedule.of(recipe),
         weight_decay=recipe.weight_decay,
         label_smoothing=recipe.label_smoothing,
         xla=recipe.xla,
         ema=recipe.ema > 0,
         log_steps=log_steps,
-    )
-
-
-def make_schedule(recipe: Recipe) -> Schedule:
-    """The recipe's learning rate schedule, scaled by images per update if it says so."""
-
-    def scaled(rate: float) -> float:
-        images = recipe.batch_size * recipe.iter_size
-        return linear_scaled(rate, images, recipe.lr_reference_batch) if recipe.lr_reference_batch else rate
-
-    return Schedule(
-        recipe.lr_sched,
-        initial_lr=scaled(recipe.initial_lr),
-        final_lr=scaled(recipe.final_lr),
-        epochs=recipe.epochs,
-        warmup_epochs=recipe.warmup_epochs,
-        step_epochs=recipe.step_epochs,
-        step_factor=recipe.step_factor,
     )
 
 

@@ -42,6 +42,15 @@ def finished_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -
     return RunDirectory.existing(output)
 
 
+def test_decoupled_decay_takes_the_place_of_the_recipes_l2() -> None:
+    flags = train.make_parser().parse_args(["resnet50", "--decoupled-weight-decay", "0.05"])
+    recipe = train.resolve_recipe(flags)
+    assert (recipe.weight_decay, recipe.decoupled_weight_decay) == (0.0, 0.05)
+    both = train.make_parser().parse_args(["resnet50", "--decoupled-weight-decay", "0.05", "--weight-decay", "1e-4"])
+    with pytest.raises(UserError, match="decay"):
+        train.resolve_recipe(both)
+
+
 def test_leaves_a_complete_run_directory(finished_run: RunDirectory, tiny_dataset: Path) -> None:
     recipe = Recipe.load(finished_run.recipe)
     assert (recipe.model, recipe.epochs, recipe.image_size, recipe.label_smoothing) == ("demo", 2, 32, 0.1)
