@@ -64,8 +64,8 @@ class AugmentSpec:
     def __post_init__(self) -> None:
         for name in ("crop_area", "crop_aspect", "contrast", "saturation"):
             low, high = getattr(self, name)
-            least = 0 if name in ("contrast", "saturation") else np.nextafter(0, 1)
-            if not least <= low <= high < np.inf:
+            may_be_zero = name in ("contrast", "saturation")
+            if not (0 <= low <= high < np.inf and (low > 0 or may_be_zero)):
                 raise UserError(f"augmentation: {name} must be a range of positive numbers, not {low}…{high}")
         if self.crop_area[1] > 1:
             raise UserError(f"augmentation: crop_area cannot exceed 1, not {self.crop_area[1]}")
