@@ -42,9 +42,9 @@ def batches(task: "Task") -> Iterator[Any]:
 def _augment(image, size: int):
     import tensorflow as tf
 
-    turned = tf.random.uniform([]) < 0.75
-    angle = tf.random.uniform([], -15.0, 15.0) * 0.017453292
-    image = tf.cond(turned, lambda: rotate(image, angle), lambda: image)
+    turned = tf.cast(tf.random.uniform([]) < 0.75, tf.float32)
+    # The rotation stands in its graph whatever the angle is, 0 included.
+    image = rotate(image, turned * tf.random.uniform([], -15.0, 15.0) * 0.017453292)
     begin, extent, _ = tf.image.sample_distorted_bounding_box(
         tf.shape(image),
         tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
