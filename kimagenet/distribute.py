@@ -59,7 +59,7 @@ class Feed:
 
         Raises `UserError` with the loader's reason if one cannot be read.
         """
-        iterators = [iter(loader.epoch(epoch, start_step)) for loader in self.loaders]
+        iterators = [loader.batches(epoch, start_step) for loader in self.loaders]
         for step in range(start_step, self.steps_per_epoch):
             try:
                 yield self._deal(iterators)

@@ -1,8 +1,11 @@
 """What every loader promises: an epoch of the plan as a `tf.data.Dataset` of batches."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float16", "uint8")
 DEVICES = ("auto", "cpu", "gpu")
+
+_OPEN_AHEAD = 8  # steps before an epoch's end at which `Loader.batches` opens the next one
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ class Loader(ABC):
         self.options = options
         self.steps_per_epoch = self.plan(0).steps_per_epoch
         self.dropped_records = self.plan(0).dropped_records
+        self._opener = ThreadPoolExecutor(1, "kimagenet-epoch")
+        self._opened: dict[int, Future[Iterator[Any]]] = {}
 
     def plan(self, epoch: int, start_step: int = 0) -> EpochPlan:
         """The plan that `epoch(epoch, start_step)` carries out."""
@@ -113,8 +120,26 @@ class Loader(ABC):
         A dataset stays readable until the epoch after the next one is opened or the loader is closed.
         """
 
-    def close(self) -> None:  # noqa: B027 most loaders hold nothing
+    def batches(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
+        """Exactly the batches that remain, one by one: `epoch` for loops of one's own.
+
+        The next epoch of a training loader is opened, and its first batch made, while the last ones of this are used.
+        """
+        ready = self._opened.pop(epoch, None) if start_step == 0 else None
+        iterator = ready.result() if ready else iter(self.epoch(epoch, start_step))
+        for step in range(start_step, self.steps_per_epoch):
+            if step == max(start_step, self.steps_per_epoch - _OPEN_AHEAD) and not self.augment.is_evaluation:
+                self._opened[epoch + 1] = self._opener.submit(self._open, epoch + 1)
+            yield next(iterator)
+
+    def _open(self, epoch: int) -> Iterator[Any]:
+        iterator = iter(self.epoch(epoch))
+        return chain([next(iterator)], iterator)
+
+    def close(self) -> None:
         """Stops background work and removes temporary files."""
+        self._opener.shutdown(wait=True, cancel_futures=True)
+        self._opened.clear()
 
     def __enter__(self) -> "Loader":
         return self

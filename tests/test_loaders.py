@@ -145,6 +145,14 @@ def test_start_step_gives_exactly_the_tail(train: ShardSet, name: str) -> None:
         assert len(list(loader.epoch(1, loader.steps_per_epoch))) == 0
 
 
+@pytest.mark.parametrize("name", READING)
+def test_batches_are_those_of_the_epochs_opened_ahead(train: ShardSet, name: str) -> None:
+    with opened(name, train) as loader:
+        for epoch, start in ((0, 5), (1, 0), (2, 0), (1, 3)):  # in order, and back again
+            found = [images.numpy() for images, _ in loader.batches(epoch, start)]
+            np.testing.assert_array_equal(np.concatenate(found), read(loader, epoch, start)[0])
+
+
 @pytest.mark.parametrize("name", PIXELS)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 @pytest.mark.parametrize("spec", SPECS)

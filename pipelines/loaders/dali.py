@@ -187,6 +187,7 @@ class DaliLoader(Loader):
         return dataset.take(steps).apply(tf.data.experimental.assert_cardinality(steps))
 
     def close(self) -> None:
+        super().close()
         self._background.shutdown(wait=True, cancel_futures=True)
         self._release_except()
 
