@@ -26,8 +26,9 @@ def charts(measurements: Sequence[Measurement]) -> Iterator[tuple[str, Figure]]:
 
 def title_of(name: str) -> str:
     """What a candidate is called in a chart."""
-    if name in OURS:
-        return OURS[name]
+    loader, _, rest = name.partition(" ")
+    if loader in OURS and (not rest or rest.startswith("over ")):
+        return f"{OURS[loader]} {rest}".strip()
     return getattr(peers.peer(name), "TITLE", name) if name in peers.names() else name
 
 
@@ -118,9 +119,18 @@ def training(measurements: Sequence[Measurement]) -> tuple[str, Figure] | None:
         rate.text(max(high, expected), row, f"  {m.median:,.0f}", va="center", size=8)
     waits = {m.name.removesuffix(": data wait"): m for m in measurements if m.name.endswith(": data wait")}
     _bars(wait, [("", waits[m.name]) for m in measured[::-1]], "{:.0%}", height=0.5)
+    expected_waits = {
+        m.name.partition(": predicted data wait")[0]: m for m in measurements if "predicted data" in m.name
+    }
+    for row, m in enumerate(measured[::-1]):
+        if m.name in expected_waits:
+            wait.plot([expected_waits[m.name].median] * 2, [row - 0.36, row + 0.36], color=_RED, linewidth=2.5)
     rate.set_yticks(range(len(measured)), [m.name for m in measured[::-1]], size=8)
     rate.set_xlabel("images/s in training")
     rate.margins(x=0.18)
+    wait.set_xlim(0, 1.1)
+    for panel in (rate, wait):
+        panel.set_ylim(-0.6, len(measured) - 0.4)
     wait.set_xlabel("share of the time spent waiting for data")
     wait.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     return "Blue: measured. Red: predicted from the loader alone and the model on synthetic batches.", figure

@@ -82,9 +82,9 @@ def _price_of_rotation(settings: Settings, loader: str) -> Iterator[Measurement]
     samples = run_interleaved(candidates, settings.rounds, settings.seconds)
     stamp = settings.stamp(loader=loader, dtype="float32")
     lost = [1 - ratio for ratio in ratio_rounds(samples["on"], samples["off"])]
-    cpu = [on.cpu_ms - off.cpu_ms for on, off in zip(samples["on"], samples["off"], strict=True)]
+    cpu = [on.cpu_ms / off.cpu_ms - 1 for on, off in zip(samples["on"], samples["off"], strict=True)]
     yield Measurement("loaders", f"{loader}: rotation", "of the rate lost", tuple(lost), stamp)
-    yield Measurement("loaders", f"{loader}: rotation", "CPU ms/image more", tuple(cpu), stamp)
+    yield Measurement("loaders", f"{loader}: rotation", "of the CPU time more", tuple(cpu), stamp)
 
 
 def _prices(settings: Settings, loader: str) -> Iterator[Measurement]:
