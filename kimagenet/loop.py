@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from kimagenet.distribute import Feed
+from kimagenet.mixing import MixSpec
 from kimagenet.optim import evaluation_weights
 from kimagenet.schedule import Schedule
 from kimagenet.steps import make_evaluation_step, make_training_step
@@ -98,7 +99,7 @@ class Loop:
         optimizer: any Keras optimizer, made in the scope; mixed_float16 adds loss scaling around it.
         training: batches of (images, labels, …). validation: of (images, labels, weights), or None.
         schedule: sets the learning rate before each step; None leaves it to the optimizer and the callbacks.
-        weight_decay, label_smoothing, xla: see `make_training_step`.
+        weight_decay, label_smoothing, mixing, seed, xla: see `make_training_step`.
         ema: evaluate with the optimizer's moving average of the weights.
         log_steps: how often the callbacks need the loss of the very last step.
     """
@@ -113,6 +114,8 @@ class Loop:
         schedule: Schedule | None = None,
         weight_decay: float = 0.0,
         label_smoothing: float = 0.0,
+        mixing: MixSpec | None = None,
+        seed: int = 0,
         xla: bool = False,
         ema: bool = False,
         log_steps: int = 50,
@@ -137,6 +140,8 @@ class Loop:
             training.global_batch,
             weight_decay=weight_decay,
             label_smoothing=label_smoothing,
+            mixing=mixing,
+            seed=seed,
             xla=xla,
         )
         self._evaluation_step = make_evaluation_step(model, strategy)
@@ -201,7 +206,7 @@ class Loop:
             images, labels, *_ = next(batches)
             waited = perf_counter() - asked
             learning_rate = self._set_learning_rate(epoch, step)
-            result = self._training_step(images, labels)
+            result = self._training_step(images, labels, tf.constant(self.global_step, tf.int64))
             # At most one step ahead: the device never idles, and the loader's queue fills up if data is fast enough.
             self._count_step_in_flight()
             self._in_flight = result

@@ -65,9 +65,17 @@ class Recipe:
     augment: str = _choice(
         "full",
         "data",
-        "full: crop, flip, rotation, colour as the original; standard: random resized crop and flip",
+        "full: crop, flip, rotation, colour as the original; standard: random resized crop and flip. RandAugment is "
+        "not offered: DALI's auto_aug and an implementation in tf.data cannot be shown to agree",
         AUGMENTS,
     )
+    mixup: float = _choice(
+        0.0, "data", "alpha of mixup on the training device (arXiv 1710.09412), 0.2 is usual; 0 = off"
+    )
+    cutmix: float = _choice(
+        0.0, "data", "alpha of CutMix (arXiv 1905.04899), 1 is usual; with mixup too, each image draws one of them"
+    )
+    erase: float = _choice(0.0, "data", "share of images that lose a rectangle (random erasing, arXiv 1708.04896)")
     crop_ratio: float = _choice(
         0.875, "data", "evaluation: image_size over the resized shorter side; the original: 1.0"
     )
@@ -97,9 +105,18 @@ class Recipe:
             "step_epochs",
             "step_factor",
         )
-        shares = ("dropout_rate", "label_smoothing", "momentum", "ema", "step_factor")
+        shares = ("dropout_rate", "label_smoothing", "momentum", "ema", "step_factor", "erase")
         decays = ("weight_decay", "decoupled_weight_decay")
-        not_negative = (*decays, "clip_global_norm", "final_lr", "warmup_epochs", "lr_reference_batch", "seed")
+        not_negative = (
+            *decays,
+            "clip_global_norm",
+            "final_lr",
+            "warmup_epochs",
+            "lr_reference_batch",
+            "seed",
+            "mixup",
+            "cutmix",
+        )
         # `not (… > 0)` refuses NaN as well.
         for name in positive:
             if not getattr(self, name) > 0:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kimagenet.mixing import MixSpec, draw, mix
 from kimagenet.models import l2_kernels
 
 Step = Callable[..., tf.Tensor]
@@ -19,24 +20,31 @@ def make_training_step(
     *,
     weight_decay: float = 0.0,
     label_smoothing: float = 0.0,
+    mixing: MixSpec | None = None,
+    seed: int = 0,
     xla: bool = False,
 ) -> Step:
-    """A step (images, labels) → float32 [2]: the loss, and the share of images whose top class is right.
+    """A step (images, labels, global step = 0) → float32 [2]: the loss, the share of images whose top class is right.
 
     loss = mean over the global batch of −Σ target·log p, plus λ·Σw² over `l2_kernels(model)` with λ = `weight_decay`,
-    plus the model's own losses. target = one-hot·(1 − s) + s/classes, s = `label_smoothing`. p are the model's
-    probabilities: Keras takes the logarithm from the softmax's input, so nothing underflows.
+    plus the model's own losses. target = one-hot·(1 − s) + s/classes, s = `label_smoothing`; then images and targets
+    are mixed as `mixing` says, by draws that belong to (`seed`, global step, replica). Right is an image's own label,
+    not what was mixed in. p are the model's probabilities: Keras takes the logarithm from the softmax's input, so
+    nothing underflows.
     """
     replicas = strategy.num_replicas_in_sync
     kernels = l2_kernels(model) if weight_decay > 0 else []
     variables = model.trainable_variables
     num_classes = model.output_shape[-1]
 
-    def replica_step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        targets = tf.one_hot(labels, num_classes)
+    def update(images: tf.Tensor, labels: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        images = to_input(images)
+        targets = tf.one_hot(labels, num_classes) * (1 - label_smoothing) + label_smoothing / num_classes
+        if mixing is not None:
+            images, targets = mix(images, targets, mixing, draws)
         with tf.GradientTape() as tape:
-            probabilities = _as_float32(model(to_input(images), training=True))
-            entropies = keras.losses.categorical_crossentropy(targets, probabilities, label_smoothing=label_smoothing)
+            probabilities = _as_float32(model(images, training=True))
+            entropies = keras.losses.categorical_crossentropy(targets, probabilities)
             penalty = tf.add_n([tf.reduce_sum(tf.square(kernel)) for kernel in kernels]) if kernels else 0.0
             # Optimizers sum the replicas' gradients: each replica gives its share of the mean, and of the penalty.
             shared = weight_decay * penalty + sum(model.losses)
@@ -45,7 +53,15 @@ def make_training_step(
         optimizer.apply(tape.gradient(scaled, variables), variables)
         return tf.stack([loss, tf.reduce_sum(_is_among_best(probabilities, labels, 1)) / global_batch])
 
-    return _on_replicas(replica_step, strategy, xla)
+    if xla:
+        update = tf.function(update, jit_compile=True)
+
+    def replica_step(images: tf.Tensor, labels: tf.Tensor, global_step: tf.Tensor | int = 0) -> tf.Tensor:
+        # Outside of what XLA compiles, once for all replicas.
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return update(images, labels, draw(tf.shape(images)[0], seed, global_step, replica))
+
+    return _on_replicas(replica_step, strategy)
 
 
 def make_evaluation_step(model: keras.Model, strategy: tf.distribute.Strategy) -> Step:
@@ -61,7 +77,7 @@ def make_evaluation_step(model: keras.Model, strategy: tf.distribute.Strategy) -
         columns = tf.stack([entropies, top1, top5, tf.ones_like(weights)])
         return tf.linalg.matvec(columns, weights)
 
-    return _on_replicas(replica_step, strategy, xla=False)
+    return _on_replicas(replica_step, strategy)
 
 
 def to_input(images: tf.Tensor) -> tf.Tensor:
@@ -90,10 +106,8 @@ def _is_among_best(probabilities: tf.Tensor, labels: tf.Tensor, k: int) -> tf.Te
     return tf.cast(is_among, tf.float32)
 
 
-def _on_replicas(replica_step: Callable[..., Any], strategy: tf.distribute.Strategy, xla: bool) -> Step:
+def _on_replicas(replica_step: Callable[..., Any], strategy: tf.distribute.Strategy) -> Step:
     """Runs a step on every replica and adds up what they return."""
-    if xla:
-        replica_step = tf.function(replica_step, jit_compile=True)
 
     @tf.function
     def step(*batch: Any) -> tf.Tensor:

@@ -93,9 +93,17 @@ def _with_smoothing_value(arguments: Sequence[str]) -> list[str]:
     """The original's --label_smoothing is a switch that means 0.1; ours takes a value as well."""
     completed = []
     for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
-        is_switch = argument == "--label-smoothing" and not following.replace(".", "", 1).isdigit()
+        is_switch = argument == "--label-smoothing" and not _is_number(following)
         completed.append("--label-smoothing=0.1" if is_switch else argument)
     return completed
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def train(flags: argparse.Namespace) -> None:
@@ -115,10 +123,8 @@ def train(flags: argparse.Namespace) -> None:
     print_recipe(recipe)
     cli.import_tensorflow()
     _set_up_keras(recipe)
-    training, validation = open_feeds(flags, recipe, *splits)
     with ExitStack() as stack:
-        for feed in filter(None, (training, validation)):
-            stack.enter_context(feed)
+        training, validation = open_feeds(stack, flags, recipe, *splits)
         loop = build_loop(recipe, training, validation, flags.log_steps)
         print_banner(recipe, dataset_dir, loop, run)
         run.begin(recipe, describe_run(dataset_dir, loop))
@@ -174,9 +180,10 @@ def open_splits(dataset_dir: Path) -> tuple[ShardSet, ShardSet | None]:
 
 
 def open_feeds(
+    stack: ExitStack,
     flags: argparse.Namespace, recipe: Recipe, training_shards: ShardSet, validation_shards: ShardSet | None
 ) -> "tuple[Feed, Feed | None]":
-    """What reads the two splits for all the devices."""
+    """What reads the two splits for all the devices; `stack` closes it."""
     from kimagenet.distribute import choose_strategy, open_feed
 
     strategy = choose_strategy()
@@ -188,18 +195,21 @@ def open_feeds(
         "device": flags.data_device,
         "strict": flags.strict_loader,
     }
-    training = open_feed(strategy, flags.loader, training_shards, batch, AugmentSpec.named(recipe.augment), **options)
+    augment = AugmentSpec.named(recipe.augment)
+    training = stack.enter_context(open_feed(strategy, flags.loader, training_shards, batch, augment, **options))
     if validation_shards is None:
         return training, None
     # By the name of the loader that was opened: a fallback is announced once.
     chosen, evaluation = training.loaders[0].name, AugmentSpec.evaluation(recipe.crop_ratio)
-    return training, open_feed(strategy, chosen, validation_shards, batch, evaluation, **options)
+    feed = open_feed(strategy, chosen, validation_shards, batch, evaluation, **options)
+    return training, stack.enter_context(feed)
 
 
 def build_loop(recipe: Recipe, training: "Feed", validation: "Feed | None", log_steps: int) -> "Loop":
     """Model, optimizer and schedule of a recipe, in the strategy's scope."""
     from kimagenet import optim
     from kimagenet.loop import Loop
+    from kimagenet.mixing import MixSpec
 
     with training.strategy.scope():
         model = models.build(recipe.model, training.shards.num_classes, recipe.image_size, recipe.dropout_rate)
@@ -212,6 +222,8 @@ def build_loop(recipe: Recipe, training: "Feed", validation: "Feed | None", log_
         schedule=Schedule.of(recipe),
         weight_decay=recipe.weight_decay,
         label_smoothing=recipe.label_smoothing,
+        mixing=MixSpec.of(recipe),
+        seed=recipe.seed,
         xla=recipe.xla,
         ema=recipe.ema > 0,
         log_steps=log_steps,
