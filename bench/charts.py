@@ -119,12 +119,11 @@ def training(measurements: Sequence[Measurement]) -> tuple[str, Figure] | None:
         rate.text(max(high, expected), row, f"  {m.median:,.0f}", va="center", size=8)
     waits = {m.name.removesuffix(": data wait"): m for m in measurements if m.name.endswith(": data wait")}
     _bars(wait, [("", waits[m.name]) for m in measured[::-1]], "{:.0%}", height=0.5)
-    expected_waits = {
-        m.name.partition(": predicted data wait")[0]: m for m in measurements if "predicted data" in m.name
-    }
+    suffix = ": predicted data wait"
+    expected_waits = {m.name.removesuffix(suffix): m.median for m in measurements if m.name.endswith(suffix)}
     for row, m in enumerate(measured[::-1]):
         if m.name in expected_waits:
-            wait.plot([expected_waits[m.name].median] * 2, [row - 0.36, row + 0.36], color=_RED, linewidth=2.5)
+            wait.plot([expected_waits[m.name]] * 2, [row - 0.36, row + 0.36], color=_RED, linewidth=2.5)
     rate.set_yticks(range(len(measured)), [m.name for m in measured[::-1]], size=8)
     rate.set_xlabel("images/s in training")
     rate.margins(x=0.18)

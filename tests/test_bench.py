@@ -217,8 +217,12 @@ def test_the_report_is_one_page(tmp_path: Path) -> None:
     shares = [Measurement("peers", name, "of decode limit", (0.4, 0.5 + i / 10), FULL) for i, name in enumerate(names)]
     lost = Measurement("loaders", "dali: rotation", "of the rate lost", (0.02, 0.01), FULL | {"loader": "dali"})
     trained = [
-        Measurement("training", f"dali → <b>{ending}", unit, (10.0, 12.0), FULL | {"loader": "dali"})
-        for ending, unit in (("", "images/s"), (": predicted", "images/s"), (": data wait", "of the time"))
+        Measurement("training", f"dali → <b>{ending}", unit, rounds, FULL | {"loader": "dali"})
+        for ending, unit, rounds in (
+            ("", "images/s", (900.0, 1000.0)),
+            (": predicted", "images/s", (1000.0, 1000.0)),
+            (": data wait", "of the time", (0.4, 0.5)),
+        )
     ]
     text = page([result(*shares, lost), result(*trained)], tmp_path)
     assert text.count("<svg") == 3
