@@ -7,6 +7,7 @@ import argparse
 import difflib
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -65,10 +66,14 @@ def run(parser: Parser, command: Callable[[argparse.Namespace], None], arguments
     """Parses and carries out a command line; returns its exit code. Errors of the user's are one line on stderr."""
     parsed = parser.parse_args(arguments)
     _show_messages_of("pipelines", "kimagenet", "tools")
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         command(parsed)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except OSError as error:  # a full disk, a folder without permission: the system's words say it
+        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted{_because(interrupt)}", file=sys.stderr)
@@ -96,6 +101,11 @@ def import_tensorflow() -> None:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+def _interrupt(*_: object) -> None:
+    """SIGTERM ends a command as Ctrl-C does: temporary files go, what was reached is kept."""
+    raise KeyboardInterrupt
 
 
 def _because(interrupt: KeyboardInterrupt) -> str:

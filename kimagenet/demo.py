@@ -20,6 +20,7 @@ from PIL import Image, ImageColor, ImageDraw
 from pipelines.build import BuildOptions, build
 from pipelines.dataset import DATASET_FILE
 from pipelines.errors import UserError
+from pipelines.files import cache_directory
 from pipelines.pool import cpu_count, run_tasks
 from pipelines.progress import Progress, ProgressBar, silent
 from pipelines.sources import open_source
@@ -199,7 +200,7 @@ def ensure_demo(cache_dir: Path | None = None, workers: int | None = None, progr
     An interrupted call leaves nothing that a later one would take for the data set. Raises `UserError` if the
     cache cannot be written.
     """
-    cache = cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kimagenet"
+    cache = cache_dir or cache_directory()
     demo = cache / DEMO_NAME
     if (demo / DATASET_FILE).exists():
         return demo

@@ -11,6 +11,7 @@ from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
 from pipelines.loader import BatchSpec, Loader
 from pipelines.loaders import open_loader
+from pipelines.pool import cpu_count
 from pipelines.shards import ShardSet
 
 
@@ -20,8 +21,12 @@ def choose_strategy() -> tf.distribute.Strategy:
     Call it before anything else touches a GPU: TensorFlow is told to leave memory to DALI. Raises `UserError` where
     `TF_CONFIG` asks for several machines, rather than train them apart from each other.
     """
-    workers = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
-    if sum(len(addresses) for addresses in workers.values()) > 1:
+    try:
+        workers = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+        machines = sum(len(addresses) for addresses in workers.values())
+    except (ValueError, AttributeError, TypeError):
+        raise UserError('TF_CONFIG is not what TensorFlow reads ({"cluster": {…}, …}); unset or mend it') from None
+    if machines > 1:
         raise UserError("TF_CONFIG names several machines: this release trains on one; unset TF_CONFIG")
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
@@ -112,7 +117,7 @@ def open_feed(
         if device == "gpu":
             raise UserError(f"--data-device gpu works with one GPU, not with {replicas}; take --data-device cpu")
         device = "cpu"
-        workers = max(1, (workers or len(os.sched_getaffinity(0))) // replicas)
+        workers = max(1, (workers or cpu_count()) // replicas)
     part = BatchSpec(batch.batch_size // replicas, batch.image_size, batch.dtype)
     loaders: list[Loader] = []
     for rank in range(replicas):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -162,10 +163,10 @@ def write_json(path: Path, result: "Evaluation", model: Path, dataset_dir: Path,
         "top5": result.top5,
         "top1_correct": result.top1_correct,
         "top5_correct": result.top5_correct,
-        "loss": result.loss,
+        "loss": result.loss if math.isfinite(result.loss) else None,  # JSON knows no NaN
     }
     try:
-        write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
+        write_atomic(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 

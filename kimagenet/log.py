@@ -12,6 +12,7 @@ log.jsonl has one JSON object per line. All have `event` and `time` (Unix second
 """
 
 import json
+import math
 import shutil
 import sys
 import time
@@ -142,8 +143,10 @@ class JsonLines(Reporter):
         self._write("end", global_step=self.loop.global_step)
 
     def _write(self, event: str, **values: Any) -> None:
+        # JSON knows no NaN and no infinity: they are null.
+        known = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with open(self._path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"event": event, "time": round(time.time(), 3), **values}) + "\n")
+            stream.write(json.dumps({"event": event, "time": round(time.time(), 3), **known}, allow_nan=False) + "\n")
 
 
 class TensorBoardScalars(Reporter):

@@ -1,4 +1,4 @@
-"""The run directory: everything a training leaves behind, each file whole or absent.
+"""The run directory: everything a training leaves behind, each file whole or absent but for the logs.
 
     recipe.json              the resolved recipe; repeats the run
     run.json                 version, the data set it was trained on, the loader, the versions of the libraries
@@ -61,9 +61,12 @@ class RunDirectory:
     def begin(self, recipe: Recipe, info: dict[str, Any]) -> None:
         """Creates the folder with recipe.json and run.json."""
         try:
-            self.last.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.last.parent.mkdir()  # not there yet: of two runs that start at once, one gets the folder
             write_atomic(self.recipe, recipe.to_json().encode())
             write_atomic(self.info, (json.dumps({"version": RUN_VERSION, **info}, indent=1) + "\n").encode())
+        except FileExistsError:
+            raise UserError(f"{self.path}: holds a run already; choose another --output or remove it") from None
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror}); choose another --output") from None
 

@@ -181,7 +181,10 @@ def open_splits(dataset_dir: Path) -> tuple[ShardSet, ShardSet | None]:
 
 def open_feeds(
     stack: ExitStack,
-    flags: argparse.Namespace, recipe: Recipe, training_shards: ShardSet, validation_shards: ShardSet | None
+    flags: argparse.Namespace,
+    recipe: Recipe,
+    training_shards: ShardSet,
+    validation_shards: ShardSet | None,
 ) -> "tuple[Feed, Feed | None]":
     """What reads the two splits for all the devices; `stack` closes it."""
     from kimagenet.distribute import choose_strategy, open_feed

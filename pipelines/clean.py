@@ -54,7 +54,7 @@ def clean_image(data: bytes, quality: int = 95, short_side: int | None = None) -
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 image.load()
                 return _clean(image, data, quality, short_side)
-        except ImageRejected:
+        except (ImageRejected, MemoryError):  # the latter is the machine's fault, not the image's
             raise
         except Image.UnidentifiedImageError:
             raise ImageRejected("not an image of a known format") from None

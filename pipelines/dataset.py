@@ -83,7 +83,8 @@ class DatasetInfo(_Part):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise UserError(f"{path}: {where}: {first['msg']}") from None
+            remedy = f"remove the file and run `python -m tools.build_index {directory}`"
+            raise UserError(f"{path}: {where}: {first['msg']}; {remedy}") from None
         if info.version != DATASET_VERSION:
             raise UserError(f"{path}: version {info.version} is not the version {DATASET_VERSION} of this release")
         return info

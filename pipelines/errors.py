@@ -6,3 +6,8 @@ class UserError(Exception):
 
     Command lines print it without a traceback and exit with code 2.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type's name if it has none."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

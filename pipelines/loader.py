@@ -115,9 +115,10 @@ class Loader(ABC):
 
     @abstractmethod
     def epoch(self, epoch: int, start_step: int = 0) -> "tf.data.Dataset":
-        """The batches of one epoch from `start_step` on; `steps_per_epoch - start_step` of them are meant to be read.
+        """The batches of one epoch from `start_step` on.
 
-        A dataset stays readable until the epoch after the next one is opened or the loader is closed.
+        Read `steps_per_epoch - start_step` of them: on a GPU, DALI's dataset has no end of its own. A dataset stays
+        readable until an epoch that is neither the next nor the one before is opened, or the loader is closed.
         """
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[Any]:

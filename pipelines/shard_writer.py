@@ -13,6 +13,7 @@ import numpy as np
 from pipelines import records
 from pipelines.clean import CleanImage, ImageRejected, clean_image
 from pipelines.dataset import ClassInfo
+from pipelines.errors import UserError
 from pipelines.files import atomic_writer, write_atomic
 from pipelines.index import Index, index_path, write_index
 from pipelines.sources import Entry
@@ -113,8 +114,10 @@ def digest(parts: Iterable[str]) -> str:
 def _read(entry: Entry, task: ShardTask) -> CleanImage:
     try:
         data = entry.read()
-    except OSError as error:
-        raise ImageRejected(error.strerror or str(error)) from None
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ImageRejected(error.strerror) from None
+    except OSError as error:  # the machine's fault, not the image's: it must not be lost for that
+        raise UserError(f"{entry.filename}: {error.strerror or error}; mend this and repeat the command") from None
     return clean_image(data, task.quality, task.short_side)
 
 

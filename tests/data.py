@@ -16,7 +16,7 @@ TRAIN_RECORDS, TRAIN_SHARDS = 101, 3  # both counts are prime: no batch size div
 VALIDATION_RECORDS, VALIDATION_SHARDS = 37, 2
 
 
-def write_tiny_dataset(directory: Path, *, seed: int = 0, label_base: int = 0) -> Path:
+def write_tiny_dataset(directory: Path, *, seed: int = 0, label_base: int = 1) -> Path:
     """Writes shards, indexes, sizes and dataset.json into `directory` and returns it.
 
     10 classes, a tint each; 101 training records in 3 shards, 37 validation records in 2; JPEGs of 40 to 120 pixels.
@@ -39,10 +39,11 @@ def photo(rng: np.random.Generator, label: int, height: int, width: int) -> Imag
     return field.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def jpeg(image: Image.Image) -> bytes:
-    """The image as a JPEG of quality 90, chroma subsampled as cameras do."""
+def jpeg(image: Image.Image, kind: int = 0) -> bytes:
+    """A JPEG of quality 90, chroma subsampled as cameras do; kinds 1, 2, 3: with full chroma, progressive, grey."""
     stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=90)
+    image = image.convert("L") if kind == 3 else image
+    image.save(stream, "JPEG", quality=90, subsampling=0 if kind == 1 else 2, progressive=kind == 2)
     return stream.getvalue()
 
 
@@ -59,7 +60,7 @@ def _write_split(
     shards = []
     for number, part in enumerate(np.array_split(np.arange(num_records), num_shards)):
         path = directory / f"{split}-{number:05d}-of-{num_shards:05d}"
-        images = (jpeg(photo(rng, labels[i], *sizes[i])) for i in part)
+        images = (jpeg(photo(rng, labels[i], *sizes[i]), int(i) % 8) for i in part)
         framed = [
             records.frame(example(image, int(labels[i]) + label_base)) for i, image in zip(part, images, strict=True)
         ]

@@ -163,6 +163,15 @@ def test_colours_are_drawn_as_specified(many) -> None:
         np.testing.assert_allclose(np.quantile(drawn, np.linspace(0.1, 0.9, 9)), expected, atol=0.02 * (high - low))
 
 
+def test_hues_are_drawn_as_specified() -> None:
+    uniform, size = RecordUniform(0, 0, np.arange(N)), np.full(N, 64)
+    colour = AugmentSpec(hue=36).draw(uniform, size, size, 32).colour[:, :, :3]
+    i_axis = np.linalg.inv([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])[:, 1]
+    turned = colour @ i_axis @ np.array([[0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]).T
+    degrees = np.rad2deg(np.arctan2(turned[:, 1], turned[:, 0]))
+    np.testing.assert_allclose(np.quantile(degrees, [0, 0.25, 0.5, 0.75, 1]), [-36, -18, 0, 18, 36], atol=0.5)
+
+
 def test_the_source_box_holds_every_tap_and_no_more_than_needed(many) -> None:
     _, heights, widths, draws = many
     sides = np.array([0.5, 223.5])

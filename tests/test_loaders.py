@@ -1,7 +1,12 @@
 """Every loader keeps the contract; those that read pixels agree with each other and with the oracle."""
 
 import builtins
+import gc
 import logging
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines import AugmentSpec, BatchSpec, Loader, ShardSet, UserError, open_loader
-from pipelines.loaders import _native, dali, names
+from pipelines.loaders import _dali_files, _native, dali, names
 from pipelines.records import ENCODED, LABEL, decode_example
 from pipelines.uniform import RecordUniform
 from tests import oracle
@@ -215,6 +220,39 @@ def test_without_the_cpu_operator_stock_operators_take_over(
         _native.available.cache_clear()
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_a_dataset_outlives_the_name_of_its_loader(train: ShardSet, name: str) -> None:
+    dataset = opened(name, train).epoch(0)
+    gc.collect()
+    assert len(list(dataset)) == TRAIN_RECORDS // 8
+    count = 0
+    for _ in opened(name, train).epoch(1):
+        gc.collect()
+        count += 1
+    assert count == TRAIN_RECORDS // 8
+
+
+@needs_dali
+def test_the_cpu_operator_leaves_the_processs_arithmetic_alone(train: ShardSet) -> None:
+    if not _native.available():
+        pytest.skip("the CPU operator does not compile here")
+    smallest = np.array([1e-310])
+    assert (smallest * 1.0)[0] == 1e-310
+
+
+@needs_dali
+def test_plans_of_killed_processes_are_removed(train: ShardSet, tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    for pid in (process.pid, os.getpid()):
+        (tmp_path / f"kimagenet-plan-{pid}-abc").mkdir()
+    (tmp_path / "kimagenet-plan-other").mkdir()
+    _dali_files._sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [f"kimagenet-plan-{os.getpid()}-abc", "kimagenet-plan-other"]
+    )
+
+
 @needs_dali
 def test_dali_removes_its_plans(train: ShardSet) -> None:
     with opened("dali", train) as loader:
@@ -228,8 +266,6 @@ def test_dali_removes_its_plans(train: ShardSet) -> None:
 
 @needs_dali
 def test_a_shard_that_vanishes_is_an_exception_not_an_abort(tiny_dataset: Path, tmp_path: Path) -> None:
-    import shutil
-
     dataset = shutil.copytree(tiny_dataset, tmp_path / "shards")
     with opened("dali", ShardSet.open(dataset, "train")) as loader:
         (dataset / "train-00001-of-00003").unlink()
@@ -311,8 +347,5 @@ def test_wrong_values_are_refused(train: ShardSet, wrong: dict) -> None:
 
 
 def test_importing_pipelines_imports_neither_tensorflow_nor_dali() -> None:
-    import subprocess
-    import sys
-
     code = "import sys, pipelines; assert not {'tensorflow', 'nvidia', 'keras'} & set(sys.modules), sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

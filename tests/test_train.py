@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from kimagenet.loop import Totals
 from kimagenet.recipe import Recipe
 from kimagenet.run import RunDirectory, save_model
 from pipelines import UserError
+from pipelines.loaders import dali
 from tests.data import VALIDATION_RECORDS
 
 ROOT = Path(__file__).parents[1]
@@ -245,6 +247,51 @@ def test_wrong_use_gets_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert re.fullmatch(r"error: [^\n]+\n", error)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda shard: shard.with_name(shard.name + ".idx").write_bytes(b""), ".idx: the index is empty; run `python"),
+        (lambda shard: shard.with_name(shard.name + ".idx").unlink(), ".idx: No such file or directory; run `python"),
+        (lambda shard: shard.write_bytes(shard.read_bytes()[:-9]), "copy or build it again"),
+        (lambda shard: shard.unlink(), "the shard is missing"),
+    ],
+)
+def test_damaged_shards_are_refused_before_anything_is_trained(
+    damage, message: str, tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    dataset = shutil.copytree(tiny_dataset, tmp_path / "shards")
+    damage(dataset / "train-00001-of-00003")
+    code = train.main(["demo", "--loader=dali", f"--dataset-dir={dataset}", f"--output={tmp_path / 'run'}"])
+    assert code == 2
+    error = capsys.readouterr().err
+    assert str(dataset / "train-00001-of-00003") in error
+    assert message in error
+    assert re.fullmatch(r"error: [^\n]+\n", error)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_dali_a_run_says_so_once_and_goes_through_tfdata(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dali, "unavailable", lambda device: "package nvidia-dali-cuda120 is not installed (remedy)")
+    monkeypatch.setattr(cli, "_show_messages_of", lambda *packages: None)
+    base = ["demo", "--loader=dali", f"--dataset-dir={tiny_dataset}", "--epochs=1", "--image-size=32"]
+    assert train.main([*base, f"--output={tmp_path / 'run'}"]) == 0
+    assert len([message for message in caplog.messages if "nvidia-dali-cuda120" in message]) == 1
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["loader"] == "tfdata on the cpu"
+    assert train.main([*base, f"--output={tmp_path / 'strict'}", "--strict-loader"]) == 2
+    assert not (tmp_path / "strict").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [(["--label_smoothing"], 0.1), (["--label-smoothing", "5e-2"], 0.05), (["--label_smoothing=0.2"], 0.2)],
+)
+def test_label_smoothing_is_a_switch_or_takes_a_value(flags: list[str], value: float) -> None:
+    given = train._with_smoothing_value(cli.with_hyphens(["resnet50", *flags]))
+    assert train.resolve_recipe(train.make_parser().parse_args(given)).label_smoothing == value
 
 
 def test_a_run_is_never_overwritten(

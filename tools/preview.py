@@ -63,7 +63,7 @@ def draw_sheet(rows: dict[str, list[Image.Image]], titles: list[str]) -> Image.I
     sheet = Image.new("RGB", (left + step * len(titles), _TITLE + _MARGIN + step * len(rows)), _PAPER)
     pen = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
-        while font.getlength(title) > size:
+        while len(title) > 1 and font.getlength(title) > size:
             title = title[:-2] + "…"
         pen.text((left + column * step, _MARGIN), title, _INK, font)
     for row, (name, images) in enumerate(rows.items()):

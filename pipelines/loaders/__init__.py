@@ -2,12 +2,12 @@
 
 import importlib
 import logging
-import os
 import pkgutil
 
 from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
 from pipelines.loader import DEVICES, BatchSpec, Loader, LoaderOptions
+from pipelines.pool import cpu_count
 from pipelines.shards import ShardSet
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def open_loader(
     chosen, reason = _choose(name, device, strict)
     if reason:
         _log.warning(reason)
-    options = LoaderOptions(workers or len(os.sched_getaffinity(0)), prefetch, device)
+    options = LoaderOptions(workers or cpu_count(), prefetch, device)
     loader_class = _module(chosen).LOADER
     return loader_class(shards, batch, augment, seed, rank, world_size, options)
 

@@ -22,6 +22,7 @@ PLAN = "plan"
 PLAN_FLOATS = 6 + 12 + 4 + 1
 _PLAN_RECORD_BYTES = 4 * PLAN_FLOATS + 64
 _TMPFS_PAGE = 4096
+_PREFIX = "kimagenet-plan-"
 _PIECE = 1 << 16  # positions drawn at a time, so that memory does not grow with the epoch
 
 
@@ -36,11 +37,33 @@ class PlanFiles:
 
 
 def make_folder(plan: EpochPlan) -> tempfile.TemporaryDirectory:
-    """A temporary folder for the plan's files: in memory where there is room to spare, else on disk."""
+    """A temporary folder for the plan's files: in memory where there is room to spare, else on disk.
+
+    Folders that killed processes of this machine have left there are removed on the way.
+    """
     needed = len(plan.records) * (_PLAN_RECORD_BYTES + _TMPFS_PAGE)  # at worst every record is a run, a page each
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * needed
-    return tempfile.TemporaryDirectory(prefix="kimagenet-plan-", dir=memory if roomy else None)
+    parent = memory if roomy else Path(tempfile.gettempdir())
+    _sweep(parent)
+    return tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent)
+
+
+def _sweep(parent: Path) -> None:
+    for folder in parent.glob(f"{_PREFIX}*-*"):
+        owner = folder.name.removeprefix(_PREFIX).split("-")[0]
+        if owner.isdigit() and not _is_alive(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def write_plan(plan: EpochPlan, batch: BatchSpec, folder: Path) -> PlanFiles:

@@ -13,11 +13,16 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from pipelines.errors import first_line
 from pipelines.files import cache_directory, write_atomic
 
 _SOURCE = Path(__file__).with_name("_warp_colour.cc")
-# Bound at once: a symbol that is missing must be an error of loading, not the end of the process later.
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fPIC", "-shared", "-w", "-Wl,-z,now")
+_FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-w"),
+    # What vectorizing needs of -ffast-math. All of it would make the library flush denormals in the whole process.
+    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffinite-math-only", "-fassociative-math"),
+    "-Wl,-z,now",  # a symbol that is missing must be an error of loading, not the end of the process later
+)
 _log = logging.getLogger(__name__)
 
 
@@ -26,8 +31,8 @@ def available() -> bool:
     """Whether the operator is loaded; tries once a process and says in one line why it could not be."""
     try:
         _load(_compiled())
-    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
-        reason = _last_error_line(error)
+    except (ImportError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        reason = _first_error_line(error)
         _log.warning("loader dali: stock operators do the work of our CPU operator (slower), since %s", reason)
         return False
     return True
@@ -88,8 +93,8 @@ def _processor() -> bytes:
     return b"\n".join(sorted({line for line in lines if line.startswith((b"model name", b"flags", b"Features"))}))
 
 
-def _last_error_line(error: Exception) -> str:
+def _first_error_line(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         lines = [line for line in error.stderr.splitlines() if "error" in line] or [f"{error.cmd[0]} failed"]
         return f"it does not compile: {lines[0]}"
-    return str(error).splitlines()[0]
+    return first_line(error)

@@ -41,7 +41,8 @@ inline uint32_t load(const uint8_t *pixel) {  // the fourth byte is not looked a
   return word;
 }
 
-// Narrows the columns [first, last) to those for which low <= start + step * column < high, or a few less.
+// Narrows the columns [first, last) to those for which low <= start + step * column < high, or a few less. Callers
+// leave a rim that is far wider than what rounding can move a position.
 inline void narrow(float start, float step, float low, float high, int &first, int &last) {
   if (std::abs(step) < 1e-6f) {
     if (start < low || start >= high) last = first;
@@ -55,10 +56,10 @@ inline void narrow(float start, float step, float low, float high, int &first, i
 
 // Stages 1 and 2: where each output pixel of the row comes from, and the four taps there; outside is black.
 inline void gather(Row &row, int size, const Source &source, float x, float step_x, float y, float step_y) {
-  // One pixel from the right border, since a load reads a byte too far.
+  const float rim = 1.f / 64;
   int first = 0, last = size;
-  narrow(x, step_x, 0, source.width - 2, first, last);
-  narrow(y, step_y, 0, source.height - 1, first, last);
+  narrow(x, step_x, rim, source.width - 2 - rim, first, last);  // a load reads a byte too far: stay a pixel away
+  narrow(y, step_y, rim, source.height - 1 - rim, first, last);
   first = std::min(first, size);
   last = std::max(last, first);
   int32_t *position = row.position.data();

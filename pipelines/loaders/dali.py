@@ -15,12 +15,20 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines import records
+from pipelines.errors import UserError, first_line
 from pipelines.loader import BatchSpec, Loader
 from pipelines.loaders import _native
 from pipelines.loaders._dali_files import PLAN, PLAN_FLOATS, PlanFiles, make_folder, write_plan
 
-_INSTALL = "install TensorFlow first, then `pip install --no-build-isolation 'kimagenet[dali]'`"
-_REBUILD = "`pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps nvidia-dali-tf-plugin-cuda120`"
+# TensorFlow must be there when the plugin is built.
+_INSTALL = (
+    "`pip install setuptools wheel packaging`, then `pip install --no-build-isolation "
+    "'nvidia-dali-cuda120>=2.4,<2.5' 'nvidia-dali-tf-plugin-cuda120>=2.4,<2.5'`"
+)
+_REBUILD = (
+    "`pip install setuptools wheel packaging`, then `pip install --no-build-isolation --no-cache-dir "
+    "--force-reinstall --no-deps 'nvidia-dali-tf-plugin-cuda120>=2.4,<2.5'`"
+)
 
 
 def unavailable(device: str) -> str | None:
@@ -36,9 +44,9 @@ def unavailable(device: str) -> str | None:
     except tf.errors.NotFoundError:
         return f"DALI's TF plugin was built for another TensorFlow than {tf.__version__} (build it anew: {_REBUILD})"
     except Exception as error:  # whatever a foreign library raises while it loads, the user needs the remedy
-        return f"DALI's TF plugin does not load: {str(error).splitlines()[0]} (build it anew: {_REBUILD})"
+        return f"DALI's TF plugin does not load: {first_line(error)} (build it anew: {_REBUILD})"
     if device == "gpu" and not tf.config.list_physical_devices("GPU"):
-        return "TensorFlow sees no GPU (`pip install 'kimagenet[gpu]'` brings CUDA's libraries)"
+        return "TensorFlow sees no GPU (`pip install 'tensorflow[and-cuda]' nvidia-npp-cu12` brings CUDA's libraries)"
     return None
 
 
@@ -178,13 +186,19 @@ class DaliLoader(Loader):
             return self._empty()
         current = self._prepare(epoch, start_step)
         self._release_except(epoch - 1, epoch, epoch + 1)
-        files = current.result().files
-        self._prepare(epoch + 1, 0)
+        try:
+            files = current.result().files
+        except OSError as error:
+            del self._prepared[epoch, start_step]
+            raise UserError(f"the plan of epoch {epoch} cannot be written: {error}") from error
+        if not self.augment.is_evaluation:
+            self._prepare(epoch + 1, 0)
         dataset = self._dataset(files)
-        if self.options.device == "gpu":
-            # tf.data has hardly an operation on the GPU, so nothing may follow: readers count steps_per_epoch.
-            return dataset
-        return dataset.take(steps).apply(tf.data.experimental.assert_cardinality(steps))
+        # tf.data has hardly an operation on the GPU, so nothing may follow there: readers count steps_per_epoch.
+        if self.options.device != "gpu":
+            dataset = dataset.take(steps).apply(tf.data.experimental.assert_cardinality(steps))
+        dataset._kimagenet_loader = self  # whose plans it reads: they are removed with the loader
+        return dataset
 
     def close(self) -> None:
         super().close()
