@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from kimagenet import cli, models
+from kimagenet.catalog import ListRecipes
 from kimagenet.recipe import Recipe
 from kimagenet.run import RunDirectory, save_model
 from kimagenet.schedule import Schedule
@@ -54,6 +55,7 @@ def make_parser() -> cli.Parser:
     groups = {name: parser.add_argument_group(name) for name in ("run", "data")}
     run = groups["run"]
     run.add_argument("--recipe", metavar="NAME|FILE", help=f"{', '.join(models.recipes())}, or a recipe.json")
+    run.add_argument("--list-recipes", nargs=0, action=ListRecipes, help="print a table of the recipes and exit")
     run.add_argument("--output", type=Path, metavar="RUN", help="the run directory; default: runs/MODEL-TIME")
     run.add_argument(
         "--log-steps", type=cli.positive_int, default=50, metavar="N", help="steps from one log line to the next"

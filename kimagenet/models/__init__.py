@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from kimagenet.models._cost import multiply_adds
 from kimagenet.models._recipes import Reported
 from kimagenet.models._regularization import l2_kernels
 from kimagenet.recipe import Recipe
@@ -21,14 +22,14 @@ from pipelines.errors import UserError
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["MIN_IMAGE_SIZE", "Reported", "build", "l2_kernels", "names", "recipes", "reported"]
+__all__ = ["MIN_IMAGE_SIZE", "Reported", "build", "l2_kernels", "multiply_adds", "names", "recipes", "reported"]
 
 MIN_IMAGE_SIZE = 32  # five halvings
 
 
 def names() -> tuple[str, ...]:
     """The models that can be built, sorted: the files of this folder without a leading underscore."""
-    return tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
+    return tuple(sorted(path.stem for folder in __path__ for path in Path(folder).glob("[!_]*.py")))
 
 
 def build(name: str, num_classes: int = 1000, image_size: int = 224, dropout_rate: float = 0.0) -> "keras.Model":

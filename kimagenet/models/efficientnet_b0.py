@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from kimagenet.models._recipes import KERAS_IMAGENET, Reported, original
+from kimagenet.models._recipes import KERAS_IMAGENET, NO_FIGURE, Reported, modern, original
 
 if TYPE_CHECKING:
     import keras
@@ -17,9 +17,11 @@ RECIPES = {
         final_lr=1e-4,
         epochs=60,
     ),
+    "efficientnet_b0_modern": modern("efficientnet_b0", dropout_rate=0.2),
 }
 REPORTED = {
     "efficientnet_b0": Reported(0.7318, KERAS_IMAGENET),
+    "efficientnet_b0_modern": Reported(None, NO_FIGURE + "; arXiv 1905.11946 has 0.771 with RMSProp and AutoAugment"),
 }
 
 

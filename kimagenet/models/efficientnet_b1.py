@@ -4,7 +4,7 @@ keras_imagenet has no recipe for it: this one is efficientnet_b0's."""
 
 from typing import TYPE_CHECKING
 
-from kimagenet.models._recipes import NOT_IN_KERAS_IMAGENET, Reported, original
+from kimagenet.models._recipes import NOT_IN_KERAS_IMAGENET, Reported, modern, original, torchvision
 
 if TYPE_CHECKING:
     import keras
@@ -19,9 +19,13 @@ RECIPES = {
         final_lr=1e-4,
         epochs=60,
     ),
+    "efficientnet_b1_modern": modern("efficientnet_b1", image_size=240, crop_ratio=240 / 255, dropout_rate=0.2),
 }
 REPORTED = {
     "efficientnet_b1": Reported(None, NOT_IN_KERAS_IMAGENET),
+    "efficientnet_b1_modern": Reported(
+        0.79838, torchvision("EfficientNet_B1_Weights.IMAGENET1K_V2 (pull/5033), a tuned variant")
+    ),
 }
 
 

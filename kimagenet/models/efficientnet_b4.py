@@ -4,7 +4,7 @@ keras_imagenet has no recipe for it: this one is efficientnet_b0's with the pape
 
 from typing import TYPE_CHECKING
 
-from kimagenet.models._recipes import NOT_IN_KERAS_IMAGENET, Reported, original
+from kimagenet.models._recipes import NO_FIGURE, NOT_IN_KERAS_IMAGENET, Reported, modern, original
 
 if TYPE_CHECKING:
     import keras
@@ -19,9 +19,11 @@ RECIPES = {
         final_lr=1e-4,
         epochs=60,
     ),
+    "efficientnet_b4_modern": modern("efficientnet_b4", image_size=380, batch_size=32, iter_size=32, dropout_rate=0.4),
 }
 REPORTED = {
     "efficientnet_b4": Reported(None, NOT_IN_KERAS_IMAGENET),
+    "efficientnet_b4_modern": Reported(None, NO_FIGURE + "; arXiv 1905.11946 has 0.829 with RMSProp and AutoAugment"),
 }
 
 

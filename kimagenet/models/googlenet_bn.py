@@ -5,16 +5,18 @@ No auxiliary heads, no local response normalization; the pool in a block is an a
 
 from typing import TYPE_CHECKING, Any
 
-from kimagenet.models._recipes import KERAS_IMAGENET, Reported, original
+from kimagenet.models._recipes import KERAS_IMAGENET, NO_FIGURE, Reported, modern, original
 
 if TYPE_CHECKING:
     import keras
 
 RECIPES = {
     "googlenet_bn": original("googlenet_bn", batch_size=32, dropout_rate=0.4, epochs=60),
+    "googlenet_bn_modern": modern("googlenet_bn", dropout_rate=0.2),
 }
 REPORTED = {
     "googlenet_bn": Reported(0.7091, KERAS_IMAGENET),
+    "googlenet_bn_modern": Reported(None, NO_FIGURE),
 }
 
 # Widths of each block: 1×1 | 3×3 reduce, 3×3 | 5×5 reduce, 5×5 | pool projection. A max pool stands between stages.

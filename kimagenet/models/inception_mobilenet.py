@@ -2,16 +2,18 @@
 
 from typing import TYPE_CHECKING, Any
 
-from kimagenet.models._recipes import KERAS_IMAGENET, Reported, original
+from kimagenet.models._recipes import KERAS_IMAGENET, NO_FIGURE, Reported, modern, original
 
 if TYPE_CHECKING:
     import keras
 
 RECIPES = {
     "inception_mobilenet": original("inception_mobilenet", batch_size=64, dropout_rate=0.4),
+    "inception_mobilenet_modern": modern("inception_mobilenet", dropout_rate=0.2),
 }
 REPORTED = {
     "inception_mobilenet": Reported(None, KERAS_IMAGENET),
+    "inception_mobilenet_modern": Reported(None, NO_FIGURE),
 }
 
 # Widths of each block: 1×1 | 3×3 | 5×5 | pool projection; with stride 2 only 3×3 | 5×5, and the pool passes through.

@@ -5,16 +5,18 @@ Two differences from TF-slim: the stem is a plain 7×7 convolution, and block 5c
 
 from typing import TYPE_CHECKING
 
-from kimagenet.models._recipes import KERAS_IMAGENET, Reported, original
+from kimagenet.models._recipes import KERAS_IMAGENET, NO_FIGURE, Reported, modern, original
 
 if TYPE_CHECKING:
     import keras
 
 RECIPES = {
     "inception_v2": original("inception_v2", batch_size=32, dropout_rate=0.4),
+    "inception_v2_modern": modern("inception_v2", dropout_rate=0.2),
 }
 REPORTED = {
     "inception_v2": Reported(0.7234, KERAS_IMAGENET),
+    "inception_v2_modern": Reported(None, NO_FIGURE),
 }
 
 

@@ -5,16 +5,18 @@ Two blocks moved from stage 4 to stage 3, and a strided convolution stands for t
 
 from typing import TYPE_CHECKING
 
-from kimagenet.models._recipes import KERAS_IMAGENET, Reported, original
+from kimagenet.models._recipes import KERAS_IMAGENET, NO_FIGURE, Reported, modern, original
 
 if TYPE_CHECKING:
     import keras
 
 RECIPES = {
     "inception_v2x": original("inception_v2x", batch_size=64, dropout_rate=0.4),
+    "inception_v2x_modern": modern("inception_v2x", dropout_rate=0.2),
 }
 REPORTED = {
     "inception_v2x": Reported(None, KERAS_IMAGENET),
+    "inception_v2x_modern": Reported(None, NO_FIGURE),
 }
 
 

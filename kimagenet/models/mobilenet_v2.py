@@ -2,16 +2,20 @@
 
 from typing import TYPE_CHECKING
 
-from kimagenet.models._recipes import KERAS_IMAGENET, Reported, original
+from kimagenet.models._recipes import KERAS_IMAGENET, Reported, modern, original, torchvision
 
 if TYPE_CHECKING:
     import keras
 
 RECIPES = {
     "mobilenet_v2": original("mobilenet_v2", batch_size=64, dropout_rate=0.2, weight_decay=3e-5),
+    "mobilenet_v2_modern": modern("mobilenet_v2", dropout_rate=0.2),
 }
 REPORTED = {
     "mobilenet_v2": Reported(0.7054, KERAS_IMAGENET),
+    "mobilenet_v2_modern": Reported(
+        0.72154, torchvision("MobileNet_V2_Weights.IMAGENET1K_V2 (github.com/pytorch/vision/pull/5560)")
+    ),
 }
 
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from kimagenet.models._recipes import KERAS_IMAGENET, Reported, original
+from kimagenet.models._recipes import KERAS_IMAGENET, NO_FIGURE, Reported, modern, original
 
 if TYPE_CHECKING:
     import keras
@@ -10,9 +10,11 @@ if TYPE_CHECKING:
 RECIPES = {
     # train_new.sh gives no weight decay here: train.py's default holds.
     "osnet": original("osnet", batch_size=32, dropout_rate=0.2, weight_decay=1e-5, epochs=60),
+    "osnet_modern": modern("osnet", dropout_rate=0.2),
 }
 REPORTED = {
     "osnet": Reported(0.6474, KERAS_IMAGENET),
+    "osnet_modern": Reported(None, NO_FIGURE),
 }
 
 STREAMS = 4  # of 1, 2, 3 and 4 light 3×3 convolutions: four sizes of receptive field

@@ -5,16 +5,18 @@ As there, the convolutions have biases and a stage's stride sits in the first 1Ã
 
 from typing import TYPE_CHECKING
 
-from kimagenet.models._recipes import KERAS_IMAGENET, Reported, original
+from kimagenet.models._recipes import KERAS_IMAGENET, Reported, modern, original, torchvision
 
 if TYPE_CHECKING:
     import keras
 
 RECIPES = {
     "resnet50": original("resnet50", batch_size=16, dropout_rate=0.5),
+    "resnet50_modern": modern("resnet50"),
 }
 REPORTED = {
     "resnet50": Reported(None, KERAS_IMAGENET),
+    "resnet50_modern": Reported(0.80858, torchvision("ResNet50_Weights.IMAGENET1K_V2 (issues/3995), of v1.5")),
 }
 
 

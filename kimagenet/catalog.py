@@ -1,0 +1,77 @@
+"""Tables of what there is to train: the recipes (no Keras needed) and the models with their cost (builds each one)."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from kimagenet import models
+from kimagenet.recipe import Recipe
+
+RECIPE_COLUMNS = ("recipe", "px", "images/update", "epochs", "optimizer", "rate", "extras", "top-1", "reported by")
+MODEL_COLUMNS = ("model", "parameters", "multiply-adds", "px", "recipe", "original top-1", "published top-1")
+
+
+class ListRecipes(argparse.Action):
+    """A flag that prints the table of recipes and ends the program, as --help does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        print(recipes_table())
+        parser.exit()
+
+
+def recipes_table() -> str:
+    """All recipes, a line each. Imports no Keras."""
+    reported = models.reported()
+    return table(
+        RECIPE_COLUMNS, (_recipe_row(name, recipe, reported[name]) for name, recipe in models.recipes().items())
+    )
+
+
+def models_table() -> str:
+    """All models at 1000 classes, a line each; builds them all, which takes some seconds."""
+    return table(MODEL_COLUMNS, map(_model_row, models.names()))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Left-aligned columns, two spaces apart."""
+    lines = [columns, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    cells = (("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))) for line in lines)
+    return "\n".join(line.rstrip() for line in cells)
+
+
+def _recipe_row(name: str, recipe: Recipe, reported: models.Reported) -> tuple[str, ...]:
+    batch = f"{recipe.batch_size}×{recipe.iter_size}" if recipe.iter_size > 1 else f"{recipe.batch_size}"
+    rate = f"{recipe.lr_sched} {recipe.initial_lr:g}→{recipe.final_lr:g}"
+    extras = ("label_smoothing", "mixup", "cutmix", "erase", "ema")
+    shown = " ".join(f"{extra}={getattr(recipe, extra):g}" for extra in extras if getattr(recipe, extra))
+    return (
+        name,
+        f"{recipe.image_size}",
+        batch,
+        f"{recipe.epochs}",
+        recipe.optimizer,
+        rate,
+        shown or "–",
+        _percent(reported),
+        reported.source,
+    )
+
+
+def _model_row(name: str) -> tuple[str, ...]:
+    recipe, reported = models.recipes()[name], models.reported()
+    model = models.build(name, image_size=recipe.image_size)
+    modern = f"{name}_modern"
+    return (
+        name,
+        f"{model.count_params():,}",
+        f"{models.multiply_adds(model) / 1e9:.3f} G",
+        f"{recipe.image_size}",
+        name + (f", {modern}" if modern in reported else ""),
+        _percent(reported[name]),
+        _percent(reported[modern]) if modern in reported else "–",
+    )
+
+
+def _percent(reported: models.Reported) -> str:
+    return "–" if reported.top1 is None else f"{reported.top1:.2%}"
