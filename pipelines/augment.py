@@ -120,11 +120,15 @@ class AugmentSpec:
         return self.rotation * self.rotation_probability > 0
 
     @property
+    def jitters(self) -> bool:
+        """Whether a colour matrix of this spec can be other than the identity."""
+        return bool(self.brightness or self.hue) or (self.contrast, self.saturation) != ((1.0, 1.0), (1.0, 1.0))
+
+    @property
     def is_random(self) -> bool:
         """Whether two draws can differ."""
-        return any((self.flip, self.turns, self.brightness, self.hue)) or any(
-            low < high for low, high in (self.crop_area, self.crop_aspect, self.contrast, self.saturation)
-        )
+        ranges = (self.crop_area, self.crop_aspect)
+        return bool(self.flip) or self.turns or self.jitters or any(low < high for low, high in ranges)
 
     def draw(self, uniform: RecordUniform, heights: np.ndarray, widths: np.ndarray, image_size: int) -> Draws:
         """Draws for N images of the given heights and widths (pixels, [N] each); `uniform` is that of their records."""

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines import records
+from pipelines.augment import AugmentSpec
 from pipelines.loader import BatchSpec, Loader
 from pipelines.plan import EpochPlan
 
@@ -40,8 +41,8 @@ class TfdataLoader(Loader):
 
         def execute(serialized, affine, colour, box, weight):
             image, label = _parse_and_decode(serialized, box, self.shards.label_base)
-            warp = _warp_turned if self.augment.turns else _warp_straight
-            image = _colour(warp(image, affine, self.batch.image_size), colour, self.batch.dtype)
+            image = _warp(image, affine, self.batch.image_size, self.augment)
+            image = _to_output(_colour(image, colour, self.augment), self.batch.dtype)
             return (image, label, weight) if self.augment.is_evaluation else (image, label)
 
         steps = self.steps_per_epoch - start_step
@@ -108,6 +109,20 @@ def _parse_and_decode(serialized: tf.Tensor, box: tf.Tensor, label_base: int) ->
     return image, tf.cast(parsed[records.LABEL], tf.int32) - label_base
 
 
+def _warp(image: tf.Tensor, affine: tf.Tensor, size: int, augment: AugmentSpec) -> tf.Tensor:
+    """float32 [size, size, 3]: the cheap warp wherever it can do what is planned."""
+    if not augment.turns:
+        return _warp_straight(image, affine, size)
+    return tf.ensure_shape(
+        tf.cond(
+            tf.abs(affine[0, 1]) > 0,
+            lambda: _warp_turned(image, affine, size),
+            lambda: _warp_straight(image, affine, size),
+        ),
+        (size, size, 3),
+    )
+
+
 def _warp_turned(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
     """uint8 [H, W, 3] → float32 [size, size, 3] by any affine matrix; outside is black."""
     projective = tf.concat([tf.reshape(affine, [6]), [0.0, 0.0]], axis=0)
@@ -131,14 +146,18 @@ def _warp_straight(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
     return tf.image.crop_and_resize(framed[None], corners[None], [0], [size, size])[0]
 
 
-def _colour(image: tf.Tensor, colour: tf.Tensor, dtype: str) -> tf.Tensor:
-    """float32 [S, S, 3] by the colour matrix, which holds the scaling as well, clipped to the output's range."""
-    size = image.shape[0]
-    coloured = tf.linalg.matmul(tf.reshape(image, [-1, 3]), colour[:, :3], transpose_b=True) + colour[:, 3]
-    coloured = tf.reshape(coloured, [size, size, 3])
+def _colour(image: tf.Tensor, colour: tf.Tensor, augment: AugmentSpec) -> tf.Tensor:
+    """float32 [S, S, 3] by the colour matrix, which holds the scaling to the output's range as well."""
+    if not augment.jitters:
+        return image * colour[0, 0] + colour[:, 3]  # scaling alone
+    return tf.nn.conv2d(image[None], tf.transpose(colour[:, :3])[None, None], 1, "VALID")[0] + colour[:, 3]
+
+
+def _to_output(image: tf.Tensor, dtype: str) -> tf.Tensor:
+    """Clipped to the output's range."""
     if dtype == "uint8":
-        return tf.cast(tf.round(tf.clip_by_value(coloured, 0.0, 255.0)), tf.uint8)
-    return tf.cast(tf.clip_by_value(coloured, -1.0, 1.0), dtype)
+        return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
+    return tf.cast(tf.clip_by_value(image, -1.0, 1.0), dtype)
 
 
 LOADER = TfdataLoader
