@@ -81,6 +81,12 @@ def run(parser: Parser, command: Callable[[argparse.Namespace], None], arguments
     return 0
 
 
+def python() -> str:
+    """How to call the Python that is running: relative to the working folder if it lies there, as .venv does."""
+    relative = os.path.relpath(sys.executable)
+    return sys.executable if relative.startswith(os.pardir) else relative
+
+
 def import_tensorflow() -> None:
     """Imports TensorFlow and looks for devices without the C++ libraries' notes, which no setting can switch off.
 

@@ -26,6 +26,9 @@ from kimagenet.loop import Loop, Totals
 
 LOG_VERSION = 1
 
+_REDRAW_SECONDS = 0.1
+_QUIET_SECONDS = 20.0
+
 
 class Reporter(keras.callbacks.Callback):
     """Base: `step` gets the means of the steps since the last log step, `epoch` those of an epoch."""
@@ -63,25 +66,30 @@ class Reporter(keras.callbacks.Callback):
 
 
 class ProgressLine(Reporter):
-    """A line for each epoch, and one within it: on a terminal rewritten ten times a second, else for each log step."""
+    """A line for each epoch, and within it one that a terminal rewrites; else a line for each log step.
+
+    Where the log steps are far apart, a line comes all the same after `_QUIET_SECONDS`.
+    """
 
     def __init__(self, loop: Loop, epochs: int, stream: TextIO | None = None) -> None:
         super().__init__(loop)
         self._epochs = epochs
         self._stream = stream or sys.stdout
         self._on_terminal = self._stream.isatty()
-        self._drawn = 0.0
+        self._drawn = time.monotonic()
         self._validation_began = self._validation_seconds = 0.0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         super().on_train_batch_end(batch, logs)
-        if self._on_terminal and time.monotonic() - self._drawn > 0.1:
-            self._drawn = time.monotonic()
+        quiet = time.monotonic() - self._drawn
+        if self._on_terminal and quiet > _REDRAW_SECONDS:
             columns = shutil.get_terminal_size().columns
             self._write("\r" + self._line(batch)[: columns - 1] + "\x1b[K")
+        elif not self._on_terminal and quiet > _QUIET_SECONDS:
+            self._write(self._line(batch) + "\n")
 
     def step(self, step: int, values: dict[str, float]) -> None:
-        if not self._on_terminal:
+        if not self._on_terminal and step + 1 < self.loop.steps_per_epoch:  # at its end the epoch's own line comes
             self._write(self._line(step) + "\n")
 
     def epoch(self, values: dict[str, float]) -> None:
@@ -112,6 +120,7 @@ class ProgressLine(Reporter):
         return f"  {duration(steps * seconds_per_step + epochs * self._validation_seconds)} left"
 
     def _write(self, text: str) -> None:
+        self._drawn = time.monotonic()
         self._stream.write(text)
         self._stream.flush()
 

@@ -68,9 +68,9 @@ def build_shards(flags: argparse.Namespace) -> None:
     for split, entries in source.splits.items():
         wanted = {"train": flags.train_shards, "validation": flags.validation_shards}[split]
         if (count := options.num_shards(split, len(entries))) < wanted:
-            least = f"at least {MIN_RECORDS_PER_SHARD} images each"
+            least = f"so few images; a shard holds {MIN_RECORDS_PER_SHARD} or more"
             print(
-                f"{split}: {count} shards instead of {wanted}: {least}" if count > 1 else f"{split}: one shard: {least}"
+                f"{split}: {count} shards, not {wanted}: {least}" if count > 1 else f"{split}: one shard: {least}"
             )
     with closing(ProgressBar()) as progress:
         report = build(source, flags.output, options, flags.workers, progress)
