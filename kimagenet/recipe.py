@@ -15,6 +15,7 @@ RECIPE_VERSION = 1
 # Names of kimagenet.optim.build; the first three are the original's.
 OPTIMIZERS = ("sgd", "adam", "rmsprop", "adamw", "lamb", "lion", "nadam", "adamax", "adagrad", "adadelta", "adafactor")
 AUGMENTS = ("full", "standard", "none")
+PRECISIONS = ("off", "float16", "bfloat16")
 
 
 def _choice(default: Any, group: str, text: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -26,7 +27,7 @@ def _choice(default: Any, group: str, text: str, choices: tuple[str, ...] | None
 class Recipe:
     """What is trained and how. Units stand in the help texts; a bad value raises `UserError` at birth."""
 
-    model: str = _choice("googlenet_bn", "model", "name of a file in kimagenet/models")
+    model: str = _choice("googlenet_bn", "model", "name of a file in kimagenet/models, or a saved model's path")
     image_size: int = _choice(224, "model", "height and width of the network's input, pixels")
     dropout_rate: float = _choice(0.0, "model", "dropout before the last dense layer; 0 = none")
 
@@ -80,7 +81,7 @@ class Recipe:
         0.875, "data", "evaluation: image_size over the resized shorter side; the original: 1.0"
     )
 
-    amp: bool = _choice(False, "speed", "mixed precision: float16 with loss scaling")
+    amp: str = _choice("off", "speed", "mixed precision; float16 has loss scaling, --amp alone means it", PRECISIONS)
     xla: bool = _choice(False, "speed", "compile the training step with XLA")
 
     def __post_init__(self) -> None:

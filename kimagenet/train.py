@@ -12,9 +12,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from kimagenet import cli, models
+from kimagenet import cli, models, saved
 from kimagenet.catalog import ListRecipes
-from kimagenet.recipe import Recipe
+from kimagenet.recipe import PRECISIONS, Recipe
 from kimagenet.run import RunDirectory, save_model
 from kimagenet.schedule import Schedule
 from pipelines import loaders
@@ -44,14 +44,17 @@ interrupted."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     given = cli.with_hyphens(sys.argv[1:] if arguments is None else arguments)
-    return cli.run(make_parser(), train, _with_smoothing_value(given))
+    return cli.run(make_parser(), train, _with_values(given))
 
 
 def make_parser() -> cli.Parser:
     """The flags: a group of our own for the run, and the recipe's fields in their groups."""
     parser = cli.Parser("python -m kimagenet.train", "[MODEL] [flags]", DESCRIPTION, EPILOG)
     names = ", ".join(models.names())
-    parser.add_argument("model", nargs="?", metavar="MODEL", help=f"one of {names}; default: the recipe's")
+    kinds_of_model = (
+        f"one of {names}; or a .keras or .h5 file, or a run directory, to go on from; default: the recipe's"
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=kinds_of_model)
     groups = {name: parser.add_argument_group(name) for name in ("run", "data")}
     run = groups["run"]
     run.add_argument("--recipe", metavar="NAME|FILE", help=f"{', '.join(models.recipes())}, or a recipe.json")
@@ -91,12 +94,15 @@ def _add_recipe_flag(group: Any, field: dataclasses.Field, kind: type) -> None:
     group.add_argument("--" + field.name.replace("_", "-"), **options)
 
 
-def _with_smoothing_value(arguments: Sequence[str]) -> list[str]:
-    """The original's --label_smoothing is a switch that means 0.1; ours takes a value as well."""
+def _with_values(arguments: Sequence[str]) -> list[str]:
+    """Flags that read as switches too: the original's --label_smoothing means 0.1, --amp means float16."""
     completed = []
     for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
-        is_switch = argument == "--label-smoothing" and not _is_number(following)
-        completed.append("--label-smoothing=0.1" if is_switch else argument)
+        if argument == "--label-smoothing" and not _is_number(following):
+            argument = "--label-smoothing=0.1"
+        if argument == "--amp" and following not in PRECISIONS:
+            argument = "--amp=float16"
+        completed.append(argument)
     return completed
 
 
@@ -112,9 +118,11 @@ def train(flags: argparse.Namespace) -> None:
     """A whole run, from the flags to final.keras. Raises `UserError` before anything is trained or overwritten."""
     dataset_dir, is_demo = find_dataset(flags.dataset_dir)
     recipe = resolve_recipe(flags, is_demo)
-    if recipe.model not in models.names():
+    if saved.is_saved(recipe.model):
+        recipe = recipe.replace(model=str(saved.find(recipe.model)))
+    elif recipe.model not in models.names():
         raise UserError(f"{recipe.model}: no such model; the models are {', '.join(models.names())}")
-    default_output = Path("runs") / f"{recipe.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    default_output = Path("runs") / f"{Path(recipe.model).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     run = RunDirectory.new(flags.output or default_output)
     if is_demo:
         from kimagenet.demo import ensure_demo
@@ -152,6 +160,8 @@ def _base_recipe(name: str | None, model: str | None, is_demo: bool) -> Recipe:
     known = models.recipes()
     if name is None:
         model = model or ("demo" if is_demo else Recipe.model)
+        if saved.is_saved(model):
+            return saved.recipe_of(model)
         if model in ORIGINAL_BATCHES or model not in known:  # the caller reports an unknown model
             return _original_defaults(model)
         print(f"No --recipe: taking the one of {model}.")
@@ -172,7 +182,7 @@ def _set_up_keras(recipe: Recipe) -> None:
     import keras
 
     keras.utils.set_random_seed(recipe.seed)
-    keras.mixed_precision.set_global_policy("mixed_float16" if recipe.amp else "float32")
+    keras.mixed_precision.set_global_policy("float32" if recipe.amp == "off" else f"mixed_{recipe.amp}")
 
 
 def open_splits(dataset_dir: Path) -> tuple[ShardSet, ShardSet | None]:
@@ -217,7 +227,9 @@ def build_loop(recipe: Recipe, training: "Feed", validation: "Feed | None", log_
     from kimagenet.mixing import MixSpec
 
     with training.strategy.scope():
-        model = models.build(recipe.model, training.shards.num_classes, recipe.image_size, recipe.dropout_rate)
+        network = (training.shards.num_classes, recipe.image_size, recipe.dropout_rate)
+        is_saved = saved.is_saved(recipe.model)
+        model = saved.build(Path(recipe.model), *network) if is_saved else models.build(recipe.model, *network)
         optimizer = optim.build(recipe)
     return Loop(
         model,

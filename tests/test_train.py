@@ -32,7 +32,7 @@ def run_train(dataset: Path, output: Path, *flags: str) -> int:
 
 
 def resolve(*arguments: str, is_demo: bool = False) -> Recipe:
-    given = train._with_smoothing_value(cli.with_hyphens(arguments))
+    given = train._with_values(cli.with_hyphens(arguments))
     return train.resolve_recipe(train.make_parser().parse_args(given), is_demo)
 
 
@@ -290,7 +290,7 @@ def test_without_dali_a_run_says_so_once_and_goes_through_tfdata(
     [(["--label_smoothing"], 0.1), (["--label-smoothing", "5e-2"], 0.05), (["--label_smoothing=0.2"], 0.2)],
 )
 def test_label_smoothing_is_a_switch_or_takes_a_value(flags: list[str], value: float) -> None:
-    given = train._with_smoothing_value(cli.with_hyphens(["resnet50", *flags]))
+    given = train._with_values(cli.with_hyphens(["resnet50", *flags]))
     assert train.resolve_recipe(train.make_parser().parse_args(given)).label_smoothing == value
 
 

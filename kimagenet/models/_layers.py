@@ -52,12 +52,16 @@ def concat(branches: list[Tensor], *, name: str) -> Tensor:
 
 
 def classifier(inputs: Tensor, x: Tensor, num_classes: int, dropout_rate: float, name: str) -> keras.Model:
-    """The head that all models share, and the model: pool, dropout (only if the rate is positive), `Logits`.
+    """The head that all models share, behind its global pool, and the model."""
+    return head(inputs, layers.GlobalAveragePooling2D(name="global_pool")(x), num_classes, dropout_rate, name)
+
+
+def head(inputs: Tensor, x: Tensor, num_classes: int, dropout_rate: float, name: str) -> keras.Model:
+    """Dropout (only if the rate is positive) and `Logits` on pooled features [B, C], and the model.
 
     `Logits` returns probabilities (the original's name for it). It is float32 under any dtype policy: a softmax over
     1000 classes loses too much in float16.
     """
-    x = layers.GlobalAveragePooling2D(name="global_pool")(x)
     if dropout_rate > 0:
         x = layers.Dropout(dropout_rate, name="dropout")(x)
     outputs = layers.Dense(
