@@ -1,0 +1,59 @@
+"""tools.try_models and tools.plot_runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from kimagenet import cli
+from kimagenet.recipe import Recipe
+from kimagenet.run import RunDirectory
+from tools import plot_runs, try_models
+
+
+def test_try_models(tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    output = tmp_path / "models.md"
+    flags = ["--models", "demo", "--loaders", "tfdata", "--image-size=32", "--batches=2", "--passes=4"]
+    assert cli.run(try_models.build_parser(), try_models.main, [str(tiny_dataset), f"--output={output}", *flags]) == 0
+    rows = [line for line in output.read_text().splitlines() if line.startswith("| demo |")]
+    assert len(rows) == 1
+    first, last = (float(loss) for loss in rows[0].split("|")[2].split("→"))
+    assert 0 < last < first
+    assert float(rows[0].split("|")[3]) <= 1e-6
+    assert "demo: " in capsys.readouterr().out
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    found = []
+    for name, top1 in (("a", 0.5), ("b", 0.75)):
+        run = RunDirectory(tmp_path / name)
+        run.begin(Recipe(epochs=3), {})
+        lines: list[dict] = [{"event": "start"}]
+        lines += [{"event": "epoch", "loss": 2 / (n + 1), "val_top1": top1 * n / 2} for n in range(3)]
+        run.log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        found.append(run.path)
+    return found
+
+
+def test_plot_runs(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("matplotlib")
+    output = tmp_path / "curves.png"
+    flags = [*map(str, runs), f"--output={output}", "--names", "original", "modern"]
+    assert cli.run(plot_runs.build_parser(), plot_runs.main, flags) == 0
+    assert "modern: validation top-1 75.00% after 3 of 3 epochs" in capsys.readouterr().out
+    assert Image.open(output).width > 500
+    axes = plot_runs.draw({path.name: plot_runs.epochs_of(RunDirectory(path)) for path in runs}).axes
+    assert [list(line.get_ydata()) for line in axes[0].lines] == [[0, 25, 50], [0, 37.5, 75]]
+    assert list(axes[0].lines[0].get_xdata()) == [1, 2, 3]
+
+
+def test_plot_runs_refuses_what_is_no_run(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for flags, message in (
+        ([str(tmp_path / "no"), "--names", "x"], "not a run directory"),
+        ([str(runs[0]), "--names", "x", "y"], "2 --names for 1 runs"),
+    ):
+        output = f"--output={tmp_path / 'curves.png'}"
+        assert cli.run(plot_runs.build_parser(), plot_runs.main, [*flags, output]) == 2
+        assert message in capsys.readouterr().err
