@@ -174,25 +174,23 @@ def test_a_wrong_file_gets_one_line(
     assert not (wrong_files / "run").exists()
 
 
-@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@pytest.mark.parametrize(("precision", "goes_on"), [("float16", False), ("bfloat16", True)])
 def test_mixed_precision_trains_and_keeps_the_softmax_in_float32(
-    precision: str, run: RunDirectory, tiny_dataset: Path, tmp_path: Path, float32_again: None
+    precision: str, goes_on: bool, run: RunDirectory, tiny_dataset: Path, tmp_path: Path, float32_again: None
 ) -> None:
     """In a new run, and in one that goes on from a float32 file."""
-    recipe = Recipe.load(run.recipe)
     flag = ["--amp"] if precision == "float16" else ["--amp", precision]
-    for start in ("demo", str(run.path)) if precision == "float16" else (str(run.path),):
-        output = tmp_path / Path(start).name
-        flags = [*SMALL, "--dropout-rate=0.1", f"--dataset-dir={tiny_dataset}", f"--output={output}"]
-        assert train.main([start, *flag, *flags]) == 0
-        found = Recipe.load(RunDirectory(output).recipe)
-        assert found == recipe.replace(amp=precision, model=found.model)
-        model = keras.models.load_model(RunDirectory(output).final)
-        kernels = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
-        assert {layer.compute_dtype for layer in kernels} == {precision}
-        assert {v.dtype for v in model.weights if "seed" not in v.path} == {"float32"}
-        assert model.get_layer("Logits").compute_dtype == "float32"
-        assert model(noise(32)).dtype == "float32"
+    flags = [*SMALL, "--dropout-rate=0.1", f"--dataset-dir={tiny_dataset}", f"--output={tmp_path / 'run'}"]
+    assert train.main([str(run.path) if goes_on else "demo", *flag, *flags]) == 0
+    again = RunDirectory(tmp_path / "run")
+    model_name = str(run.final) if goes_on else "demo"
+    assert Recipe.load(again.recipe) == Recipe.load(run.recipe).replace(amp=precision, model=model_name)
+    model = keras.models.load_model(again.final)
+    kernels = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
+    assert {layer.compute_dtype for layer in kernels} == {precision}
+    assert {v.dtype for v in model.weights} == {"float32"}
+    assert model.get_layer("Logits").compute_dtype == "float32"
+    assert model([noise(32)]).dtype == "float32"
 
 
 def test_a_model_saved_in_mixed_precision_goes_on_in_float32(tmp_path: Path, float32_again: None) -> None:
