@@ -38,8 +38,8 @@ default place, it draws a small data set of its own and trains a small model on 
 EPILOG = """Flags of the recipe that are not given keep its value. The recipe is the one of --recipe; else, for
 a saved MODEL, the one of its run; else, for mobilenet_v2, resnet50 and googlenet_bn, the defaults of keras_imagenet's
 train.py; else the model's own. A saved MODEL may be trained at another --image-size; its head is replaced if the data
-set has another number of classes. The resolved recipe is printed and saved as recipe.json. Every flag also reads with _ for -. Exit codes: 0 done, 2 wrong use, 130
-interrupted."""
+set has another number of classes. The resolved recipe is printed and saved as recipe.json. Every flag also reads with
+_ for -. Exit codes: 0 done, 2 wrong use, 130 interrupted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
