@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from kimagenet.mixing import MixSpec, draw, mix
 from kimagenet.models import l2_kernels
+from pipelines.errors import UserError
 
 Step = Callable[..., tf.Tensor]
 
@@ -33,6 +34,8 @@ def make_training_step(
     nothing underflows.
     """
     replicas = strategy.num_replicas_in_sync
+    if xla and replicas > 1:  # TensorFlow cannot add up gradients of several devices inside of what XLA compiles
+        raise UserError(f"xla works with one device, not with {replicas}: leave --xla out")
     kernels = l2_kernels(model) if weight_decay > 0 else []
     variables = model.trainable_variables
     num_classes = model.output_shape[-1]
@@ -57,7 +60,7 @@ def make_training_step(
         update = tf.function(update, jit_compile=True)
 
     def replica_step(images: tf.Tensor, labels: tf.Tensor, global_step: tf.Tensor | int = 0) -> tf.Tensor:
-        # Outside of what XLA compiles, once for all replicas.
+        # Outside of what XLA compiles: see `draw`.
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         return update(images, labels, draw(tf.shape(images)[0], seed, global_step, replica))
 

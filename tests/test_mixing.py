@@ -185,6 +185,14 @@ def test_a_run_that_starts_in_mid_epoch_mixes_as_if_it_had_come_there(tiny_datas
     np.testing.assert_array_equal(*weights)
 
 
+def test_xla_is_refused_on_several_devices() -> None:
+    class TwoReplicas:
+        num_replicas_in_sync = 2
+
+    with pytest.raises(UserError, match="leave --xla out"):
+        make_training_step(make_model(), keras.optimizers.SGD(0.1), TwoReplicas(), 8, xla=True)
+
+
 @pytest.mark.parametrize("bad", [{"mixup": -0.1}, {"cutmix": float("nan")}, {"erase": 1.5}])
 def test_bad_values_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(bad))):
