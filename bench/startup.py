@@ -4,7 +4,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from itertools import islice
 
 import numpy as np
 
@@ -64,11 +63,11 @@ def _epoch_change(settings: Settings, loader: str, records: int) -> float:
     with settings.open(loader, "full", records=records) as opened:
         tail = min(opened.steps_per_epoch, _steps_of_planning(settings, records))
         marks = []
-        for _ in islice(opened.epoch(0, opened.steps_per_epoch - tail), tail):
+        for _ in opened.batches(0, opened.steps_per_epoch - tail):
             marks.append(time.perf_counter())
         usual = float(np.median(np.diff(marks[len(marks) // 2 :])))
         start = time.perf_counter()
-        next(iter(opened.epoch(1)))
+        next(opened.batches(1))
         return (time.perf_counter() - start) / usual
 
 

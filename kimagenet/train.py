@@ -140,7 +140,7 @@ def train(flags: argparse.Namespace) -> None:
         print_banner(recipe, dataset_dir, loop, run)
         run.begin(recipe, describe_run(dataset_dir, loop))
         fit(loop, recipe, run)
-    print(f"done: {run.final}; evaluate it with `python -m kimagenet.evaluate {run.path}`")
+    print(f"done: {run.final}; evaluate it with `{cli.python()} -m kimagenet.evaluate {run.path}`")
 
 
 def find_dataset(given: Path | None) -> tuple[Path, bool]:
@@ -295,9 +295,9 @@ def print_banner(recipe: Recipe, dataset_dir: Path, loop: "Loop", run: RunDirect
     training, validation = loop.training, loop.validation
     records = f"{len(training.shards.usable):,} train"
     records += f", {len(validation.shards.usable):,} validation" if validation else ", no validation split"
-    dropped = f", {training.dropped_records} other records left out in each" if training.dropped_records else ""
+    left_out = f" ({training.dropped_records} records left out, others each time)" if training.dropped_records else ""
     print(f"data    {dataset_dir}: {records} records, {training.shards.num_classes} classes")
-    print(f"loader  {training.description}: {training.steps_per_epoch:,} steps of {training.global_batch}{dropped}")
+    print(f"loader  {training.description}: {training.steps_per_epoch:,} steps of {training.global_batch} per epoch{left_out}")
     print(f"model   {recipe.model}: {loop.model.count_params():,} parameters, {recipe.image_size} px")
     print(f"run     {run.path}: {recipe.epochs} epochs, {recipe.epochs * training.steps_per_epoch:,} steps", flush=True)
 

@@ -1,10 +1,10 @@
 """The plan carried out by tf.data alone: where DALI is absent, and as a second opinion where it is not.
 
-Reading order: range of steps → one batch of records and matrices per step → decode and warp each → batch → prefetch.
+Reading order: range of steps → one batch of JPEGs and matrices per step → decode and warp each → batch → prefetch.
 """
 
 import os
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +13,7 @@ from pipelines import records
 from pipelines.augment import AugmentSpec
 from pipelines.loader import BatchSpec, Loader
 from pipelines.plan import EpochPlan
+from pipelines.shards import ShardSet
 
 
 def unavailable(device: str) -> str | None:
@@ -28,19 +29,17 @@ class TfdataLoader(Loader):
     def epoch(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
         plan = self.plan(epoch, start_step)
         reader = _StepReader(plan, self.batch)
-        signature = (tf.string, tf.float32, tf.float32, tf.int32, tf.float32)
+        signature = (tf.string, tf.int32, tf.float32, tf.float32, tf.int32, tf.float32)
 
         def read(step: tf.Tensor) -> list[tf.Tensor]:
-            serialized, affine, colour, box, weights = tf.numpy_function(reader, [step], signature, stateful=False)
+            parts = tf.numpy_function(reader, [step], signature, stateful=False)
             count = self.batch.batch_size
-            shapes = ((count,), (count, 2, 3), (count, 3, 4), (count, 4), (count,))
-            return [
-                tf.ensure_shape(part, shape)
-                for part, shape in zip((serialized, affine, colour, box, weights), shapes, strict=True)
-            ]
+            shapes = ((count,), (count,), (count, 2, 3), (count, 3, 4), (count, 4), (count,))
+            return [tf.ensure_shape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
-        def execute(serialized, affine, colour, box, weight):
-            image, label = _parse_and_decode(serialized, box, self.shards.label_base)
+        def execute(encoded, label, affine, colour, box, weight):
+            # The default IDCT is a fast approximation, more than a grey level off; this one equals Pillow's and DALI's.
+            image = tf.image.decode_and_crop_jpeg(encoded, box, channels=3, dct_method="INTEGER_ACCURATE")
             image = _warp(image, affine, self.batch.image_size, self.augment)
             image = _to_output(_colour(image, colour, self.augment), self.batch.dtype)
             return (image, label, weight) if self.augment.is_evaluation else (image, label)
@@ -67,13 +66,11 @@ class _StepReader:
     def __call__(self, step: np.int64) -> tuple[np.ndarray, ...]:
         plan, shards = self._plan, self._plan.shards
         start, stop = int(step) * plan.batch_size, (int(step) + 1) * plan.batch_size
-        serialized = [
-            _read(shards.paths[shards.shard[record]], int(shards.offsets[record]), int(shards.lengths[record]))
-            for record in plan.records[start:stop]
-        ]
+        examples = [_read(shards, int(record)) for record in plan.records[start:stop]]
         draws = plan.draw(start, stop)
         return (
-            np.array(serialized, object),
+            np.array([bytes(example[records.ENCODED]) for example in examples], object),
+            np.array([example[records.LABEL] for example in examples], np.int32) - shards.label_base,
             _between_pixel_centres(draws.affine, draws.box).astype(np.float32),
             self._batch.to_output_range(draws.colour).astype(np.float32),
             draws.box,
@@ -81,14 +78,19 @@ class _StepReader:
         )
 
 
-def _read(path: Path, offset: int, length: int) -> bytes:
-    """The payload of a record. Opened anew each time: a thousand shards must not hold a thousand descriptors."""
+def _read(shards: ShardSet, record: int) -> dict[str, Any]:
+    """A record's features. Its shard is opened anew each time: a thousand must not hold a thousand descriptors."""
+    path = shards.paths[shards.shard[record]]
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        payload = length - records.HEADER_BYTES - records.FOOTER_BYTES
-        return os.pread(descriptor, payload, offset + records.HEADER_BYTES)
+        length = int(shards.lengths[record]) - records.HEADER_BYTES - records.FOOTER_BYTES
+        data = os.pread(descriptor, length, int(shards.offsets[record]) + records.HEADER_BYTES)
     finally:
         os.close(descriptor)
+    features = records.decode_example(memoryview(data))
+    if not isinstance(features.get(records.ENCODED), memoryview) or not isinstance(features.get(records.LABEL), int):
+        raise ValueError(f"{path}: the record at byte {shards.offsets[record]} has no image or no label")
+    return features
 
 
 def _between_pixel_centres(affine: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -96,17 +98,6 @@ def _between_pixel_centres(affine: np.ndarray, box: np.ndarray) -> np.ndarray:
     shifted = affine.copy()
     shifted[:, :, 2] += affine[:, :, :2].sum(axis=2) / 2 - 0.5 - box[:, [1, 0]]
     return shifted
-
-
-def _parse_and_decode(serialized: tf.Tensor, box: tf.Tensor, label_base: int) -> tuple[tf.Tensor, tf.Tensor]:
-    features = {
-        records.ENCODED: tf.io.FixedLenFeature([], tf.string),
-        records.LABEL: tf.io.FixedLenFeature([], tf.int64),
-    }
-    parsed = tf.io.parse_single_example(serialized, features)
-    # The default IDCT is a fast approximation, more than a grey level off; this one equals Pillow's and DALI's.
-    image = tf.image.decode_and_crop_jpeg(parsed[records.ENCODED], box, channels=3, dct_method="INTEGER_ACCURATE")
-    return image, tf.cast(parsed[records.LABEL], tf.int32) - label_base
 
 
 def _warp(image: tf.Tensor, affine: tf.Tensor, size: int, augment: AugmentSpec) -> tf.Tensor:
