@@ -1,5 +1,6 @@
 """The GPU graph, built and serialized without a GPU: which operators run, where, and what comes out."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import pytest
@@ -34,9 +35,11 @@ def text(body) -> str:
     return bytes(body).decode()
 
 
-def serialized(device: str, dtype: str = "float32", evaluation: bool = False, native: bool = False) -> Graph:
+def serialized(
+    device: str, dtype: str = "float32", evaluation: bool = False, native: bool = False, files=FILES
+) -> Graph:
     batch = BatchSpec(64, 224, dtype)
-    pipeline = dali.build_graph(FILES, batch, 1, evaluation=evaluation, device=device, workers=4, native=native)
+    pipeline = dali.build_graph(files, batch, 1, evaluation=evaluation, device=device, workers=4, native=native)
     parts = list(_fields(memoryview(pipeline.serialize())))
     operators = []
     for body in (body for number, body in parts if number == OPERATOR):
@@ -77,6 +80,14 @@ def test_the_cpu_graph_is_the_same_but_for_device_and_warp() -> None:
     assert [name for name, _ in cpu.named(*pixels)] == [name for name, _ in gpu.named(*pixels)]
     assert cpu.named("experimental__WarpPerspective")
     assert not cpu.named("WarpAffine")
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_whole_images_are_decoded_without_a_box(device: str) -> None:
+    files = dataclasses.replace(FILES, whole_images=True)
+    graph = serialized(device, files=files)
+    assert graph.named("decoders__Image") == [("decoders__Image", device)]
+    assert not graph.named("decoders__ImageSlice")
 
 
 @pytest.mark.skipif(PROBLEM is not None or not _native.available(), reason="the CPU operator does not compile here")

@@ -22,18 +22,23 @@ PLAN = "plan"
 PLAN_FLOATS = 6 + 12 + 4 + 1
 _PLAN_RECORD_BYTES = 4 * PLAN_FLOATS + 64
 _TMPFS_PAGE = 4096
+_LARGEST_CUT = 0.7  # of the images' area; bench/README.md has the figures
 _PREFIX = "kimagenet-plan-"
 _PIECE = 1 << 16  # positions drawn at a time, so that memory does not grow with the epoch
 
 
 @dataclass(frozen=True)
 class PlanFiles:
-    """Parallel lists of shards and indexes in reading order, and the planned floats with their own index."""
+    """Parallel lists of shards and indexes in reading order, and the planned floats with their own index.
+
+    `whole_images` says that images are to be decoded in full and the matrices count from their corner, not the box's.
+    """
 
     shards: list[str]
     indexes: list[str]
     plan: str
     plan_index: str
+    whole_images: bool = False
 
 
 def make_folder(plan: EpochPlan) -> tempfile.TemporaryDirectory:
@@ -70,10 +75,18 @@ def write_plan(plan: EpochPlan, batch: BatchSpec, folder: Path) -> PlanFiles:
     """Writes the plan into an empty folder."""
     shards, indexes = _write_runs(plan, folder)
     plan_path, plan_index = folder / "plan", folder / "plan.idx"
-    size = _write_floats(plan, batch, plan_path)
+    whole_images = _wants_whole_images(plan)
+    size = _write_floats(plan, batch, plan_path, whole_images)
     with open(plan_index, "w") as stream:
         stream.writelines(f"{position * size} {size}\n" for position in range(len(plan.records)))
-    return PlanFiles(shards, indexes, str(plan_path), str(plan_index))
+    return PlanFiles(shards, indexes, str(plan_path), str(plan_index), whole_images)
+
+
+def _wants_whole_images(plan: EpochPlan) -> bool:
+    """Whether the boxes are so large a part of the images that cutting costs DALI's decoder more than it saves."""
+    sample = min(len(plan.records), 4096)
+    boxes = plan.draw(0, sample).box[:, 2:].prod(axis=1)
+    return bool(boxes.sum() > _LARGEST_CUT * plan.shards.sizes[plan.records[:sample]].prod(axis=1).sum())
 
 
 def _write_runs(plan: EpochPlan, folder: Path) -> tuple[list[str], list[str]]:
@@ -93,7 +106,7 @@ def _write_runs(plan: EpochPlan, folder: Path) -> tuple[list[str], list[str]]:
     return [str(shards.paths[number]) for number in shard[starts].tolist()], indexes
 
 
-def _write_floats(plan: EpochPlan, batch: BatchSpec, path: Path) -> int:
+def _write_floats(plan: EpochPlan, batch: BatchSpec, path: Path, whole_images: bool) -> int:
     """One framed `tf.train.Example` per position, all of one size, so that structured arrays hold them; the size.
 
     The data's CRC stays zero: DALI's reader does not look at it, and nothing else reads these files.
@@ -108,8 +121,8 @@ def _write_floats(plan: EpochPlan, batch: BatchSpec, path: Path) -> int:
             table = np.zeros(stop - start, layout)
             table["header"] = np.void(header)
             floats = table["floats"]
-            # The decoder gives the box alone, so the matrix leads there.
-            draws.affine[:, :, 2] -= draws.box[:, [1, 0]]
+            if not whole_images:  # the decoder gives the box alone, so the matrix leads there
+                draws.affine[:, :, 2] -= draws.box[:, [1, 0]]
             floats[:, 0:6] = draws.affine.reshape(-1, 6)
             floats[:, 6:18] = batch.to_output_range(draws.colour).reshape(-1, 12)
             floats[:, 18:22] = draws.box

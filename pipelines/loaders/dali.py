@@ -108,18 +108,7 @@ def build_graph(
             features={PLAN: tfrecord.FixedLenFeature([PLAN_FLOATS], tfrecord.float32, 0.0)},
             **reading,
         )[PLAN]
-        image = fn.decoders.image_slice(
-            record[records.ENCODED],
-            plan[18:20],
-            plan[20:22],
-            device="mixed" if on_gpu else "cpu",
-            axis_names="HW",
-            normalized_anchor=False,
-            normalized_shape=False,
-            output_type=types.RGB,
-            adjust_orientation=False,  # the builder has applied it, so that every loader sees the same pixels
-            jpeg_fancy_upsampling=True,  # as libjpeg, so that GPU and CPU agree
-        )
+        image = _decode(record[records.ENCODED], plan, files.whole_images, on_gpu)
         if native:
             image = fn.kimagenet_warp_colour(image, plan, size=batch.image_size, dtype=_dali_dtype(batch.dtype))
         else:
@@ -130,6 +119,22 @@ def build_graph(
         return tuple(part.gpu() for part in parts) if on_gpu else parts
 
     return graph()
+
+
+def _decode(encoded: Any, plan: Any, whole_images: bool, on_gpu: bool) -> Any:
+    """RGB uint8 HWC: the planned box, or the whole image where that is faster."""
+    from nvidia.dali import fn, types
+
+    options = {
+        "device": "mixed" if on_gpu else "cpu",
+        "output_type": types.RGB,
+        "adjust_orientation": False,  # the builder has applied it, so that every loader sees the same pixels
+        "jpeg_fancy_upsampling": True,  # as libjpeg, so that GPU and CPU agree
+    }
+    if whole_images:
+        return fn.decoders.image(encoded, **options)
+    box = {"axis_names": "HW", "normalized_anchor": False, "normalized_shape": False}
+    return fn.decoders.image_slice(encoded, plan[18:20], plan[20:22], **box, **options)
 
 
 def _warp(image: Any, affine: Any, size: int, on_gpu: bool) -> Any:
