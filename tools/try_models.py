@@ -142,7 +142,8 @@ def _page(columns: Sequence[str], rows: Sequence[Sequence[str]], flags: argparse
     images = flags.batches * flags.batch_size
     return f"""# Every model, trained for {flags.passes * flags.batches} steps with each loader
 
-`python -m tools.try_models {flags.directory.name} --output {flags.output.name}` on {time.strftime("%Y-%m-%d")},
+`python -m tools.try_models {flags.directory.name} --output {flags.output.name} --batches {flags.batches} --passes
+{flags.passes} --batch-size {flags.batch_size} --image-size {flags.image_size}` on {time.strftime("%Y-%m-%d")},
 {platform.machine()}, {os.cpu_count()} CPUs, TensorFlow {tf.__version__}, Keras {keras.__version__}.
 
 {len(shards.usable):,} training images of {shards.num_classes} classes, {flags.image_size} pixels, augmentation full,
