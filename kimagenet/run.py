@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kimagenet.recipe import Recipe
 from pipelines.errors import UserError
-from pipelines.files import write_atomic
+from pipelines.files import sync, write_atomic
 
 if TYPE_CHECKING:
     import keras
@@ -89,16 +89,8 @@ def save_model(model: "keras.Model", path: Path) -> None:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.keras")
     try:
         bare.save(temporary)
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -297,7 +297,8 @@ def print_banner(recipe: Recipe, dataset_dir: Path, loop: "Loop", run: RunDirect
     records += f", {len(validation.shards.usable):,} validation" if validation else ", no validation split"
     left_out = f" ({training.dropped_records} records left out, others each time)" if training.dropped_records else ""
     print(f"data    {dataset_dir}: {records} records, {training.shards.num_classes} classes")
-    print(f"loader  {training.description}: {training.steps_per_epoch:,} steps of {training.global_batch} per epoch{left_out}")
+    steps = f"{training.steps_per_epoch:,} steps of {training.global_batch} per epoch"
+    print(f"loader  {training.description}: {steps}{left_out}")
     print(f"model   {recipe.model}: {loop.model.count_params():,} parameters, {recipe.image_size} px")
     print(f"run     {run.path}: {recipe.epochs} epochs, {recipe.epochs * training.steps_per_epoch:,} steps", flush=True)
 

@@ -20,7 +20,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-        _sync_directory(path.parent)
+        sync(path.parent)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
@@ -32,9 +32,9 @@ def write_atomic(path: Path, data: bytes) -> None:
         stream.write(data)
 
 
-def _sync_directory(directory: Path) -> None:
-    """Makes a rename durable: POSIX keeps the new name only once the directory is synced."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """fsync of a file, or of a directory: POSIX keeps a new name only once its directory is synced."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
