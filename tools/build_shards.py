@@ -69,9 +69,7 @@ def build_shards(flags: argparse.Namespace) -> None:
         wanted = {"train": flags.train_shards, "validation": flags.validation_shards}[split]
         if (count := options.num_shards(split, len(entries))) < wanted:
             least = f"so few images; a shard holds {MIN_RECORDS_PER_SHARD} or more"
-            print(
-                f"{split}: {count} shards, not {wanted}: {least}" if count > 1 else f"{split}: one shard: {least}"
-            )
+            print(f"{split}: {count} shards, not {wanted}: {least}" if count > 1 else f"{split}: one shard: {least}")
     with closing(ProgressBar()) as progress:
         report = build(source, flags.output, options, flags.workers, progress)
     print(_summary(flags.output, report))
