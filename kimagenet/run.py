@@ -85,7 +85,7 @@ def save_model(model: "keras.Model", path: Path) -> None:
     """Writes a functional model without its optimizer under a temporary name, syncs it, renames it to `path`."""
     import keras
 
-    bare = keras.Model(model.inputs, model.outputs, name=model.name)
+    bare = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.keras")
     try:
         bare.save(temporary)
