@@ -189,7 +189,7 @@ def test_damage_is_named_and_nothing_is_lost(dataset: Path, damage, message: str
 def test_the_command_line(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert build_index.main([str(without_sidecars(dataset)), "--workers=1"]) == 0
     said = capsys.readouterr().out
-    assert "101 train records in 3 shards; 37 validation records in 2 shards; 10 classes, labels from 0 on" in said
+    assert "101 train records in 3 shards; 37 validation records in 2 shards; 10 classes, labels from 1 on" in said
     assert build_index.main([str(dataset / "nowhere")]) == 2
     assert capsys.readouterr().err == f"error: {dataset / 'nowhere'}: no such folder\n"
 
