@@ -157,7 +157,7 @@ def test_save_model_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     def fail(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr("kimagenet.run._sync", fail)
+    monkeypatch.setattr("kimagenet.run.sync", fail)
     with pytest.raises(OSError, match="no space left"):
         save_model(model, tmp_path / "a.keras")
     assert [path.name for path in tmp_path.iterdir()] == ["a.keras"]
