@@ -13,7 +13,7 @@ from kimagenet import cli
 from kimagenet.recipe import Recipe
 from kimagenet.run import RunDirectory
 from pipelines import loaders
-from pipelines.errors import UserError
+from pipelines.errors import UserError, first_line
 from pipelines.files import write_atomic
 from pipelines.loader import DEVICES
 
@@ -143,7 +143,7 @@ def load_model(path: Path) -> "keras.Model":
     try:
         model = keras.models.load_model(path, compile=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: Keras cannot load it ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: Keras cannot load it ({first_line(error)})") from None
     shape = model.input_shape
     if len(shape) != 4 or shape[1] is None or shape[1] != shape[2] or shape[3] != 3:
         raise UserError(f"{path}: takes inputs {shape}, not square RGB images")

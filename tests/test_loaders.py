@@ -254,6 +254,17 @@ def test_plans_of_killed_processes_are_removed(train: ShardSet, tmp_path: Path) 
 
 
 @needs_dali
+def test_where_an_epoch_is_entered_does_not_change_what_is_decoded(
+    train: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened("dali", train, augment=AugmentSpec.standard()) as loader:
+        plans = [loader.plan(epoch, start) for epoch in range(4) for start in (0, 6, 11)]
+    for cut in np.linspace(0.4, 0.8, 41):
+        monkeypatch.setattr(_dali_files, "_LARGEST_CUT", cut)
+        assert len({_dali_files._wants_whole_images(plan) for plan in plans}) == 1
+
+
+@needs_dali
 def test_dali_removes_its_plans(train: ShardSet) -> None:
     with opened("dali", train) as loader:
         for epoch in range(4):

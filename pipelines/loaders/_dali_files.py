@@ -16,6 +16,7 @@ from pipelines import records
 from pipelines.index import Index
 from pipelines.loader import BatchSpec
 from pipelines.plan import EpochPlan
+from pipelines.uniform import RecordUniform
 
 PLAN = "plan"
 # affine 2×3, colour 3×4, box (y, x, height, width), weight
@@ -83,10 +84,16 @@ def write_plan(plan: EpochPlan, batch: BatchSpec, folder: Path) -> PlanFiles:
 
 
 def _wants_whole_images(plan: EpochPlan) -> bool:
-    """Whether the boxes are so large a part of the images that cutting costs DALI's decoder more than it saves."""
-    sample = min(len(plan.records), 4096)
-    boxes = plan.draw(0, sample).box[:, 2:].prod(axis=1)
-    return bool(boxes.sum() > _LARGEST_CUT * plan.shards.sizes[plan.records[:sample]].prod(axis=1).sum())
+    """Whether the boxes are so large a part of the images that cutting costs DALI's decoder more than it saves.
+
+    Asked of the same records and draws whatever the epoch, rank and step are: a run that is entered in the middle
+    must decode as the one that was not interrupted, since the rim of a region may differ by a level.
+    """
+    sample = np.arange(min(plan.shards.num_records, 4096))
+    heights, widths = plan.shards.sizes[sample].T
+    boxes = plan.augment.draw(RecordUniform(0, 0, sample), heights, widths, plan.image_size).box
+    areas = heights.astype(np.int64) * widths
+    return bool(boxes[:, 2:].prod(axis=1, dtype=np.int64).sum() > _LARGEST_CUT * areas.sum())
 
 
 def _write_runs(plan: EpochPlan, folder: Path) -> tuple[list[str], list[str]]:
