@@ -15,7 +15,9 @@ from typing import NoReturn
 
 from pipelines.errors import UserError
 
+EXIT_FAILED = 1  # the command did what it could; what is wrong was said
 EXIT_USER_ERROR = 2
+EXIT_RESUME = 75  # EX_TEMPFAIL of sysexits.h: the same command again goes on
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -62,23 +64,27 @@ def _with_hyphens(argument: str) -> str:
     return name.replace("_", "-") + equals + value
 
 
-def run(parser: Parser, command: Callable[[argparse.Namespace], None], arguments: Sequence[str] | None = None) -> int:
-    """Parses and carries out a command line; returns its exit code. Errors of the user's are one line on stderr."""
+def run(
+    parser: Parser, command: Callable[[argparse.Namespace], int | None], arguments: Sequence[str] | None = None
+) -> int:
+    """Parses and carries out a command line; returns its exit code, which is the command's own if it returns one.
+
+    Errors of the user's are one line on stderr.
+    """
     parsed = parser.parse_args(arguments)
     _show_messages_of("pipelines", "kimagenet", "tools")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        command(parsed)
+        return command(parsed) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return error.exit_code
     except OSError as error:  # a full disk, a folder without permission: the system's words say it
         print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted{_because(interrupt)}", file=sys.stderr)
         return EXIT_INTERRUPTED
-    return 0
 
 
 def python() -> str:

@@ -4,8 +4,16 @@
 class UserError(Exception):
     """Something the user can mend: one line that names the file and the remedy.
 
-    Command lines print it without a traceback and exit with code 2.
+    Command lines print it without a traceback and exit with `exit_code`: 2, wrong use.
     """
+
+    exit_code = 2
+
+
+class RunFailed(UserError):
+    """What was asked for is right, but the work could not be ended; the line says what is kept and how to go on."""
+
+    exit_code = 1
 
 
 def first_line(error: BaseException) -> str:
