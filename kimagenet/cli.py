@@ -129,7 +129,12 @@ def _show_messages_of(*packages: str) -> None:
     for package in packages:
         logger = logging.getLogger(package)
         if not logger.handlers:
-            handler = logging.StreamHandler()
-            handler.setFormatter(logging.Formatter("%(message)s"))
-            logger.addHandler(handler)
+            logger.addHandler(_ToStderr())
             logger.propagate = False
+
+
+class _ToStderr(logging.Handler):
+    """Bare messages, to what stderr is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr)

@@ -1,12 +1,12 @@
 """Which devices take part in a run, and how each of them gets its batches."""
 
-import json
-import os
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import tensorflow as tf
 
+from kimagenet.cluster import Cluster
 from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
 from pipelines.loader import BatchSpec, Loader
@@ -16,38 +16,49 @@ from pipelines.shards import ShardSet
 
 
 def choose_strategy() -> tf.distribute.Strategy:
-    """MirroredStrategy over all the GPUs if there are several, else TensorFlow's default for one device.
+    """MultiWorkerMirroredStrategy if TF_CONFIG names several workers; MirroredStrategy over several GPUs; else neither.
 
-    Call it before anything else touches a GPU: TensorFlow is told to leave memory to DALI. Raises `UserError` where
-    `TF_CONFIG` asks for several machines, rather than train them apart from each other.
+    Call it before anything else touches a GPU: TensorFlow is told to leave memory to DALI.
     """
-    try:
-        workers = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
-        machines = sum(len(addresses) for addresses in workers.values())
-    except (ValueError, AttributeError, TypeError):
-        raise UserError('TF_CONFIG is not what TensorFlow reads ({"cluster": {…}, …}); unset or mend it') from None
-    if machines > 1:
-        raise UserError("TF_CONFIG names several machines: this release trains on one; unset TF_CONFIG")
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
+    if Cluster.from_environment().size > 1:
+        return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
 
 
+def local_ranks(strategy: tf.distribute.Strategy) -> range:
+    """Which replicas of all are this process's own."""
+    cluster = Cluster.from_environment()
+    local = strategy.num_replicas_in_sync // cluster.size
+    return range(local * cluster.rank, local * (cluster.rank + 1))
+
+
+def synchronize_batch_norm(model: keras.Model) -> None:
+    """BatchNormalization takes mean and variance over the batches of all replicas, so that these change nothing."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            synchronize_batch_norm(layer)
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
+
+
 class Feed:
-    """One split for all replicas of a strategy: a loader for each, rank by rank of one plan.
+    """One split for all replicas of a strategy: a loader for each replica of this process, rank by rank of one plan.
 
     So every replica decodes its own part, a global batch is the same whatever the number of replicas is, and
     tf.distribute's rules of sharding and splitting never come into play.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy, loaders: list[Loader]) -> None:
-        if len(loaders) != strategy.num_replicas_in_sync:
-            raise ValueError(f"{len(loaders)} loaders for {strategy.num_replicas_in_sync} replicas")
+        self._ranks = local_ranks(strategy)
+        if len(loaders) != len(self._ranks):
+            raise ValueError(f"{len(loaders)} loaders for {len(self._ranks)} replicas")
         self.strategy = strategy
         self.loaders = loaders
         self.shards = loaders[0].shards
-        self.global_batch = sum(loader.batch.batch_size for loader in loaders)
+        self.global_batch = loaders[0].batch.batch_size * strategy.num_replicas_in_sync
         self.steps_per_epoch = loaders[0].steps_per_epoch
         self.dropped_records = loaders[0].dropped_records
 
@@ -56,8 +67,23 @@ class Feed:
         """What reads, for the banner: "dali on the cpu"."""
         first = self.loaders[0]
         device = first.options.device if first.name == "dali" else "cpu"
-        count = f"{len(self.loaders)} × " if len(self.loaders) > 1 else ""
+        replicas = self.strategy.num_replicas_in_sync
+        count = f"{replicas} × " if replicas > 1 else ""
         return f"{count}{first.name} on the {device}"
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether other processes take part."""
+        return len(self.loaders) < self.strategy.num_replicas_in_sync
+
+    def records(self, epoch: int, step: int) -> list[str]:
+        """The records of a step that this process read: shard, number and byte."""
+        found = []
+        for loader in self.loaders:
+            for record in loader.plan(epoch, step).records[: loader.batch.batch_size].tolist():
+                path = self.shards.paths[self.shards.shard[record]]
+                found.append(f"{path}: record {record} of the split, at byte {self.shards.offsets[record]}")
+        return found
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
         """The batches of an epoch from `start_step` on, each ready for `strategy.run`.
@@ -77,7 +103,7 @@ class Feed:
         if len(iterators) == 1:
             return next(iterators[0])
         return self.strategy.experimental_distribute_values_from_function(
-            lambda context: next(iterators[context.replica_id_in_sync_group])
+            lambda context: next(iterators[context.replica_id_in_sync_group - self._ranks.start])
         )
 
     def close(self) -> None:
@@ -109,18 +135,18 @@ def open_feed(
 
     `workers` are shared among the replicas. Raises `UserError` if the batch does not divide among them.
     """
-    replicas = strategy.num_replicas_in_sync
+    replicas, ranks = strategy.num_replicas_in_sync, local_ranks(strategy)
     if batch.batch_size % replicas:
         raise UserError(f"a batch of {batch.batch_size} does not divide among {replicas} devices; change --batch-size")
-    if replicas > 1:
+    if len(ranks) > 1:
         # DALI's GPU pipelines all run on the first GPU yet: the others' batches would be decoded there too.
         if device == "gpu":
-            raise UserError(f"--data-device gpu works with one GPU, not with {replicas}; take --data-device cpu")
+            raise UserError(f"--data-device gpu works with one GPU, not with {len(ranks)}; take --data-device cpu")
         device = "cpu"
-        workers = max(1, (workers or cpu_count()) // replicas)
+        workers = max(1, (workers or cpu_count()) // len(ranks))
     part = BatchSpec(batch.batch_size // replicas, batch.image_size, batch.dtype)
     loaders: list[Loader] = []
-    for rank in range(replicas):
+    for rank in ranks:
         # The first one may have fallen back to another loader, and said so.
         chosen = loaders[0].name if loaders else name
         loaders.append(

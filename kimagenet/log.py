@@ -2,12 +2,14 @@
 
 log.jsonl has one JSON object per line. All have `event` and `time` (Unix seconds):
 
-* `start`: `version` (1), `epochs`, `steps_per_epoch`, `global_batch`
+* `start`, at the beginning, and `resume` where a run goes on: `version` (1), `epochs`, `steps_per_epoch`,
+  `global_batch`, `global_step`. Lines of steps that a resumed run does again are removed before
 * `step`, every --log-steps steps and after the last of an epoch: `epoch` and `step` (from 0), `global_step` (steps
   done), `learning_rate`, and of the steps since the last such line `loss`, `top1` (means), and, without the first few
   steps of a run, `images_per_second` and `data_wait` (the share of the time spent waiting for data)
 * `epoch`: `epoch`, `global_step`, `learning_rate` (the last), `loss`, `top1`, `images_per_second`, `data_wait` of the
-  epoch; `val_loss`, `val_top1`, `val_top5` where there is a validation split
+  epoch; `val_loss`, `val_top1`, `val_top5` where there is a validation split, and `val_raw_loss`, `val_raw_top1`,
+  `val_raw_top5` beside them if the recipe averages weights: of the weights as they are
 * `end`: `global_step`; it is missing if the run was cut off
 """
 
@@ -39,7 +41,7 @@ class Reporter(keras.callbacks.Callback):
         super().__init__()
         self.loop = loop
         self.current_epoch = 0
-        self._since_step = self._since_epoch = Totals()
+        self._since_step = Totals()
 
     def step(self, step: int, values: dict[str, float]) -> None:
         """After a log step."""
@@ -49,7 +51,7 @@ class Reporter(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.current_epoch = epoch
-        self._since_step = self._since_epoch = self.loop.totals
+        self._since_step = self.loop.totals
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self.loop.is_log_step(batch):
@@ -58,11 +60,7 @@ class Reporter(keras.callbacks.Callback):
             self.step(batch, interval.means() | interval.speed() | {"learning_rate": logs["learning_rate"]})
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.epoch({**logs, **self.epoch_so_far().speed()})
-
-    def epoch_so_far(self) -> Totals:
-        """The sums of this epoch's steps."""
-        return self.loop.totals - self._since_epoch
+        self.epoch({**logs, **self.loop.epoch_totals.speed()})
 
 
 class ProgressLine(Reporter):
@@ -97,6 +95,8 @@ class ProgressLine(Reporter):
         if "val_loss" in values:
             line += f"  |  validation: loss {values['val_loss']:.4f}"
             line += f"  top-1 {values['val_top1']:.2%}  top-5 {values['val_top5']:.2%}"
+        if "val_raw_top1" in values:
+            line += f"  (not averaged: {values['val_raw_top1']:.2%})"
         self._write(("\r\x1b[K" if self._on_terminal else "") + line + _speed(values) + "\n")
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -106,7 +106,7 @@ class ProgressLine(Reporter):
         self._validation_seconds = time.monotonic() - self._validation_began
 
     def _line(self, step: int) -> str:
-        totals = self.epoch_so_far()
+        totals = self.loop.epoch_totals
         position = f"epoch {self.current_epoch + 1}/{self._epochs}  {step + 1}/{self.loop.steps_per_epoch}"
         return f"{position}{self._left(step)}  {_means(totals.means())}{_speed(totals.speed())}"
 
@@ -135,11 +135,12 @@ class JsonLines(Reporter):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._write(
-            "start",
+            "resume" if self.loop.global_step else "start",
             version=LOG_VERSION,
             epochs=self._epochs,
             steps_per_epoch=self.loop.steps_per_epoch,
             global_batch=self.loop.training.global_batch,
+            global_step=self.loop.global_step,
         )
 
     def step(self, step: int, values: dict[str, float]) -> None:

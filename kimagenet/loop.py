@@ -5,7 +5,8 @@ checkpoints included, is a `keras.callbacks.Callback`. Own reasons to exist besi
 step of any epoch, iter_size and several workers work under tf.distribute, and it knows how long it waited for data.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import perf_counter
@@ -61,6 +62,33 @@ class Totals:
 
 
 @dataclass(frozen=True)
+class Position:
+    """Where a run stands: the next step is step `step` of epoch `epoch`, both from 0.
+
+    Attributes:
+        totals: of the epoch's steps before. best_top1: the highest validation top-1 of the epochs before, or −1.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    totals: Totals = Totals()
+    best_top1: float = -1.0
+
+
+class Stopped(Exception):
+    """`Loop.request_stop` took effect: the loop stands between two steps, at its `position`."""
+
+
+class NonFiniteLoss(Exception):
+    """The loss of step `step` of epoch `epoch` is NaN or infinite; the weights have taken its update already."""
+
+    def __init__(self, epoch: int, step: int, loss: float) -> None:
+        super().__init__(f"epoch {epoch}, step {step}: the loss is {loss}")
+        self.epoch = epoch
+        self.step = step
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """An exact evaluation: every record counted once. `loss` is the mean cross-entropy."""
 
@@ -80,18 +108,19 @@ class Evaluation:
         return self.top5_correct / self.records
 
 
-def evaluate(step: Any, feed: Feed) -> Evaluation:
+def evaluate(step: Any, feed: Feed, before_step: Callable[[], None] = lambda: None) -> Evaluation:
     """Reads an evaluation feed once through `make_evaluation_step`'s step. Sums are float64, counts exact."""
     sums = np.zeros(4)
     batches = feed.epoch(0)
     for _ in range(feed.steps_per_epoch):
+        before_step()
         sums += step(*next(batches)).numpy()
     loss, top1, top5, records = sums
     return Evaluation(round(records), round(top1), round(top5), loss / records)
 
 
 class Loop:
-    """Trains a model. `totals` and `global_step` say how far it is; a run's callbacks may read them.
+    """Trains a model. `position`, `global_step` and `totals` say how far it is; a run's callbacks may read them.
 
     Args:
         model: built in the strategy's scope, returns probabilities. It is compiled with the optimizer, so that
@@ -100,7 +129,7 @@ class Loop:
         training: batches of (images, labels, …). validation: of (images, labels, weights), or None.
         schedule: sets the learning rate before each step; None leaves it to the optimizer and the callbacks.
         weight_decay, label_smoothing, mixing, seed, xla: see `make_training_step`.
-        ema: evaluate with the optimizer's moving average of the weights.
+        ema: evaluate with the optimizer's moving average of the weights, and beside it the weights as they are.
         log_steps: how often the callbacks need the loss of the very last step.
     """
 
@@ -130,7 +159,10 @@ class Loop:
         self.steps_per_epoch = training.steps_per_epoch
         self.log_steps = log_steps
         self.totals = Totals()
-        self.global_step = 0
+        self._epoch = self._step = 0
+        self._epoch_began = Totals()
+        self._best_top1 = -1.0
+        self.is_best = False  # whether the last epoch's validation was the best so far
         self._schedule = schedule
         self._ema = ema
         self._training_step = make_training_step(
@@ -145,25 +177,54 @@ class Loop:
             xla=xla,
         )
         self._evaluation_step = make_evaluation_step(model, strategy)
-        self._in_flight: tf.Tensor | None = None
+        self._in_flight: tuple[int, int, tf.Tensor] | None = None
+        self._stop_is_requested = self._all_stop = False
         self._warm_up = WARM_UP_STEPS
+
+    @property
+    def global_step(self) -> int:
+        """Steps done since the run's beginning."""
+        return self._epoch * self.steps_per_epoch + self._step
+
+    @property
+    def epoch_totals(self) -> Totals:
+        """Of this epoch's steps, those before a resume included."""
+        return self.totals - self._epoch_began
+
+    @property
+    def position(self) -> Position:
+        """Where the run stands between two steps; waits for the loss of the last one."""
+        self._count_step_in_flight()
+        return Position(self._epoch, self._step, self.epoch_totals if self._step else Totals(), self._best_top1)
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """All that a run has to keep: weights, statistics, seeds of layers; state of the optimizer and its wrappers."""
+        return [*self.model.variables, *self.model.optimizer.variables]
+
+    def request_stop(self) -> None:
+        """Lets `fit` raise `Stopped` at the end of a step, of the same one on all workers, or within a validation."""
+        self._stop_is_requested = True
 
     def fit(
         self,
         epochs: int,
         callbacks: Sequence[keras.callbacks.Callback] = (),
-        start_epoch: int = 0,
-        start_step: int = 0,
+        start: Position = Position(),
     ) -> keras.callbacks.History:
-        """Trains from (`start_epoch`, `start_step`) to the end of epoch `epochs` − 1.
+        """Trains from `start` to the end of epoch `epochs` − 1.
 
         Callbacks see logs `loss`, `top1` (means of the epoch so far) and `learning_rate`, at the end of an epoch also
-        `val_loss`, `val_top1`, `val_top5`, and the weights that are trained; `evaluation_weights` gives those that
-        were evaluated. At the end the model holds the latter. A callback with `on_train_batch_end` makes the loop wait
-        for every step's loss, unless it has `needs_every_loss = False`: then logs may lack the last step's, except
-        where `is_log_step`, and an accelerator is never left idle.
+        `val_loss`, `val_top1`, `val_top5` (with `ema` also `val_raw_…`, of the weights that are not averaged), and
+        the weights that are trained; `evaluation_weights` gives those that were evaluated. At the end the model holds
+        the latter. A callback with `on_train_batch_end` makes the loop wait for every step's loss, unless it has
+        `needs_every_loss = False`: then logs may lack the last step's, except where `is_log_step`, and an accelerator
+        is never left idle. Raises `NonFiniteLoss`, and `Stopped`.
         """
-        self.global_step = start_epoch * self.steps_per_epoch + start_step
+        self._epoch, self._step, self._best_top1 = start.epoch, start.step, start.best_top1
+        self._epoch_began = self.totals
+        self.totals += start.totals
+        self._all_stop = False
         steps = self.steps_per_epoch
         listeners = keras.callbacks.CallbackList(
             list(callbacks), add_history=True, model=self.model, epochs=epochs, steps=steps, verbose=0
@@ -172,13 +233,17 @@ class Loop:
         self.model.stop_training = False
         logs: dict[str, float] = {}
         listeners.on_train_begin()
-        for epoch in range(start_epoch, epochs):
+        for epoch in range(start.epoch, epochs):
             listeners.on_epoch_begin(epoch)
-            first = start_step if epoch == start_epoch else 0
-            logs = self._train_epoch(epoch, first, listeners, everyone_waits)
+            logs = self._train_epoch(epoch, self._step, listeners, everyone_waits)
             if self.validation is not None:
                 logs |= self._validate(self.validation, listeners)
+            self.is_best = logs.get("val_top1", -1.0) > self._best_top1
+            self._best_top1 = max(self._best_top1, logs.get("val_top1", -1.0))
+            if self._step == self.steps_per_epoch:
+                self._epoch, self._step = epoch + 1, 0
             listeners.on_epoch_end(epoch, logs)
+            self._epoch_began = self.totals
             if self.model.stop_training:
                 break
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
@@ -196,9 +261,8 @@ class Loop:
     def _train_epoch(
         self, epoch: int, first: int, listeners: keras.callbacks.CallbackList, everyone_waits: bool
     ) -> dict[str, float]:
-        before = self.totals
         batches = self.training.epoch(epoch, first)
-        logs: dict[str, float] = {}
+        logs = {"learning_rate": self._set_learning_rate(epoch, min(first, self.steps_per_epoch - 1))}
         mark = perf_counter()
         for step in range(first, self.steps_per_epoch):
             listeners.on_train_batch_begin(step)
@@ -206,28 +270,35 @@ class Loop:
             images, labels, *_ = next(batches)
             waited = perf_counter() - asked
             learning_rate = self._set_learning_rate(epoch, step)
-            result = self._training_step(images, labels, tf.constant(self.global_step, tf.int64))
+            stop = tf.constant(self._stop_is_requested, tf.float32)
+            result = self._training_step(images, labels, tf.constant(self.global_step, tf.int64), stop)
             # At most one step ahead: the device never idles, and the loader's queue fills up if data is fast enough.
             self._count_step_in_flight()
-            self._in_flight = result
-            self.global_step += 1
+            self._in_flight = epoch, step, result
+            self._step = step + 1
             if everyone_waits or self.is_log_step(step):
                 self._count_step_in_flight()
             now = perf_counter()
             self._count_time(now - mark, waited)
             mark = now
-            logs = (self.totals - before).means() | {"learning_rate": learning_rate}
+            logs = self.epoch_totals.means() | {"learning_rate": learning_rate}
             listeners.on_train_batch_end(step, logs)
-            if self.model.stop_training:
+            if self.model.stop_training or self._all_stop:
                 break
         self._count_step_in_flight()
-        return logs | (self.totals - before).means()
+        if self._all_stop:
+            raise Stopped
+        return logs | self.epoch_totals.means()
 
     def _count_step_in_flight(self) -> None:
         if self._in_flight is not None:
-            loss, top1 = self._in_flight.numpy().tolist()
+            epoch, step, result = self._in_flight
             self._in_flight = None
+            loss, top1, stops = result.numpy().tolist()
+            if not math.isfinite(loss):
+                raise NonFiniteLoss(epoch, step, loss)
             self.totals += Totals(steps=1, loss=loss, top1=top1)
+            self._all_stop = stops > 0
 
     def _count_time(self, seconds: float, waited: float) -> None:
         if self._warm_up:
@@ -248,10 +319,20 @@ class Loop:
     def _validate(self, validation: Feed, listeners: keras.callbacks.CallbackList) -> dict[str, float]:
         listeners.on_test_begin()
         with self.evaluation_weights():
-            result = evaluate(self._evaluation_step, validation)
-        logs = {"loss": result.loss, "top1": result.top1, "top5": result.top5}
+            logs = self._evaluate(validation)
+        if self._ema:
+            logs |= {f"raw_{name}": value for name, value in self._evaluate(validation).items()}
         listeners.on_test_end(logs)
         return {f"val_{name}": value for name, value in logs.items()}
+
+    def _evaluate(self, validation: Feed) -> dict[str, float]:
+        result = evaluate(self._evaluation_step, validation, self._stop_alone)
+        return {"loss": result.loss, "top1": result.top1, "top5": result.top5}
+
+    def _stop_alone(self) -> None:
+        # Several workers have to stop at the same step: they only learn of each other's wish in a training step.
+        if self._stop_is_requested and not self.training.has_peers:
+            raise Stopped
 
 
 def _hears_steps(callback: keras.callbacks.Callback) -> bool:

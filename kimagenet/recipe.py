@@ -81,6 +81,12 @@ class Recipe:
         0.875, "data", "evaluation: image_size over the resized shorter side; the original: 1.0"
     )
 
+    sync_bn: bool = _choice(
+        True,
+        "training",
+        "on several devices BatchNormalization normalizes with the whole batch, not each device's part",
+    )
+
     amp: str = _choice("off", "speed", "mixed precision; float16 has loss scaling, --amp alone means it", PRECISIONS)
     xla: bool = _choice(False, "speed", "compile the training step with XLA")
 

@@ -4,6 +4,7 @@
     run.json                 version, the data set it was trained on, the loader, the versions of the libraries
     log.jsonl, tensorboard/  see kimagenet.log
     checkpoints/last.keras   after each epoch; best.keras: of the epoch with the highest validation top-1
+    checkpoints/step-*.ckpt  to resume from: see kimagenet.checkpoint_file
     final.keras              at the end
 
 The .keras files hold the weights as they are evaluated (slow or averaged ones, if the recipe has them) and no
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 RUN_VERSION = 1
 
-_MARKS = ("recipe.json", "run.json", "log.jsonl", "checkpoints", "final.keras")
+_MARKS = ("recipe.json", "log.jsonl", "checkpoints", "final.keras")
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,28 @@ class RunDirectory:
     info = property(lambda self: self.path / "run.json")
     log = property(lambda self: self.path / "log.jsonl")
     tensorboard = property(lambda self: self.path / "tensorboard")
+    checkpoints = property(lambda self: self.path / "checkpoints")
     last = property(lambda self: self.path / "checkpoints" / "last.keras")
     best = property(lambda self: self.path / "checkpoints" / "best.keras")
     final = property(lambda self: self.path / "final.keras")
 
     @classmethod
-    def new(cls, path: Path) -> "RunDirectory":
-        """For a run that is to begin; raises `UserError` if `path` holds one already or is no folder."""
+    def at(cls, path: Path) -> "RunDirectory":
+        """For a run that is to begin, or one to go on with (`is_begun`).
+
+        Raises `UserError` if `path` is no folder, or holds parts of something that is no run.
+        """
         if path.exists() and not path.is_dir():
             raise UserError(f"{path}: not a folder; choose another --output")
-        if any((path / name).exists() for name in _MARKS):
-            raise UserError(f"{path}: holds a run already; choose another --output or remove it")
-        return cls(path)
+        run = cls(path)
+        if not run.is_begun and any((path / name).exists() for name in _MARKS):
+            raise UserError(f"{path}: holds parts of a run, but no run.json; choose another --output or remove it")
+        return run
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a run in it."""
+        return self.info.is_file()
 
     @classmethod
     def existing(cls, path: Path) -> "RunDirectory":
@@ -59,16 +70,30 @@ class RunDirectory:
         return cls(path)
 
     def begin(self, recipe: Recipe, info: dict[str, Any]) -> None:
-        """Creates the folder with recipe.json and run.json."""
+        """Writes recipe.json and run.json, into a new folder or over those of the run that goes on."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.last.parent.mkdir()  # not there yet: of two runs that start at once, one gets the folder
+            if not self.is_begun:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self.checkpoints.mkdir()  # not there yet: of two runs that start at once, one gets the folder
             write_atomic(self.recipe, recipe.to_json().encode())
             write_atomic(self.info, (json.dumps({"version": RUN_VERSION, **info}, indent=1) + "\n").encode())
         except FileExistsError:
-            raise UserError(f"{self.path}: holds a run already; choose another --output or remove it") from None
+            raise UserError(f"{self.path}: another run has just begun here; choose another --output") from None
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror}); choose another --output") from None
+
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint after so many steps of the whole run."""
+        return self.checkpoints / f"step-{step:09d}.ckpt"
+
+    def find_checkpoints(self) -> list[Path]:
+        """What there is to resume from, the newest first."""
+        return sorted(self.checkpoints.glob("step-*.ckpt"), reverse=True)
+
+    def cut_log(self, num_bytes: int) -> None:
+        """Cuts log.jsonl back to the first `num_bytes`."""
+        if self.log.exists() and self.log.stat().st_size > num_bytes:
+            os.truncate(self.log, num_bytes)
 
     def read_info(self) -> dict[str, Any]:
         """The content of run.json; raises `UserError` if it is damaged or of another version."""

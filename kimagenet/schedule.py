@@ -5,9 +5,11 @@ Schedule("cosine", initial_lr=0.1, final_lr=0.0, epochs=90, warmup_epochs=5).at(
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import UserError
+from pipelines.files import atomic_writer
 
 if TYPE_CHECKING:
     from kimagenet.recipe import Recipe
@@ -104,3 +106,20 @@ class Schedule:
 def linear_scaled(learning_rate: float, batch_size: int, reference_batch_size: int = 256) -> float:
     """The linear scaling rule: rate × batch / reference (arXiv 1706.02677); batch = images per update."""
     return learning_rate * batch_size / reference_batch_size
+
+
+def plot(schedule: Schedule, path: Path) -> None:
+    """Draws the rate over the epochs into a PNG. Raises `UserError` where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("--plot-schedule needs matplotlib: pip install matplotlib") from None
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    points = max(2000, 20 * schedule.epochs)
+    positions = [schedule.epochs * point / points for point in range(points)]
+    axes.plot(positions, [schedule.at(position) for position in positions])
+    axes.set(xlabel="epoch", ylabel="learning rate", title=f"{schedule.name}, {schedule.epochs} epochs", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    with atomic_writer(path) as stream:
+        figure.savefig(stream, format="png", dpi=110)

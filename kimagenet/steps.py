@@ -25,13 +25,14 @@ def make_training_step(
     seed: int = 0,
     xla: bool = False,
 ) -> Step:
-    """A step (images, labels, global step = 0) → float32 [2]: the loss, the share of images whose top class is right.
+    """A step (images, labels, global step = 0, stop = 0) → float32 [3]: loss, top-1, the sum of all replicas' `stop`.
 
     loss = mean over the global batch of −Σ target·log p, plus λ·Σw² over `l2_kernels(model)` with λ = `weight_decay`,
     plus the model's own losses. target = one-hot·(1 − s) + s/classes, s = `label_smoothing`; then images and targets
-    are mixed as `mixing` says, by draws that belong to (`seed`, global step, replica). Right is an image's own label,
-    not what was mixed in. p are the model's probabilities: Keras takes the logarithm from the softmax's input, so
-    nothing underflows.
+    are mixed as `mixing` says, by draws that belong to (`seed`, global step, replica). Top-1 is the share of images
+    whose most probable class is their own label, not what was mixed in. p are the model's probabilities: Keras takes
+    the logarithm from the softmax's input, so nothing underflows. Each replica hands in a `stop`, so that all of them
+    learn in the same step that one wants to.
     """
     replicas = strategy.num_replicas_in_sync
     if xla and replicas > 1:  # TensorFlow cannot add up gradients of several devices inside of what XLA compiles
@@ -59,10 +60,13 @@ def make_training_step(
     if xla:
         update = tf.function(update, jit_compile=True)
 
-    def replica_step(images: tf.Tensor, labels: tf.Tensor, global_step: tf.Tensor | int = 0) -> tf.Tensor:
+    def replica_step(
+        images: tf.Tensor, labels: tf.Tensor, global_step: tf.Tensor | int = 0, stop: tf.Tensor | float = 0.0
+    ) -> tf.Tensor:
         # Outside of what XLA compiles: see `draw`.
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        return update(images, labels, draw(tf.shape(images)[0], seed, global_step, replica))
+        sums = update(images, labels, draw(tf.shape(images)[0], seed, global_step, replica))
+        return tf.concat([sums, [stop]], axis=0)
 
     return _on_replicas(replica_step, strategy)
 

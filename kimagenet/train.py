@@ -8,128 +8,63 @@ import textwrap
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from kimagenet import cli, models, saved
-from kimagenet.catalog import ListRecipes
-from kimagenet.recipe import PRECISIONS, Recipe
-from kimagenet.run import RunDirectory, save_model
-from kimagenet.schedule import Schedule
-from pipelines import loaders
+from kimagenet.cluster import Cluster
+from kimagenet.recipe import Recipe
+from kimagenet.resume import check_same, identity
+from kimagenet.run import RunDirectory
+from kimagenet.schedule import Schedule, plot
+from kimagenet.train_flags import DEFAULT_DATASET_DIR, make_parser, resolve_recipe, with_values
 from pipelines.augment import AugmentSpec
 from pipelines.dataset import DatasetInfo
 from pipelines.errors import UserError
-from pipelines.loader import DEVICES, DTYPES, BatchSpec
+from pipelines.loader import BatchSpec
 from pipelines.shards import ShardSet
 
 if TYPE_CHECKING:
     from kimagenet.distribute import Feed
     from kimagenet.loop import Loop
 
-DEFAULT_DATASET_DIR = Path("~/data/ILSVRC2012/tfrecords")  # the original's
-
-# The original's batch_size and iter_size where neither is given; for other models it demanded them.
-ORIGINAL_BATCHES = {"mobilenet_v2": (64, 4), "resnet50": (16, 16), "googlenet_bn": (64, 4)}
-
-DESCRIPTION = """Trains an image classifier on TFRecord shards. Without any argument, and without ImageNet in its
-default place, it draws a small data set of its own and trains a small model on it."""
-EPILOG = """Flags of the recipe that are not given keep its value. The recipe is the one of --recipe; else, for
-a saved MODEL, the one of its run; else, for mobilenet_v2, resnet50 and googlenet_bn, the defaults of keras_imagenet's
-train.py; else the model's own. A saved MODEL may be trained at another --image-size; its head is replaced if the data
-set has another number of classes. The resolved recipe is printed and saved as recipe.json. Every flag also reads with
-_ for -. Exit codes: 0 done, 2 wrong use, 130 interrupted."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     given = cli.with_hyphens(sys.argv[1:] if arguments is None else arguments)
-    return cli.run(make_parser(), train, _with_values(given))
+    return cli.run(make_parser(), train, with_values(given))
 
 
-def make_parser() -> cli.Parser:
-    """The flags: a group of our own for the run, and the recipe's fields in their groups."""
-    parser = cli.Parser("python -m kimagenet.train", "[MODEL] [flags]", DESCRIPTION, EPILOG)
-    names = ", ".join(models.names())
-    kinds_of_model = (
-        f"one of {names}; or a .keras or .h5 file, or a run directory, to go on from; default: the recipe's"
-    )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help=kinds_of_model)
-    groups = {name: parser.add_argument_group(name) for name in ("run", "data")}
-    run = groups["run"]
-    run.add_argument("--recipe", metavar="NAME|FILE", help=f"{', '.join(models.recipes())}, or a recipe.json")
-    run.add_argument("--list-recipes", nargs=0, action=ListRecipes, help="print a table of the recipes and exit")
-    run.add_argument("--output", type=Path, metavar="RUN", help="the run directory; default: runs/MODEL-TIME")
-    run.add_argument(
-        "--log-steps", type=cli.positive_int, default=50, metavar="N", help="steps from one log line to the next"
-    )
-    data = groups["data"]
-    data.add_argument("--dataset-dir", type=Path, metavar="DIR", help=f"folder of shards ({DEFAULT_DATASET_DIR})")
-    data.add_argument("--loader", choices=("auto", *loaders.names()), default="auto", help="what reads and augments")
-    data.add_argument("--strict-loader", action="store_true", help="an error, not tf.data, if DALI cannot be used")
-    data.add_argument("--data-device", choices=DEVICES, default="auto", help="where DALI decodes")
-    data.add_argument("--data-dtype", choices=DTYPES, default="float32", help="images on their way to the model")
-    data.add_argument(
-        "--workers", type=cli.positive_int, metavar="N", help="decoding threads; default: one for each core"
-    )
-    data.add_argument("--prefetch", type=cli.positive_int, default=2, metavar="N", help="batches kept ready")
-    kinds = get_type_hints(Recipe)
-    for field in dataclasses.fields(Recipe):
-        if field.name != "model":
-            group = field.metadata["group"]
-            if group not in groups:
-                groups[group] = parser.add_argument_group(group)
-            _add_recipe_flag(groups[group], field, kinds[field.name])
-    return parser
+def train(flags: argparse.Namespace) -> int:
+    """A whole run, from the flags to final.keras, or the rest of one; returns the exit code.
 
-
-def _add_recipe_flag(group: Any, field: dataclasses.Field, kind: type) -> None:
-    options: dict[str, Any] = {"help": field.metadata["help"].replace("%", "%%"), "default": argparse.SUPPRESS}
-    if kind is bool:
-        options["action"] = argparse.BooleanOptionalAction
-    else:
-        options |= {"type": kind, "choices": field.metadata["choices"]}
-        if not options["choices"]:
-            options["metavar"] = {int: "N", float: "X", str: "NAME"}[kind]
-    group.add_argument("--" + field.name.replace("_", "-"), **options)
-
-
-def _with_values(arguments: Sequence[str]) -> list[str]:
-    """Flags that read as switches too: the original's --label_smoothing means 0.1, --amp means float16."""
-    completed = []
-    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
-        if argument == "--label-smoothing" and not _is_number(following):
-            argument = "--label-smoothing=0.1"
-        if argument == "--amp" and following not in PRECISIONS:
-            argument = "--amp=float16"
-        completed.append(argument)
-    return completed
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def train(flags: argparse.Namespace) -> None:
-    """A whole run, from the flags to final.keras. Raises `UserError` before anything is trained or overwritten."""
-    dataset_dir, is_demo = find_dataset(flags.dataset_dir)
-    recipe = resolve_recipe(flags, is_demo)
-    if saved.is_saved(recipe.model):
-        recipe = recipe.replace(model=str(saved.find(recipe.model)))
-    elif recipe.model not in models.names():
-        raise UserError(f"{recipe.model}: no such model; the models are {', '.join(models.names())}")
-    default_output = Path("runs") / f"{Path(recipe.model).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    run = RunDirectory.new(flags.output or default_output)
+    Raises `UserError` before anything is trained or overwritten.
+    """
+    cluster = Cluster.from_environment()
+    if not cluster.is_chief:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  one of them speaks, to the end of the process
+    run = find_run(flags, cluster)
+    dataset_dir, is_demo = find_dataset(flags, run)
+    recipe = find_recipe(flags, run, is_demo)
+    if flags.plot_schedule:
+        plot(Schedule.of(recipe), flags.plot_schedule)
+        print(f"drawn: {flags.plot_schedule}")
+        return 0
+    run = run or RunDirectory.at(Path("runs") / f"{Path(recipe.model).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     if is_demo:
         from kimagenet.demo import ensure_demo
 
         print("No --dataset-dir, and no ImageNet in its default place: training on a small drawn data set instead.")
         dataset_dir = ensure_demo()
+    dataset = identity(DatasetInfo.load(dataset_dir))
+    if is_resumed := run.is_begun:  # asked before any worker can have begun it
+        if not flags.force_resume:
+            check_same(run, recipe, dataset)
+        if run.final.exists() and Recipe.load(run.recipe) == recipe:
+            print(
+                f"{run.path}: this run is finished; evaluate it with `{cli.python()} -m kimagenet.evaluate {run.path}`"
+            )
+            return 0
     splits = open_splits(dataset_dir)
     print_recipe(recipe)
     cli.import_tensorflow()
@@ -138,45 +73,74 @@ def train(flags: argparse.Namespace) -> None:
         training, validation = open_feeds(stack, flags, recipe, *splits)
         loop = build_loop(recipe, training, validation, flags.log_steps)
         print_banner(recipe, dataset_dir, loop, run)
-        run.begin(recipe, describe_run(dataset_dir, loop))
-        fit(loop, recipe, run)
-    print(f"done: {run.final}; evaluate it with `{cli.python()} -m kimagenet.evaluate {run.path}`")
+        code = begin_and_fit(loop, recipe, run, flags, cluster, is_resumed, describe_run(dataset_dir, loop, dataset))
+    if not code:
+        print(f"done: {run.final}; evaluate it with `{cli.python()} -m kimagenet.evaluate {run.path}`")
+    return code
 
 
-def find_dataset(given: Path | None) -> tuple[Path, bool]:
+def begin_and_fit(
+    loop: "Loop",
+    recipe: Recipe,
+    run: RunDirectory,
+    flags: argparse.Namespace,
+    cluster: Cluster,
+    is_resumed: bool,
+    info: dict[str, Any],
+) -> int:
+    """From the first step or from the last checkpoint on; returns the exit code."""
+    from kimagenet.checkpoints import restore
+    from kimagenet.fit import fit
+    from kimagenet.loop import Position
+
+    start = Position()
+    if is_resumed:
+        start = restore(loop, run, cluster.is_chief)
+        print(f"resume  at epoch {start.epoch + 1}, step {start.step + 1} of {loop.steps_per_epoch:,}", flush=True)
+    if cluster.is_chief:
+        run.begin(recipe, info)
+    return fit(
+        loop,
+        recipe.epochs,
+        run,
+        start,
+        is_chief=cluster.is_chief,
+        checkpoint_steps=flags.checkpoint_steps,
+        keep_checkpoints=flags.keep_checkpoints,
+    )
+
+
+def find_run(flags: argparse.Namespace, cluster: Cluster) -> RunDirectory | None:
+    """The run directory that --output names, new or begun. Raises `UserError` if there is none but has to be."""
+    if flags.output is None:
+        if flags.resume or flags.force_resume:
+            raise UserError("--resume goes on with the run in --output: say which")
+        if cluster.size > 1:
+            raise UserError("several workers need one --output that all of them see: say which")
+        return None
+    run = RunDirectory.at(flags.output)
+    if (flags.resume or flags.force_resume) and not run.is_begun:
+        raise UserError(f"{run.path}: there is no run to resume; leave out --resume to begin one")
+    return run
+
+
+def find_dataset(flags: argparse.Namespace, run: RunDirectory | None) -> tuple[Path, bool]:
     """The folder of shards, and whether there is none, so that the demo has to stand in."""
+    given = flags.dataset_dir
+    if given is None and flags.resume and run:
+        given = Path(run.read_info()["dataset_dir"])
     dataset_dir = (given or DEFAULT_DATASET_DIR).expanduser()
     return dataset_dir, given is None and not dataset_dir.exists()
 
 
-def resolve_recipe(flags: argparse.Namespace, is_demo: bool = False) -> Recipe:
-    """The base recipe (see EPILOG) with the flags' changes."""
-    changes = {f.name: vars(flags)[f.name] for f in dataclasses.fields(Recipe) if vars(flags).get(f.name) is not None}
-    if changes.get("decoupled_weight_decay"):
-        changes.setdefault("weight_decay", 0.0)  # who asks for the one does not want a default of the other
-    return _base_recipe(flags.recipe, flags.model, is_demo).replace(**changes)
-
-
-def _base_recipe(name: str | None, model: str | None, is_demo: bool) -> Recipe:
-    known = models.recipes()
-    if name is None:
-        model = model or ("demo" if is_demo else Recipe.model)
-        if saved.is_saved(model):
-            return saved.recipe_of(model)
-        if model in ORIGINAL_BATCHES or model not in known:  # the caller reports an unknown model
-            return _original_defaults(model)
-        print(f"No --recipe: taking the one of {model}.")
-        return known[model]
-    if name.endswith(".json"):
-        return Recipe.load(Path(name))
-    if name not in known:
-        raise UserError(f"{name}: no such recipe; the recipes are {', '.join(known)}")
-    return known[name]
-
-
-def _original_defaults(model: str) -> Recipe:
-    batch_size, iter_size = ORIGINAL_BATCHES.get(model, (Recipe.batch_size, Recipe.iter_size))
-    return Recipe(model=model, batch_size=batch_size, iter_size=iter_size, crop_ratio=1.0)
+def find_recipe(flags: argparse.Namespace, run: RunDirectory | None, is_demo: bool) -> Recipe:
+    """The recipe that the flags make, on top of the run's own with --resume; its model exists."""
+    recipe = resolve_recipe(flags, is_demo, Recipe.load(run.recipe) if flags.resume and run else None)
+    if saved.is_saved(recipe.model):
+        return recipe.replace(model=str(saved.find(recipe.model)))
+    if recipe.model not in models.names():
+        raise UserError(f"{recipe.model}: no such model; the models are {', '.join(models.names())}")
+    return recipe
 
 
 def _set_up_keras(recipe: Recipe) -> None:
@@ -224,6 +188,7 @@ def open_feeds(
 def build_loop(recipe: Recipe, training: "Feed", validation: "Feed | None", log_steps: int) -> "Loop":
     """Model, optimizer and schedule of a recipe, in the strategy's scope."""
     from kimagenet import optim
+    from kimagenet.distribute import synchronize_batch_norm
     from kimagenet.loop import Loop
     from kimagenet.mixing import MixSpec
 
@@ -232,6 +197,8 @@ def build_loop(recipe: Recipe, training: "Feed", validation: "Feed | None", log_
         is_saved = saved.is_saved(recipe.model)
         model = saved.build(Path(recipe.model), *network) if is_saved else models.build(recipe.model, *network)
         optimizer = optim.build(recipe)
+        if recipe.sync_bn and training.strategy.num_replicas_in_sync > 1:
+            synchronize_batch_norm(model)
     return Loop(
         model,
         optimizer,
@@ -248,28 +215,7 @@ def build_loop(recipe: Recipe, training: "Feed", validation: "Feed | None", log_
     )
 
 
-def fit(loop: "Loop", recipe: Recipe, run: RunDirectory) -> None:
-    """Trains and leaves the run directory complete; on Ctrl-C as well, up to the step that was reached."""
-    from kimagenet.checkpoints import KeepLastAndBest
-    from kimagenet.log import JsonLines, ProgressLine, TensorBoardScalars
-
-    callbacks = [
-        ProgressLine(loop, recipe.epochs),
-        JsonLines(loop, run.log, recipe.epochs),
-        TensorBoardScalars(loop, run.tensorboard),
-        KeepLastAndBest(loop, run),
-    ]
-    try:
-        loop.fit(recipe.epochs, callbacks)
-    except KeyboardInterrupt:
-        with loop.evaluation_weights():
-            save_model(loop.model, run.last)
-        done = f"after {loop.global_step} of {recipe.epochs * loop.steps_per_epoch} steps"
-        raise KeyboardInterrupt(f"{done}; the weights so far are in {run.last}") from None
-    save_model(loop.model, run.final)
-
-
-def describe_run(dataset_dir: Path, loop: "Loop") -> dict[str, Any]:
+def describe_run(dataset_dir: Path, loop: "Loop", dataset: dict[str, str]) -> dict[str, Any]:
     """The content of run.json."""
     import keras
     import tensorflow as tf
@@ -277,6 +223,7 @@ def describe_run(dataset_dir: Path, loop: "Loop") -> dict[str, Any]:
     feeds = [feed for feed in (loop.training, loop.validation) if feed]
     return {
         "dataset_dir": os.path.abspath(dataset_dir),
+        "identity": dataset,
         "records": {feed.shards.split: len(feed.shards.usable) for feed in feeds},
         "classes": list(loop.training.shards.classes),
         "loader": loop.training.description,

@@ -16,6 +16,12 @@ class RunFailed(UserError):
     exit_code = 1
 
 
+class ToBeResumed(UserError):
+    """The run ended before its time, through no fault of its own; the same command again goes on."""
+
+    exit_code = 75
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; its type's name if it has none."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

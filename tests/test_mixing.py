@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from kimagenet import mixing
-from kimagenet.loop import Loop
+from kimagenet.loop import Loop, Position
 from kimagenet.mixing import MixSpec, blend, draw, mix, symmetric_beta
 from kimagenet.recipe import Recipe
 from kimagenet.steps import make_training_step
@@ -178,7 +178,7 @@ def test_a_run_that_starts_in_mid_epoch_mixes_as_if_it_had_come_there(tiny_datas
                 )
                 loop.fit(1, [stop])
                 loop = Loop(model, keras.optimizers.SGD(0.1), feed, mixing=ALL, seed=4)
-                loop.fit(1, start_step=1)
+                loop.fit(1, start=Position(step=1))
             else:
                 loop.fit(1)
             weights.append(weights_of(model))

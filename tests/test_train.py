@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -32,7 +34,7 @@ def run_train(dataset: Path, output: Path, *flags: str) -> int:
 
 
 def resolve(*arguments: str, is_demo: bool = False) -> Recipe:
-    given = train._with_values(cli.with_hyphens(arguments))
+    given = train.with_values(cli.with_hyphens(arguments))
     return train.resolve_recipe(train.make_parser().parse_args(given), is_demo)
 
 
@@ -68,7 +70,7 @@ def test_leaves_a_complete_run_directory(finished_run: RunDirectory, tiny_datase
 def test_log_jsonl_keeps_its_documented_keys(finished_run: RunDirectory) -> None:
     lines = [json.loads(line) for line in finished_run.log.read_text().splitlines()]
     assert [line["event"] for line in lines] == ["start", *["step"] * 3, "epoch", *["step"] * 3, "epoch", "end"]
-    assert set(lines[0]) == {"event", "time", "version", "epochs", "steps_per_epoch", "global_batch"}
+    assert set(lines[0]) == {"event", "time", "version", "epochs", "steps_per_epoch", "global_batch", "global_step"}
     position = {"event", "time", "epoch", "global_step", "learning_rate", "loss", "top1"}
     speed = {"images_per_second", "data_wait"}
     assert set(lines[1]) == position | {"step"}  # within the warm-up
@@ -133,14 +135,14 @@ def test_interrupted_run_keeps_the_weights(
 
     def interrupt(self, batch, logs=None):
         if batch == 2:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(KeepLastAndBest, "on_train_batch_end", interrupt)
     output = tmp_path / "run"
-    assert run_train(tiny_dataset, output, "--epochs=2") == cli.EXIT_INTERRUPTED
-    message = capsys.readouterr().err
-    assert "after 3 of 10 steps" in message
-    assert "Traceback" not in message
+    assert run_train(tiny_dataset, output, "--epochs=2") == cli.EXIT_RESUME
+    printed = capsys.readouterr()
+    assert re.search(r"stopped after [34] of 10 steps", printed.out)
+    assert "Traceback" not in printed.err
     run = RunDirectory.existing(output)
     assert keras.models.load_model(run.last).count_params() > 0
     assert not run.final.exists()
@@ -290,15 +292,19 @@ def test_without_dali_a_run_says_so_once_and_goes_through_tfdata(
     [(["--label_smoothing"], 0.1), (["--label-smoothing", "5e-2"], 0.05), (["--label_smoothing=0.2"], 0.2)],
 )
 def test_label_smoothing_is_a_switch_or_takes_a_value(flags: list[str], value: float) -> None:
-    given = train._with_values(cli.with_hyphens(["resnet50", *flags]))
+    given = train.with_values(cli.with_hyphens(["resnet50", *flags]))
     assert train.resolve_recipe(train.make_parser().parse_args(given)).label_smoothing == value
 
 
 def test_a_run_is_never_overwritten(
     finished_run: RunDirectory, tiny_dataset: Path, capsys: pytest.CaptureFixture
 ) -> None:
+    before = finished_run.final.read_bytes()
     assert run_train(tiny_dataset, finished_run.path) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "holds a run of another recipe" in message
+    assert "epochs 2 → 18" in message
+    assert finished_run.final.read_bytes() == before
     with pytest.raises(UserError, match="not a run directory"):
         RunDirectory.existing(tiny_dataset)
 
@@ -325,6 +331,7 @@ class _Loop:
 
     steps_per_epoch = 100
     totals = Totals()
+    epoch_totals = property(lambda self: self.totals)
 
     class training:
         global_batch = 32

@@ -1,0 +1,115 @@
+"""Carries a training out and leaves its run directory complete, whatever ends it."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from signal import SIGINT, SIGTERM, getsignal, signal
+from typing import Any
+
+import tensorflow as tf
+
+from kimagenet.checkpoints import KeepCheckpoints, KeepLastAndBest
+from kimagenet.cli import EXIT_RESUME
+from kimagenet.log import JsonLines, ProgressLine, TensorBoardScalars
+from kimagenet.loop import Loop, NonFiniteLoss, Position, Stopped
+from kimagenet.run import RunDirectory, save_model
+from pipelines.errors import RunFailed, ToBeResumed, UserError
+from pipelines.files import write_atomic
+
+logger = logging.getLogger(__name__)
+
+
+def fit(
+    loop: Loop,
+    epochs: int,
+    run: RunDirectory,
+    start: Position,
+    *,
+    is_chief: bool = True,
+    checkpoint_steps: int = 1000,
+    keep_checkpoints: int = 3,
+) -> int:
+    """Trains from `start` to the end; returns the exit code.
+
+    A signal to stop and a batch that cannot be read leave a checkpoint of the last step; a loss that is not finite
+    leaves nonfinite.json and nonfinite.ckpt. Of several workers only the chief writes. Raises `UserError`s.
+    """
+    checkpoints = KeepCheckpoints(loop, run if is_chief else None, checkpoint_steps, keep_checkpoints)
+    callbacks: list[Any] = [checkpoints]
+    if is_chief:
+        reporters = [
+            ProgressLine(loop, epochs),
+            JsonLines(loop, run.log, epochs),
+            TensorBoardScalars(loop, run.tensorboard),
+        ]
+        callbacks = [*reporters, KeepLastAndBest(loop, run), checkpoints]
+    try:
+        with stop_on_signals(loop.request_stop):
+            loop.fit(epochs, callbacks, start)
+    except Stopped:
+        checkpoints.write_now()
+        if is_chief:
+            _save_last(loop, run)
+        done = f"stopped after {loop.global_step:,} of {epochs * loop.steps_per_epoch:,} steps"
+        print(f"{done}; the same command again, or --resume --output {run.path}, goes on from there", flush=True)
+        return EXIT_RESUME
+    except NonFiniteLoss as error:
+        raise _explained(error, loop, run, checkpoints) from None
+    except UserError:
+        if not loop.training.has_peers:  # the others' part of the values cannot be had
+            checkpoints.write_now()
+        raise
+    except tf.errors.OpError as error:
+        if not loop.training.has_peers:
+            raise
+        raise ToBeResumed(
+            f"another worker was lost at step {loop.global_step:,} ({error.message.splitlines()[0][:200]}); start all "
+            f"workers again with --resume --output {run.path}"
+        ) from None
+    finally:
+        checkpoints.close()
+    if is_chief:
+        save_model(loop.model, run.final)
+    return 0
+
+
+def _save_last(loop: Loop, run: RunDirectory) -> None:
+    """last.keras for those who want to use what there is; the checkpoint is what counts."""
+    try:
+        with loop.evaluation_weights():
+            save_model(loop.model, run.last)
+    except OSError as error:
+        logger.warning("%s: not written (%s)", run.last, error.strerror or error)
+
+
+def _explained(error: NonFiniteLoss, loop: Loop, run: RunDirectory, checkpoints: KeepCheckpoints) -> RunFailed:
+    """Keeps what there is to look at: the records of the batch, and the state after its update."""
+    found = {"epoch": error.epoch, "step": error.step, "records": loop.training.records(error.epoch, error.step)}
+    checkpoints.write_now(run.checkpoints / "nonfinite.ckpt")
+    path = run.path / "nonfinite.json"
+    write_atomic(path, (json.dumps(found, indent=1) + "\n").encode())
+    return RunFailed(f"{error}; the records of that batch are in {path}, the state in nonfinite.ckpt; try a lower rate")
+
+
+@contextmanager
+def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM call `request_stop` once; the second one raises `KeyboardInterrupt`."""
+    requested = False
+
+    def handle(number: int, _: Any) -> None:
+        nonlocal requested
+        if requested:
+            raise KeyboardInterrupt("left at once; the run can be resumed from its last checkpoint")
+        requested = True
+        print("\nstopping after this step (once more: at once)", flush=True)
+        request_stop()
+
+    before = {number: getsignal(number) for number in (SIGINT, SIGTERM)}
+    for number in before:
+        signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal(number, handler)

@@ -1,0 +1,256 @@
+"""A run that was stopped or killed goes on as if nothing had been: the same weights, bit for bit, the same log."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from kimagenet import cli, train
+from kimagenet.checkpoint_file import Checkpoint
+from kimagenet.log import JsonLines
+from kimagenet.loop import Loop
+from kimagenet.run import RunDirectory
+from pipelines import loaders
+from tests.data import TRAIN_RECORDS
+
+ROOT = Path(__file__).parents[1]
+LOADERS = [name for name in loaders.names() if name != "synthetic"]
+BATCH_SIZE = 12
+STEPS_PER_EPOCH = TRAIN_RECORDS // BATCH_SIZE
+EPOCHS = 3
+FLAGS = ["demo", "--image-size=32", f"--batch-size={BATCH_SIZE}", f"--epochs={EPOCHS}", "--workers=1"]
+FLAGS += ["--use-lookahead", "--iter-size=3", "--ema=0.9", "--dropout-rate=0.2", "--mixup=0.2", "--checkpoint-steps=3"]
+
+
+def command(dataset: Path, output: Path, loader: str, *flags: str) -> list[str]:
+    return [*FLAGS, f"--loader={loader}", f"--dataset-dir={dataset}", f"--output={output}", *flags]
+
+
+def final_weights(run: RunDirectory) -> list[np.ndarray]:
+    return keras.models.load_model(run.final).get_weights()
+
+
+def epoch_lines(run: RunDirectory) -> list[dict]:
+    """What the log says of epochs, but for the clock."""
+    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
+    return [
+        {k: v for k, v in line.items() if k not in ("time", "images_per_second", "data_wait")}
+        for line in lines
+        if line["event"] == "epoch"
+    ]
+
+
+@pytest.fixture(scope="module", params=LOADERS)
+def whole_run(request, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, RunDirectory]:
+    output = tmp_path_factory.mktemp("whole") / request.param
+    assert train.main(command(tiny_dataset, output, request.param)) == 0
+    return request.param, RunDirectory(output)
+
+
+def send(signal_number: int) -> None:
+    os.kill(os.getpid(), signal_number)
+
+
+def at_step(step: int, act: Callable[[], None]) -> Callable:
+    original = JsonLines.on_train_batch_end
+    done = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        original(self, batch, logs)
+        if self.loop.global_step == step and not done:
+            done.append(step)
+            act()
+
+    return on_train_batch_end
+
+
+@pytest.mark.parametrize("step", [STEPS_PER_EPOCH + 4, 2 * STEPS_PER_EPOCH])
+def test_stopped_run_goes_on_bit_for_bit(
+    whole_run: tuple[str, RunDirectory],
+    step: int,
+    tiny_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    loader, whole = whole_run
+    run = RunDirectory(tmp_path / "run")
+    arguments = command(tiny_dataset, run.path, loader)
+    with monkeypatch.context() as patched:
+        patched.setattr(JsonLines, "on_train_batch_end", at_step(step, lambda: send(signal.SIGTERM)))
+        assert train.main(arguments) == cli.EXIT_RESUME
+    assert not run.final.exists()
+    assert "goes on from there" in capsys.readouterr().out
+    assert train.main(arguments) == 0
+    assert "resume  at epoch" in capsys.readouterr().out
+    for a, b in zip(final_weights(whole), final_weights(run), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert epoch_lines(run) == epoch_lines(whole)
+
+
+def test_stopped_within_a_validation(
+    whole_run: tuple[str, RunDirectory], tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader, whole = whole_run
+    run = RunDirectory(tmp_path / "run")
+    with monkeypatch.context() as patched:
+        evaluate = Loop._evaluate
+
+        def stop(self, validation):
+            send(signal.SIGINT)
+            return evaluate(self, validation)
+
+        patched.setattr(Loop, "_evaluate", stop)
+        assert train.main(command(tiny_dataset, run.path, loader)) == cli.EXIT_RESUME
+    assert Checkpoint.read(run.find_checkpoints()[0]).state["step"] == STEPS_PER_EPOCH
+    assert train.main(["--resume", f"--output={run.path}", f"--loader={loader}", "--workers=1"]) == 0
+    for a, b in zip(final_weights(whole), final_weights(run), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert epoch_lines(run) == epoch_lines(whole)
+
+
+def test_killed_run_goes_on_bit_for_bit(
+    whole_run: tuple[str, RunDirectory], tiny_dataset: Path, tmp_path: Path
+) -> None:
+    loader, whole = whole_run
+    run = RunDirectory(tmp_path / "run")
+    arguments = command(tiny_dataset, run.path, loader)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kimagenet.train", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while len(run.find_checkpoints()) < 2 and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.wait()
+    assert train.main(arguments) == 0
+    for a, b in zip(final_weights(whole), final_weights(run), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert epoch_lines(run) == epoch_lines(whole)
+    assert not list(run.path.rglob(".*"))
+
+
+@pytest.fixture
+def stopped_run(tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    """In the second epoch, with several checkpoints."""
+    run = RunDirectory(tmp_path / "run")
+    with monkeypatch.context() as patched:
+        act = at_step(STEPS_PER_EPOCH + 5, lambda: send(signal.SIGTERM))
+        patched.setattr(JsonLines, "on_train_batch_end", act)
+        assert train.main(command(tiny_dataset, run.path, "tfdata")) == cli.EXIT_RESUME
+    assert len(run.find_checkpoints()) == 3
+    return run
+
+
+def test_damaged_checkpoints_are_passed_over(
+    stopped_run: RunDirectory, tiny_dataset: Path, capsys: pytest.CaptureFixture
+) -> None:
+    newest, second, oldest = stopped_run.find_checkpoints()
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    second.unlink()
+    step = Checkpoint.read(oldest).state["step"]
+    assert train.main(command(tiny_dataset, stopped_run.path, "tfdata")) == 0
+    printed = capsys.readouterr()
+    assert f"{newest}: its checksum is wrong; taking the one before" in printed.err
+    assert f"resume  at epoch 2, step {step + 1} of" in printed.out
+
+
+def test_without_a_good_checkpoint_nothing_is_trained(
+    stopped_run: RunDirectory, tiny_dataset: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for path in stopped_run.find_checkpoints():
+        path.write_bytes(b"\0" * 100)
+    before = stopped_run.log.read_bytes()
+    assert train.main(command(tiny_dataset, stopped_run.path, "tfdata")) == 2
+    assert "no checkpoint can be read" in capsys.readouterr().err
+    assert stopped_run.log.read_bytes() == before
+
+
+def test_other_recipe_or_data_are_refused_with_the_difference(
+    stopped_run: RunDirectory, tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    changed = command(tiny_dataset, stopped_run.path, "tfdata", "--initial-lr=0.5")
+    assert train.main(changed) == 2
+    assert "initial_lr 0.002 → 0.5" in capsys.readouterr().err
+    other = tmp_path / "data"
+    other.mkdir()
+    for path in tiny_dataset.iterdir():
+        (other / path.name).symlink_to(path)
+    info = json.loads((tiny_dataset / "dataset.json").read_text())
+    info["splits"]["train"]["quarantine"] = [3]
+    (other / "dataset.json").unlink()
+    (other / "dataset.json").write_text(json.dumps(info))
+    assert train.main(command(other, stopped_run.path, "tfdata")) == 2
+    assert "data set: other train quarantine" in capsys.readouterr().err
+    assert train.main([*changed, "--force-resume"]) == 0
+    assert json.loads(stopped_run.recipe.read_text())["initial_lr"] == 0.5
+
+
+def test_resume_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert train.main(["--resume"]) == 2
+    assert "--output" in capsys.readouterr().err
+    assert train.main(["--resume", f"--output={tmp_path / 'none'}"]) == 2
+    assert "no run to resume" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_left_alone(whole_run, tiny_dataset: Path, capsys: pytest.CaptureFixture) -> None:
+    loader, whole = whole_run
+    before = whole.final.stat().st_mtime_ns
+    assert train.main(command(tiny_dataset, whole.path, loader)) == 0
+    assert "this run is finished" in capsys.readouterr().out
+    assert whole.final.stat().st_mtime_ns == before
+
+
+def test_a_full_disk_costs_a_checkpoint_not_the_run(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    write = Checkpoint.write
+
+    def full(self, path):
+        if self.state["step"] == 6:
+            raise OSError(28, "No space left on device")
+        write(self, path)
+
+    monkeypatch.setattr(Checkpoint, "write", full)
+    assert train.main(command(tiny_dataset, run.path, "tfdata", "--epochs=1")) == 0
+    assert "step-000000006.ckpt: not written (No space left on device)" in capsys.readouterr().err
+    assert [path.name for path in run.find_checkpoints()] == ["step-000000008.ckpt", "step-000000003.ckpt"]
+    assert all(Checkpoint.read(path).arrays for path in run.find_checkpoints())
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(
+    tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    flags = ["--optimizer=sgd", "--lr-sched=constant", "--initial-lr=1e30", "--iter-size=1", "--mixup=0"]
+    assert train.main(command(tiny_dataset, run.path, "tfdata", *flags)) == cli.EXIT_FAILED
+    assert "the loss is nan" in capsys.readouterr().err
+    found = json.loads((run.path / "nonfinite.json").read_text())
+    assert len(found["records"]) == BATCH_SIZE
+    assert "train-0000" in found["records"][0]
+    assert Checkpoint.read(run.checkpoints / "nonfinite.ckpt").arrays
+
+
+def test_the_second_signal_leaves_at_once(tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice() -> None:
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)
+
+    run = RunDirectory(tmp_path / "run")
+    with monkeypatch.context() as patched:
+        patched.setattr(JsonLines, "on_train_batch_end", at_step(4, twice))
+        assert train.main(command(tiny_dataset, run.path, "tfdata")) == cli.EXIT_INTERRUPTED
+    assert [path.name for path in run.find_checkpoints()] == ["step-000000003.ckpt"]
+    assert train.main(command(tiny_dataset, run.path, "tfdata")) == 0
