@@ -7,6 +7,7 @@ dataset.json is written last; a folder without it holds no data set.
 """
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from pipelines.pool import run_tasks
 from pipelines.progress import Progress, silent
 from pipelines.shard_writer import LABEL_BASE, STATE_FOLDER, ShardResult, ShardTask, digest, finished, write_shard
 from pipelines.shards import write_sizes
-from pipelines.sources import Entry, Rejected, Source
+from pipelines.sources import WHOLE_FILE, Entry, Rejected, Source
 
 MIN_RECORDS_PER_SHARD = 64
 REJECTED_FILE = "rejected.jsonl"
@@ -138,17 +139,32 @@ def build(
     return BuildReport(info, tuple(rejected), made["reencoded"])
 
 
+def scratch_folder(output: Path) -> Path:
+    """Where a source may keep files while `output` is built."""
+    return output / STATE_FOLDER / "source"
+
+
+def check_output(output: Path) -> None:
+    """Raises `UserError` unless the folder is new, empty or holds an unfinished build."""
+    if (output / DATASET_FILE).exists():
+        raise UserError(f"{output}: holds a data set already; give another --output or remove the folder")
+    if not output.exists() or (output / STATE_FOLDER / _PLAN_FILE).exists():
+        return
+    if any(path.name != STATE_FOLDER for path in output.iterdir()):
+        raise UserError(f"{output}: the folder is not empty; give another --output")
+
+
 def _prepare(output: Path, source: Source, options: BuildOptions) -> None:
     """Makes the folder, or makes sure that an unfinished build in it is this one."""
     plan = {
         "options": asdict(options),
         "source": digest(repr(tuple(entry)) for entries in source.splits.values() for entry in entries),
-        "classes": digest(item.name for item in source.classes),
+        "tars": digest(_tars(source)),
+        "classes": digest(f"{item.wnid} {item.name}" for item in source.classes),
         "pillow": PIL.__version__,
     }
     state = output / STATE_FOLDER
-    if (output / DATASET_FILE).exists():
-        raise UserError(f"{output}: holds a data set already; give another --output or remove the folder")
+    check_output(output)
     if (state / _PLAN_FILE).exists():
         if json.loads((state / _PLAN_FILE).read_text(encoding="utf-8")) != plan:
             raise UserError(
@@ -157,10 +173,15 @@ def _prepare(output: Path, source: Source, options: BuildOptions) -> None:
         for leftover in (*output.glob(".*.tmp"), *state.glob(".*.tmp")):
             leftover.unlink()
         return
-    if output.exists() and any(path.name != STATE_FOLDER for path in output.iterdir()):
-        raise UserError(f"{output}: the folder is not empty; give another --output")
     state.mkdir(parents=True, exist_ok=True)
     write_atomic(state / _PLAN_FILE, json.dumps(plan, indent=1).encode())
+
+
+def _tars(source: Source) -> list[str]:
+    """Each tar that images lie in, with size and time: another tar has other bytes at the same offsets."""
+    files = {entry.place.file for entries in source.splits.values() for entry in entries if entry.offset != WHOLE_FILE}
+    stats = [(file, os.stat(file)) for file in sorted(files)]
+    return [f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats]
 
 
 def _build_split(
@@ -190,7 +211,7 @@ def _build_split(
         shards = []
         for task, result in zip(tasks, results, strict=True):
             lost = dict(result.rejected)
-            rejected += [Rejected(split, source.relative(task.entries[i]), reason) for i, reason in lost.items()]
+            rejected += [Rejected(split, task.entries[i].path, reason) for i, reason in lost.items()]
             shards.append([entry for i, entry in enumerate(task.entries) if i not in lost])
         if sum(map(len, shards)) < count:
             rejected.sort()

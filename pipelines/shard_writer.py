@@ -114,10 +114,8 @@ def digest(parts: Iterable[str]) -> str:
 def _read(entry: Entry, task: ShardTask) -> CleanImage:
     try:
         data = entry.read()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise ImageRejected(error.strerror) from None
     except OSError as error:  # the machine's fault, not the image's: it must not be lost for that
-        raise UserError(f"{entry.filename}: {error.strerror or error}; mend this and repeat the command") from None
+        raise UserError(f"{entry.path}: {error.strerror or error}; mend this and repeat the command") from None
     return clean_image(data, task.quality, task.short_side)
 
 
@@ -130,7 +128,7 @@ def _features(entry: Entry, info: ClassInfo, image: CleanImage) -> dict[str, rec
         records.COLORSPACE: b"RGB",
         records.CHANNELS: 3,
         records.FORMAT: b"JPEG",
-        records.FILENAME: _utf8(entry.filename),
+        records.FILENAME: _utf8(entry.name),
         records.LABEL: entry.class_index + LABEL_BASE,
         records.SYNSET: _utf8(info.wnid or info.name),
         records.TEXT: _utf8(info.name),

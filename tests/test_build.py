@@ -20,7 +20,7 @@ from pipelines import ShardSet, UserError, records, shard_writer
 from pipelines.build import REJECTED_FILE, BuildOptions, build, rebalanced, shard_name, shuffled_shards
 from pipelines.dataset import DatasetInfo
 from pipelines.index import read_index, scan
-from pipelines.sources import Entry, open_source
+from pipelines.sources import Entry, Place, open_source
 from tests.data import jpeg, photo
 from tools import build_shards
 
@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 CLASSES = ("n01440764", "crane bird", "Straße ü")
 TRAIN_PER_CLASS, VALIDATION_PER_CLASS = 44, 5  # 132 images: two shards of 66
 OPTIONS = BuildOptions(train_shards=2, validation_shards=2)
+PLACE = Place("", "")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ NASTY = {
     f"train/{CLASSES[0]}/two bytes short.jpg": "truncated",
     f"train/{CLASSES[0]}/notes.txt": "not an image",
     f"train/{CLASSES[0]}/folder.jpg": "Is a directory",
-    f"train/{CLASSES[0]}/gone.jpg": "No such file",
+    f"train/{CLASSES[0]}/gone.jpg": "leads nowhere",
     "train/README": "no class folder",
 }
 
@@ -127,7 +128,7 @@ def test_tensorflow_reads_what_was_in_the_folders(images: Path, built: Path, spl
         with Image.open(path) as image:
             assert (item[records.WIDTH], item[records.HEIGHT]) == image.size
         assert item[records.LABEL] == names.index(name) + 1
-        assert item[records.TEXT].decode() == name
+        assert item[records.TEXT].decode() == ("tench, Tinca tinca" if name == "n01440764" else name)
         assert (item[records.COLORSPACE], item[records.CHANNELS], item[records.FORMAT]) == (b"RGB", 3, b"JPEG")
 
 
@@ -136,7 +137,7 @@ def test_the_shard_set_is_what_tensorflow_reads(built: Path) -> None:
         shards = ShardSet.open(built, split)
         assert tuple(np.bincount(shards.shard)) == names
         assert [path.name for path in shards.paths] == [shard_name(split, i, len(names)) for i in range(len(names))]
-        assert shards.classes == tuple(sorted(CLASSES))
+        assert shards.classes == ("Straße ü", "crane bird", "tench, Tinca tinca")
         assert shards.label_base == 1
         found = read_with_tensorflow(built, split)
         assert shards.sizes.tolist() == [[item[records.HEIGHT], item[records.WIDTH]] for item in found]
@@ -154,7 +155,7 @@ def test_dataset_json_says_how_it_was_built(built: Path) -> None:
 
 def test_the_shuffle_is_global() -> None:
     """10 classes in the order of the folders: no shard may keep anything of that order."""
-    entries = [Entry(f"{number}", number // 400) for number in range(4000)]
+    entries = [Entry(PLACE, f"{number}", number // 400) for number in range(4000)]
     shards = shuffled_shards(entries, 8, seed=0)
     assert sorted(entry for shard in shards for entry in shard) == sorted(entries)
     for shard in shards:
@@ -169,14 +170,14 @@ def test_the_shuffle_is_global() -> None:
 
 @pytest.mark.parametrize("count", [1, 7, 13])
 def test_shards_are_balanced(count: int) -> None:
-    shards = shuffled_shards([Entry(str(number), 0) for number in range(101)], count, seed=3)
+    shards = shuffled_shards([Entry(PLACE, str(number), 0) for number in range(101)], count, seed=3)
     assert len(shards) == count
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
 @pytest.mark.parametrize("sizes", [(9, 10, 10), (10, 7, 10, 10), (0, 9, 1), (5,), (3, 3), (12, 0, 0, 1)])
 def test_rebalanced_moves_as_few_as_possible(sizes: tuple[int, ...]) -> None:
-    shards = [[Entry(f"{i}/{j}", 0) for j in range(size)] for i, size in enumerate(sizes)]
+    shards = [[Entry(PLACE, f"{i}/{j}", 0) for j in range(size)] for i, size in enumerate(sizes)]
     balanced = rebalanced(shards)
     assert sorted(chain(*balanced)) == sorted(chain(*shards))
     lengths = [len(shard) for shard in balanced]
@@ -358,9 +359,10 @@ def _folders(root: Path, *names: str) -> None:
     [
         ((), "there is no folder train/<class>/"),
         (("train/a.jpg",), "no class folders"),
+        (("train/a/1.jpg/", "train/b/1.jpg"), "a: the class has no training images"),
         (("train/a/1.jpg", "train/b/"), "b: the class has no training images"),
         (("train/a/1.jpg", "val/c/1.jpg"), "c: no such class"),
-        (("train/a/1.jpg", "val/1.jpg"), "val: no images in class folders"),
+        (("train/a/1.jpg", "val/1.jpg"), "no validation images"),
     ],
 )
 def test_layouts_that_are_none(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
@@ -373,12 +375,12 @@ def test_classes_are_sorted_and_validation_may_be_called_val(tmp_path: Path) -> 
     _folders(tmp_path, "train/b/1.jpg", "train/a/2.jpg", "train/a/1.jpg", "train/.git/x", "val/b/7.jpg")
     source = open_source(tmp_path)
     assert [item.name for item in source.classes] == ["a", "b"]
-    assert [(entry.filename, entry.class_index) for entry in source.splits["train"]] == [
+    assert [(entry.name, entry.class_index) for entry in source.splits["train"]] == [
         ("1.jpg", 0),
         ("2.jpg", 0),
         ("1.jpg", 1),
     ]
-    assert [(entry.filename, entry.class_index) for entry in source.splits["validation"]] == [("7.jpg", 1)]
+    assert [(entry.name, entry.class_index) for entry in source.splits["validation"]] == [("7.jpg", 1)]
 
 
 def test_a_source_without_validation(images: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Builds TFRecord shards, DALI indexes and dataset.json from folders of images."""
+"""Builds TFRecord shards, DALI indexes and dataset.json from tars or folders of images."""
 
 import argparse
 import sys
@@ -7,10 +7,18 @@ from contextlib import closing
 from pathlib import Path
 
 from kimagenet import cli
-from pipelines.build import MIN_RECORDS_PER_SHARD, REJECTED_FILE, BuildOptions, BuildReport, build
+from pipelines.build import (
+    MIN_RECORDS_PER_SHARD,
+    REJECTED_FILE,
+    BuildOptions,
+    BuildReport,
+    build,
+    check_output,
+    scratch_folder,
+)
 from pipelines.pool import cpu_count
 from pipelines.progress import ProgressBar
-from pipelines.sources import Source, open_source
+from pipelines.sources import Scratch, Source, recognize
 
 EXIT_REJECTED = 1
 EPILOG = f"""Every image is decoded in full. JPEGs of one or three components are stored as they are; PNG, CMYK, WebP,
@@ -28,7 +36,8 @@ def make_parser() -> cli.Parser:
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder that holds train/<class>/* and, if there is one, validation/<class>/*",
+        help="folder with ImageNet as it was published, by Kaggle or by Hugging Face (their tars are unpacked "
+        "meanwhile, beside the shards), or with train/<class>/* and, if there is one, validation/<class>/*",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for the shards")
     shards = parser.add_argument_group("shards")
@@ -63,8 +72,12 @@ def make_parser() -> cli.Parser:
 def build_shards(flags: argparse.Namespace) -> None:
     """Builds, and says what was built. Exits with 1 if too many files were rejected."""
     options = BuildOptions(flags.train_shards, flags.validation_shards, flags.short_side, flags.quality, flags.seed)
-    source = open_source(flags.source)
-    print(f"{source.root}: {source.layout}: {len(source.classes)} classes, {_counts(source)}")
+    layout = recognize(flags.source)
+    print(f"{layout.root}: {layout.text}", flush=True)
+    check_output(flags.output.expanduser())
+    with closing(ProgressBar("MB")) as progress:
+        source = layout.read(Scratch(scratch_folder(flags.output.expanduser()), flags.workers, progress))
+    print(f"{len(source.classes)} classes, {_counts(source)}", flush=True)
     for split, entries in source.splits.items():
         wanted = {"train": flags.train_shards, "validation": flags.validation_shards}[split]
         if (count := options.num_shards(split, len(entries))) < wanted:

