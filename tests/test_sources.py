@@ -1,0 +1,341 @@
+"""Every layout of a data set gives the same shards; what is hostile, cut off or contradictory is refused."""
+
+import gzip
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines import UserError
+from pipelines.build import BuildOptions, build
+from pipelines.dataset import DatasetInfo
+from pipelines.sources import Scratch, Source, imagenet, open_source, recognize
+from pipelines.sources.layouts import LAYOUTS as LOOKS
+from tests import layouts
+from tests.data import jpeg, photo
+from tools import build_shards
+
+OPTIONS = BuildOptions(train_shards=2, validation_shards=2)
+TRAIN_PER_CLASS = 50
+LABELS = imagenet.validation_labels()
+WNIDS = tuple(LABELS[imagenet.validation_name(number)] for number in (3, 1, 2))  # in no order
+TEXTS = {
+    "official_tars": "official tars, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (labels: built in, checked",
+    "kaggle": "Kaggle has it, ILSVRC/Data/CLS-LOC/ (labels: LOC_val_solution.csv)",
+    "hugging_face": "Hugging Face has it, 6 tars in data/",
+    "hugging_face_plain": "Hugging Face has it, 6 tars in hugging_face_plain/",
+    "class_folders": "train/<class>/, validation/<class>/",
+    "flat_validation": "train/<class>/, val/ILSVRC2012_val_*.JPEG (labels: built in)",
+}
+
+
+def pictures() -> tuple[dict[str, dict[str, bytes | None]], dict[str, dict[str, bytes | None]]]:
+    rng = np.random.default_rng(5)
+    train: dict[str, dict[str, bytes | None]] = {}
+    for label, wnid in enumerate(WNIDS):
+        names = [f"{wnid}_{number}.JPEG" for number in rng.choice(20000, TRAIN_PER_CLASS, replace=False)]
+        names[:2] = f"Bild ä {label}.JPEG", f"{wnid}_{'long' * 40}.JPEG"  # not ASCII; longer than a tar header's field
+        train[wnid] = {name: jpeg(photo(rng, label, *rng.integers(20, 50, 2))) for name in names}
+    first = train[WNIDS[0]]
+    good = next(iter(first.values())) or b""
+    first |= {"half.JPEG": good[: len(good) // 2], "notes.txt": b"no image", "x.jpg": None, "empty.JPEG": b""}
+    names = [name for name, wnid in LABELS.items() if wnid in WNIDS][:20]
+    validation: dict[str, dict[str, bytes | None]] = {wnid: {} for wnid in WNIDS}
+    for name in names:
+        validation[LABELS[name]][name] = jpeg(photo(rng, 7, 30, 40))
+    return train, validation
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images in each layout, in folders of the layouts' names. For reading only."""
+    root = tmp_path_factory.mktemp("sources")
+    train, validation = pictures()
+    for name, write in layouts.LAYOUTS.items():
+        write(root / name, train, validation)
+    return root
+
+
+@pytest.fixture(scope="module")
+def expected(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shards of the class folders."""
+    output = tmp_path_factory.mktemp("expected") / "shards"
+    build(open_source(sources / "class_folders"), output, OPTIONS)
+    return output
+
+
+def shards(folder: Path) -> dict[str, bytes]:
+    """Whatever the layout must not change: shards, indexes, sizes."""
+    return {path.name: path.read_bytes() for path in folder.glob("*-*")}
+
+
+def write_official(root: Path, train: bytes, validation: bytes | None = None) -> None:
+    (root / "ILSVRC2012_img_train.tar").write_bytes(train)
+    if validation is not None:
+        (root / "ILSVRC2012_img_val.tar").write_bytes(validation)
+
+
+def class_tar(*members: tarfile.TarInfo, data: bytes = b"1234") -> bytes:
+    """A tar with a good image and the given members."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for member in (tarfile.TarInfo("good.JPEG"), *members):
+            member.size = len(data) if member.isreg() else 0
+            archive.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def test_every_layout_is_tried() -> None:
+    assert {look.__name__ for look in LOOKS} <= set(layouts.LAYOUTS) == set(TEXTS)
+
+
+@pytest.mark.parametrize("layout", sorted(set(layouts.LAYOUTS) - {"class_folders"}))
+def test_every_layout_gives_the_same_shards(sources: Path, expected: Path, tmp_path: Path, layout: str) -> None:
+    command = ["--source", str(sources / layout), "--output", str(tmp_path / "shards"), "--workers=1"]
+    flags = ["--train-shards=2", "--validation-shards=2", "--max-rejected=4"]
+    assert build_shards.main([*command, *flags]) == 0
+    assert shards(tmp_path / "shards") == shards(expected)
+    assert len(shards(expected)) == 8  # 2 + 1 shards, their indexes, 2 files of sizes
+    infos = [DatasetInfo.load(folder) for folder in (tmp_path / "shards", expected)]
+    assert infos[0].classes == infos[1].classes
+    assert [item.wnid for item in infos[0].classes] == sorted(WNIDS)
+    assert not (tmp_path / "shards" / ".build").exists()
+    rejected = [
+        {Path(json.loads(line)["path"]).name: json.loads(line)["reason"] for line in file.read_text().splitlines()}
+        for file in (tmp_path / "shards" / "rejected.jsonl", expected / "rejected.jsonl")
+    ]
+    if not layout.startswith("hugging_face"):  # a directory there is never renamed
+        assert rejected[0] == rejected[1]
+    assert sorted(rejected[0].values()) == sorted(rejected[1].values())
+
+
+@pytest.mark.parametrize("layout", TEXTS)
+def test_the_layout_is_named_in_one_line(sources: Path, layout: str) -> None:
+    text = recognize(sources / layout).text
+    assert TEXTS[layout] in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("inner", ["ILSVRC", "ILSVRC/Data/CLS-LOC"])
+def test_kaggles_tree_from_further_down(sources: Path, inner: str) -> None:
+    whole, part = open_source(sources / "kaggle"), open_source(sources / "kaggle" / inner)
+    for split in ("train", "validation"):
+        assert [entry.read() for entry in part.splits[split]] == [entry.read() for entry in whole.splits[split]]
+        assert [e.class_index for e in part.splits[split]] == [e.class_index for e in whole.splits[split]]
+
+
+def test_validation_labels_are_the_known_ones() -> None:
+    """Vectors of the official devkit and of TensorFlow's list."""
+    assert len(imagenet.wnids()) == len(imagenet.class_names()) == 1000
+    assert list(imagenet.wnids()) == sorted(imagenet.wnids())
+    assert (imagenet.wnids()[0], imagenet.class_names()["n01440764"]) == ("n01440764", "tench, Tinca tinca")
+    assert LABELS["ILSVRC2012_val_00000001.JPEG"] == "n01751748" == imagenet.wnids()[65]
+    assert len(LABELS) == 50_000
+    assert list(LABELS) == sorted(LABELS)
+    assert set(np.unique(list(LABELS.values()), return_counts=True)[1]) == {50}
+
+
+def test_a_devkit_that_agrees_and_one_that_does_not(tmp_path: Path) -> None:
+    ids = layouts.true_ids()
+    path = tmp_path / "devkit.tar.gz"
+    path.write_bytes(layouts.devkit(ids))
+    imagenet.check_devkit(path)
+    for wrong in ([ids[1], ids[0], *ids[2:]], [1] * 50_000, list(range(1, 50_001))):
+        path.write_bytes(layouts.devkit(wrong))
+        with pytest.raises(UserError, match="contradicts the built-in"):
+            imagenet.check_devkit(path)
+    for data in (b"", b"junk", gzip.compress(layouts.tar([("a", b"")])), layouts.devkit(ids)[:5000]):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=r"devkit\.tar\.gz: .* or remove it"):
+            imagenet.check_devkit(path)
+
+
+def test_hostile_members_are_rejected_and_nothing_is_unpacked(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    members = [
+        tarfile.TarInfo(name)
+        for name in (
+            "/absolute.JPEG",
+            "../up.JPEG",
+            "a/../../up.JPEG",
+            "link.JPEG",
+            "hard.JPEG",
+            "dev.JPEG",
+            "x.jpg",
+            "pipe",
+        )
+    ]
+    kinds = {"link.JPEG": tarfile.SYMTYPE, "hard.JPEG": tarfile.LNKTYPE, "dev.JPEG": tarfile.CHRTYPE}
+    for member in members:
+        member.type = {**kinds, "x.jpg": tarfile.DIRTYPE, "pipe": tarfile.FIFOTYPE}.get(member.name, tarfile.REGTYPE)
+        member.linkname = str(secret) if member.islnk() or member.issym() else ""
+    root = tmp_path / "source"
+    root.mkdir()
+    write_official(root, layouts.tar([("n01440764.tar", class_tar(*members)), ("readme.txt", b"")]))
+    source = open_source(root)
+    assert [(entry.path, entry.read()) for entry in source.splits["train"]] == [
+        ("ILSVRC2012_img_train.tar/n01440764.tar/good.JPEG", b"1234")
+    ]
+    prefix = "ILSVRC2012_img_train.tar/n01440764.tar/"
+    assert {item.path.removeprefix(prefix): item.reason for item in source.rejected} == {
+        "/absolute.JPEG": "an absolute name, or one with ..",
+        "../up.JPEG": "an absolute name, or one with ..",
+        "a/../../up.JPEG": "an absolute name, or one with ..",
+        "link.JPEG": "a link in a tar",
+        "hard.JPEG": "a link in a tar",
+        "dev.JPEG": "not a regular file",
+        "pipe": "not a regular file",
+        "x.jpg": "Is a directory",
+        "ILSVRC2012_img_train.tar/readme.txt": "not the tar of a class",
+    }
+    assert {item.split for item in source.rejected} == {"train"}
+    assert {path.name for path in tmp_path.rglob("*")} == {"secret", "source", "ILSVRC2012_img_train.tar"}
+
+
+def test_what_belongs_to_no_class_is_listed(tmp_path: Path) -> None:
+    """Names without a label, names of classes that training lacks, and second files of one name."""
+    known = next(name for name, wnid in LABELS.items() if wnid == "n01440764")
+    other = next(name for name, wnid in LABELS.items() if wnid != "n01440764")
+    twice = layouts.tar([("a.JPEG", b"1"), ("./a.JPEG", b"2"), ("._a.JPEG", b"macOS")])
+    write_official(
+        tmp_path, layouts.tar([("n01440764.tar", twice)]), layouts.tar([(n, b"") for n in (known, other, "b.JPEG")])
+    )
+    source = open_source(tmp_path)
+    assert [entry.read() for entry in source.splits["train"]] == [b"1"]
+    assert [entry.name for entry in source.splits["validation"]] == [known]
+    reasons = {(item.split, Path(item.path).name): item.reason for item in source.rejected}
+    assert reasons == {
+        ("train", "a.JPEG"): "a second file of this name in its class",
+        ("validation", other): f"no training images of its class {LABELS[other]}",
+        ("validation", "b.JPEG"): "no label is known for this name",
+    }
+
+
+def test_a_tar_that_is_cut_off_is_refused(sources: Path, tmp_path: Path) -> None:
+    """Wherever it was cut: Python's tarfile takes most of these for whole, shorter tars."""
+    whole = (sources / "official_tars" / "ILSVRC2012_img_train.tar").read_bytes()
+    ends = np.random.default_rng(1).integers(0, len(whole.rstrip(b"\0")), 40)
+    for end in (0, 512, *ends, *(ends // 512 * 512)):
+        write_official(tmp_path, whole[:end])
+        with pytest.raises(UserError, match=r"ILSVRC2012_img_train\.tar: .*cut off or damaged"):
+            open_source(tmp_path)
+
+
+@pytest.mark.parametrize("claim", ["size", "name"])
+def test_tars_that_lie_about_their_size(tmp_path: Path, claim: str) -> None:
+    """A header that leads backwards, for ever; a long name of gigabytes."""
+    member = tarfile.TarInfo("loop.JPEG")
+    member.size = -1024 if claim == "size" else 1 << 40
+    member.type = tarfile.REGTYPE if claim == "size" else tarfile.GNUTYPE_LONGNAME
+    data = class_tar()[:1024] + member.tobuf(tarfile.GNU_FORMAT) + bytes(2048)
+    write_official(tmp_path, layouts.tar([("n01440764.tar", data)]))
+    with pytest.raises(UserError, match="cut off or damaged"):
+        open_source(tmp_path)
+
+
+def test_an_empty_class_is_no_class(tmp_path: Path) -> None:
+    write_official(tmp_path, layouts.tar([("n01440764.tar", layouts.tar([])), ("n01443537.tar", class_tar())]))
+    with pytest.raises(UserError, match="n01440764: the class has no training images"):
+        open_source(tmp_path)
+
+
+def test_compressed_tars_are_unpacked_once(sources: Path, tmp_path: Path) -> None:
+    """What an interrupted build has unpacked stays; what it was about to unpack is done again."""
+    scratch = Scratch(tmp_path / "scratch", workers=3)
+    first = open_source(sources / "hugging_face", scratch)
+    times = {path: path.stat().st_mtime_ns for path in scratch.folder.iterdir()}
+    assert len(times) == 6
+    lost = min(times)
+    lost.rename(scratch.folder / ".half.1234.tmp")
+    again = open_source(sources / "hugging_face", scratch)
+    assert again.splits == first.splits
+    assert {path for path in scratch.folder.iterdir() if times[path] != path.stat().st_mtime_ns} == {lost}
+    with pytest.raises(UserError, match="compressed"):
+        open_source(sources / "hugging_face")
+
+
+def test_a_compressed_tar_that_is_cut_off_or_of_which_there_is_no_room(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = (sources / "hugging_face" / "data" / "train_images_0.tar.gz").read_bytes()
+    for damaged in (data[:-9], data[: len(data) // 2], b"", data[:99] + b"junk" + data[103:]):
+        (tmp_path / "train_images_0.tar.gz").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"train_images_0\.tar\.gz.* cut off or damaged"):
+            open_source(tmp_path, Scratch(tmp_path / "scratch"))
+    (tmp_path / "train_images_0.tar.gz").write_bytes(data)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"No space left on device; .* the same command goes on"):
+        open_source(tmp_path, Scratch(tmp_path / "full"))
+    assert not list((tmp_path / "full").iterdir())
+
+
+def test_a_tar_that_was_replaced_is_another_source(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Offsets and lengths alone would not tell."""
+    data = (sources / "official_tars" / "ILSVRC2012_img_train.tar").read_bytes()
+    (tmp_path / "source").mkdir()
+    write_official(tmp_path / "source", data)
+
+    def stop(*_: object) -> None:
+        raise UserError("stopped")
+
+    def try_build() -> Source:
+        source = open_source(tmp_path / "source")
+        build(source, tmp_path / "shards", OPTIONS)
+        return source
+
+    monkeypatch.setattr("pipelines.build._build_split", stop)
+    for _ in range(2):
+        with pytest.raises(UserError, match="stopped"):
+            try_build()
+    os.utime(tmp_path / "source" / "ILSVRC2012_img_train.tar", (1, 1))
+    with pytest.raises(UserError, match="unfinished build of other images"):
+        try_build()
+
+
+def test_a_tar_that_shrinks_while_it_is_read_stops_the_build(sources: Path, tmp_path: Path) -> None:
+    data = (sources / "official_tars" / "ILSVRC2012_img_train.tar").read_bytes()
+    (tmp_path / "source").mkdir()
+    write_official(tmp_path / "source", data)
+    source = open_source(tmp_path / "source")
+    write_official(tmp_path / "source", data[: len(data) // 2])
+    with pytest.raises(UserError, match="shorter than it was; mend this and repeat"):
+        build(source, tmp_path / "shards", OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "table", ["", "a,b\n1,2\n", "ImageId,PredictionString\nILSVRC2012_val_00000001,\n", "ImageId,PredictionString\nx\n"]
+)
+def test_a_table_of_kaggle_that_is_none(tmp_path: Path, table: str) -> None:
+    path = tmp_path / "LOC_val_solution.csv"
+    path.write_text(table)
+    if not table:
+        assert imagenet.kaggle_labels(path) == {}
+        return
+    with pytest.raises(UserError, match=r"LOC_val_solution\.csv: not the columns"):
+        imagenet.kaggle_labels(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("n01440764_10026_n01440764.JPEG", ("n01440764_10026.JPEG", "n01440764")),
+        ("ILSVRC2012_val_00000001_n01751748.JPEG", ("ILSVRC2012_val_00000001.JPEG", "n01751748")),
+        ("Bild ä 1_n01440764", ("Bild ä 1", "n01440764")),
+        ("n01440764.JPEG", ("", "")),
+        ("n01440764_10026.JPEG", ("", "")),
+        ("a_n0144076.JPEG", ("", "")),
+    ],
+)
+def test_hugging_faces_names(name: str, parts: tuple[str, str]) -> None:
+    assert imagenet.split_name(name) == parts
