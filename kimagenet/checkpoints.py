@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from kimagenet.checkpoint_file import Checkpoint, DamagedCheckpoint, remove_leftovers
 from kimagenet.loop import Loop, Position, Totals
@@ -86,7 +85,7 @@ class KeepCheckpoints(keras.callbacks.Callback):
 
     def _take(self, path: Path | None = None) -> None:
         self._wait()  # never more than one copy of the values in memory
-        arrays = [np.array(variable.numpy()) for variable in self._loop.variables]
+        arrays = self._loop.values()
         if self._run is None:
             return
         log_bytes = self._run.log.stat().st_size if self._run.log.exists() else 0

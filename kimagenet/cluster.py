@@ -55,8 +55,9 @@ def _of_slurm(environment: MutableMapping[str, str]) -> str:
 
     tasks = int(environment["SLURM_STEP_NUM_TASKS"])
     try:
+        # The resolver counts ports by GPUs. Which GPUs a task sees is SLURM's business (--gpus-per-task), not ours.
         resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
-            jobs={"worker": tasks}, port_base=SLURM_PORT, gpus_per_node=0, gpus_per_task=0, auto_set_gpu=False
+            jobs={"worker": tasks}, port_base=SLURM_PORT, gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False
         )
         cluster = resolver.cluster_spec().as_dict()
         job, index = resolver.get_task_info()

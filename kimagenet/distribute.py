@@ -1,6 +1,6 @@
 """Which devices take part in a run, and how each of them gets its batches."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -37,11 +37,35 @@ def local_ranks(strategy: tf.distribute.Strategy) -> range:
 
 def synchronize_batch_norm(model: keras.Model) -> None:
     """BatchNormalization takes mean and variance over the batches of all replicas, so that these change nothing."""
+    for layer in _batch_norms(model):
+        layer.synchronized = True
+
+
+def make_statistics_mean(model: keras.Model, strategy: tf.distribute.Strategy) -> Callable[[], None]:
+    """A function that gives BatchNormalization's moving statistics their mean over the replicas.
+
+    Without it each replica keeps its own, where layers are not synchronized, and only those of the first are saved.
+    """
+    layers = [layer for layer in _batch_norms(model) if not layer.synchronized]
+    statistics = [value for layer in layers for value in (layer.moving_mean, layer.moving_variance)]
+    if strategy.num_replicas_in_sync == 1 or not statistics:
+        return lambda: None
+
+    def replica_step() -> None:
+        context = tf.distribute.get_replica_context()
+        means = context.all_reduce("MEAN", [tf.convert_to_tensor(value.value) for value in statistics])
+        for value, mean in zip(statistics, means, strict=True):
+            value.assign(mean)
+
+    return tf.function(lambda: strategy.run(replica_step))
+
+
+def _batch_norms(model: keras.Model) -> Iterator[keras.layers.BatchNormalization]:
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            synchronize_batch_norm(layer)
+            yield from _batch_norms(layer)
         elif isinstance(layer, keras.layers.BatchNormalization):
-            layer.synchronized = True
+            yield layer
 
 
 class Feed:

@@ -64,8 +64,8 @@ def fit(
         if not loop.training.has_peers:
             raise
         raise ToBeResumed(
-            f"another worker was lost at step {loop.global_step:,} ({error.message.splitlines()[0][:200]}); start all "
-            f"workers again with --resume --output {run.path}"
+            f"another worker was lost at step {loop.global_step:,} ({type(error).__name__}); start all workers again "
+            f"with --resume --output {run.path}"
         ) from None
     finally:
         checkpoints.close()

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kimagenet.distribute import Feed
+from kimagenet.distribute import Feed, make_statistics_mean
 from kimagenet.mixing import MixSpec
 from kimagenet.optim import evaluation_weights
 from kimagenet.schedule import Schedule
@@ -177,6 +177,7 @@ class Loop:
             xla=xla,
         )
         self._evaluation_step = make_evaluation_step(model, strategy)
+        self._average_statistics = make_statistics_mean(model, strategy)
         self._in_flight: tuple[int, int, tf.Tensor] | None = None
         self._stop_is_requested = self._all_stop = False
         self._warm_up = WARM_UP_STEPS
@@ -201,6 +202,11 @@ class Loop:
     def variables(self) -> list[keras.Variable]:
         """All that a run has to keep: weights, statistics, seeds of layers; state of the optimizer and its wrappers."""
         return [*self.model.variables, *self.model.optimizer.variables]
+
+    def values(self) -> list[np.ndarray]:
+        """Copies of the `variables`, the same on all workers: a collective operation."""
+        self._average_statistics()
+        return [np.array(variable.numpy()) for variable in self.variables]
 
     def request_stop(self) -> None:
         """Lets `fit` raise `Stopped` at the end of a step, of the same one on all workers, or within a validation."""
@@ -318,6 +324,7 @@ class Loop:
 
     def _validate(self, validation: Feed, listeners: keras.callbacks.CallbackList) -> dict[str, float]:
         listeners.on_test_begin()
+        self._average_statistics()
         with self.evaluation_weights():
             logs = self._evaluate(validation)
         if self._ema:

@@ -1,6 +1,5 @@
 """The loop: its loss, its step, its exact evaluation, its clock and callbacks; one device and two."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -244,12 +243,6 @@ def test_evaluation_shares() -> None:
     assert (result.top1, result.top5) == (0.25, 0.75)
 
 
-def test_several_machines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"index": 0}}))
-    with pytest.raises(UserError, match="TF_CONFIG"):
-        choose_strategy()
-
-
 def test_what_cannot_be_read_is_named(tiny_dataset: Path, tmp_path: Path) -> None:
     dataset = shutil.copytree(tiny_dataset, tmp_path / "data")
     with open_split(dataset, "train", 25) as feed:
@@ -257,6 +250,37 @@ def test_what_cannot_be_read_is_named(tiny_dataset: Path, tmp_path: Path) -> Non
             path.write_bytes(bytes(path.stat().st_size))
         with pytest.raises(UserError, match=r"epoch 0, step 0 of the train split cannot be read: [^\n]+$"):
             Loop(make_model(), keras.optimizers.SGD(0.1), feed).fit(1)
+
+
+STATISTICS = """
+import keras, numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from kimagenet.distribute import make_statistics_mean, synchronize_batch_norm
+strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
+parts = tf.constant([[[1.0], [3.0]], [[11.0], [25.0]]])
+for synchronized, mean, variance in ((True, 10.0, 89.0), (False, 10.0, 25.0)):
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization(momentum=0.0)])
+    if synchronized:
+        synchronize_batch_norm(model)
+    images = strategy.experimental_distribute_values_from_function(lambda c: parts[c.replica_id_in_sync_group])
+    strategy.run(tf.function(lambda x: model(x, training=True)), args=(images,))
+    average = make_statistics_mean(model, strategy)
+    average()
+    layer = model.layers[0]
+    for variable, expected in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        for value in strategy.experimental_local_results(variable.value):
+            np.testing.assert_allclose(value.numpy(), [expected], rtol=1e-6)
+print("equal")
+"""
+
+
+def test_statistics_of_batch_norm_on_two_devices() -> None:
+    """Of the whole batch if synchronized; else the mean of what each device has."""
+    result = subprocess.run([sys.executable, "-c", STATISTICS], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "equal" in result.stdout
 
 
 TWO_DEVICES = """
