@@ -157,20 +157,17 @@ def open_feed(
 ) -> Feed:
     """Opens a loader for each replica; the arguments are those of `open_loader`, `batch` is the global batch.
 
-    `workers` are shared among the replicas. Raises `UserError` if the batch does not divide among them.
+    `workers` are shared among this process's replicas, each of which decodes on its own GPU. Raises `UserError` if the
+    batch does not divide among them.
     """
     replicas, ranks = strategy.num_replicas_in_sync, local_ranks(strategy)
     if batch.batch_size % replicas:
         raise UserError(f"a batch of {batch.batch_size} does not divide among {replicas} devices; change --batch-size")
     if len(ranks) > 1:
-        # DALI's GPU pipelines all run on the first GPU yet: the others' batches would be decoded there too.
-        if device == "gpu":
-            raise UserError(f"--data-device gpu works with one GPU, not with {len(ranks)}; take --data-device cpu")
-        device = "cpu"
         workers = max(1, (workers or cpu_count()) // len(ranks))
     part = BatchSpec(batch.batch_size // replicas, batch.image_size, batch.dtype)
     loaders: list[Loader] = []
-    for rank in ranks:
+    for gpu, rank in enumerate(ranks):
         # The first one may have fallen back to another loader, and said so.
         chosen = loaders[0].name if loaders else name
         loaders.append(
@@ -185,6 +182,7 @@ def open_feed(
                 workers=workers,
                 prefetch=prefetch,
                 device=device,
+                gpu=gpu,
                 strict=strict,
             )
         )

@@ -25,6 +25,7 @@ import keras
 import tensorflow as tf
 
 from kimagenet.loop import Loop, Totals
+from kimagenet.steps import to_input
 
 LOG_VERSION = 1
 
@@ -160,12 +161,24 @@ class JsonLines(Reporter):
 
 
 class TensorBoardScalars(Reporter):
-    """The same numbers for TensorBoard, over `global_step`: curves `train` and `validation` in the same charts."""
+    """The same numbers for TensorBoard, over `global_step`: curves `train` and `validation` in the same charts.
+
+    And a sheet of the first images of the first batch, as the loader gave them.
+    """
 
     def __init__(self, loop: Loop, directory: Path) -> None:
         super().__init__(loop)
         self._train = tf.summary.create_file_writer(str(directory / "train"))
         self._validation = tf.summary.create_file_writer(str(directory / "validation"))
+        self._has_sheet = False
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        super().on_train_batch_end(batch, logs)
+        if not self._has_sheet:
+            self._has_sheet = True
+            images = self.loop.training.strategy.experimental_local_results(self.loop.images)[0]
+            with self._train.as_default(step=self.loop.global_step):
+                tf.summary.image("inputs", sheet(images)[None])
 
     def step(self, step: int, values: dict[str, float]) -> None:
         self._write(self._train, values)
@@ -184,6 +197,15 @@ class TensorBoardScalars(Reporter):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
         writer.flush()
+
+
+def sheet(images: tf.Tensor, columns: int = 8, rows: int = 4) -> tf.Tensor:
+    """The first images [B, H, W, 3] of a batch, of any dtype that loaders give, side by side: float32 in [0, 1]."""
+    images = to_input(images)[: columns * rows] / 2 + 0.5
+    columns = min(columns, len(images))
+    rows = len(images) // columns
+    parts = tf.reshape(images[: columns * rows], (rows, columns, *images.shape[1:]))
+    return tf.reshape(tf.transpose(parts, (0, 2, 1, 3, 4)), (rows * images.shape[1], columns * images.shape[2], 3))
 
 
 def duration(seconds: float) -> str:

@@ -159,6 +159,7 @@ class Loop:
         self.steps_per_epoch = training.steps_per_epoch
         self.log_steps = log_steps
         self.totals = Totals()
+        self.images: Any = None  # of the last step, as the loader gave them
         self._epoch = self._step = 0
         self._epoch_began = Totals()
         self._best_top1 = -1.0
@@ -276,6 +277,7 @@ class Loop:
             images, labels, *_ = next(batches)
             waited = perf_counter() - asked
             learning_rate = self._set_learning_rate(epoch, step)
+            self.images = images
             stop = tf.constant(self._stop_is_requested, tf.float32)
             result = self._training_step(images, labels, tf.constant(self.global_step, tf.int64), stop)
             # At most one step ahead: the device never idles, and the loader's queue fills up if data is fast enough.

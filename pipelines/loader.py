@@ -54,12 +54,13 @@ class LoaderOptions:
     """How a loader works, without any influence on what it gives.
 
     Attributes:
-        workers: decoding threads. prefetch: batches kept ready. device: where DALI decodes.
+        workers: decoding threads. prefetch: batches kept ready. device: where DALI decodes. gpu: which one of several.
     """
 
     workers: int
     prefetch: int = 2
     device: str = "cpu"
+    gpu: int = 0
 
     def __post_init__(self) -> None:
         if self.workers < 1 or self.prefetch < 1:

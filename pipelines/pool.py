@@ -2,10 +2,12 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 from pipelines.errors import UserError
@@ -30,7 +32,7 @@ def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], workers
         yield from map(function, tasks)
         return
     # spawn, not fork: TensorFlow's threads in this process would not survive a fork.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupts)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
     try:
         for future in as_completed([pool.submit(function, task) for task in tasks]):
             yield future.result()
@@ -40,6 +42,15 @@ def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], workers
         pool.shutdown(cancel_futures=True)
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches every process of the terminal; only the parent shall act on it."""
+def _start_worker() -> None:
+    """Ctrl-C reaches every process of the terminal; only the parent shall act on it. Its end is the workers' end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot say so: its workers would wait for tasks for ever."""
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

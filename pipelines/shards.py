@@ -1,10 +1,13 @@
 """ShardSet: one split's shards with their indexes and image sizes, checked before anything is read from them."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from pipelines import records
 from pipelines.dataset import DatasetInfo, SplitInfo
 from pipelines.errors import UserError
 from pipelines.files import atomic_writer
@@ -78,6 +81,31 @@ class ShardSet:
             classes=tuple(info_class.name for info_class in info.classes),
             label_base=info.label_base,
         )
+
+    def read(self, record: int) -> "StoredImage":
+        """A record's JPEG and label; raises `UserError` if it has none.
+
+        Its shard is opened anew each time: a thousand shards must not hold a thousand descriptors.
+        """
+        path = self.paths[self.shard[record]]
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            length = int(self.lengths[record]) - records.HEADER_BYTES - records.FOOTER_BYTES
+            data = os.pread(descriptor, length, int(self.offsets[record]) + records.HEADER_BYTES)
+        finally:
+            os.close(descriptor)
+        features = records.decode_example(memoryview(data))
+        encoded, label = features.get(records.ENCODED), features.get(records.LABEL)
+        if not isinstance(encoded, memoryview) or not isinstance(label, int):
+            raise UserError(f"{path}: the record at byte {self.offsets[record]} has no image or no label")
+        return StoredImage(bytes(encoded), label)
+
+
+class StoredImage(NamedTuple):
+    """What loaders read of a record; `label` as it is stored, from `ShardSet.label_base` on."""
+
+    encoded: bytes
+    label: int
 
 
 def write_sizes(path: Path, sizes: np.ndarray) -> None:

@@ -284,7 +284,7 @@ def test_a_full_disk_leaves_only_whole_shards_and_the_next_run_goes_on(
 
 def test_a_killed_build_goes_on_and_gives_the_same_bytes(images: Path, built: Path, tmp_path: Path) -> None:
     output = tmp_path / "shards"
-    flags = ["--train-shards=2", "--validation-shards=2", "--workers=1"]
+    flags = ["--train-shards=2", "--validation-shards=2", "--workers=2"]
     command = [sys.executable, "-m", "tools.build_shards", "--source", str(images), "--output", str(output), *flags]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
@@ -296,6 +296,21 @@ def test_a_killed_build_goes_on_and_gives_the_same_bytes(images: Path, built: Pa
     # 2 if the kill came too late: the data set was there already.
     assert result.returncode in (0, 2), result.stderr
     assert contents(output) == contents(built)
+
+
+def test_workers_end_with_their_parent() -> None:
+    """However it ends: the pipe that they share is closed once the last of them is gone."""
+    script = """
+import time
+from pipelines.pool import run_tasks
+for _ in run_tasks(time.sleep, [0, 0, 600, 600], 2):
+    print("working", flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
 
 
 def test_a_shard_that_was_damaged_in_between_is_written_again(

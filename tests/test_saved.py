@@ -205,7 +205,7 @@ def test_a_model_saved_in_mixed_precision_goes_on_in_float32(tmp_path: Path, flo
 
 def test_amp_reads_as_a_switch_too() -> None:
     def amp(*arguments: str) -> str:
-        given = train._with_values(cli.with_hyphens(arguments))
+        given = train.with_values(cli.with_hyphens(arguments))
         return train.resolve_recipe(train.make_parser().parse_args(given)).amp
 
     assert amp("demo") == "off"

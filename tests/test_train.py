@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 
 from kimagenet import cli, evaluate, models, train
-from kimagenet.log import ProgressLine, duration
+from kimagenet.log import ProgressLine, duration, sheet
 from kimagenet.loop import Totals
 from kimagenet.recipe import Recipe
 from kimagenet.run import RunDirectory, save_model
@@ -89,7 +89,13 @@ def test_tensorboard_has_the_same_numbers(finished_run: RunDirectory) -> None:
     epochs = {line["global_step"]: line["val_top1"] for line in log if line["event"] == "epoch"}
     assert found["train"]["loss"] == pytest.approx(steps)
     assert found["validation"]["top1"] == pytest.approx(epochs)
-    assert set(found["train"]) == {"loss", "top1", "learning_rate", "images_per_second", "data_wait"}
+    assert set(found["train"]) == {"loss", "top1", "learning_rate", "images_per_second", "data_wait", "inputs"}
+
+
+def test_sheet_puts_images_side_by_side() -> None:
+    images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 3), np.uint8) * 51
+    expected = np.concatenate([np.concatenate(list(images[row : row + 2]), axis=1) for row in (0, 2)])
+    np.testing.assert_allclose(sheet(tf.constant(images), columns=2, rows=3), expected / 255, atol=1e-6)
 
 
 def _scalars(directory: Path) -> dict[str, dict[int, float]]:
@@ -98,6 +104,12 @@ def _scalars(directory: Path) -> dict[str, dict[int, float]]:
         for record in tf.data.TFRecordDataset(str(path)):
             event = tf.compat.v1.Event.FromString(record.numpy())
             for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "images":
+                    width, height, picture = tf.make_ndarray(value.tensor)
+                    assert (int(width), int(height)) == (8 * 32, 2 * 32)  # a batch of 20: two whole rows of 8
+                    assert tf.io.decode_png(picture).shape == (64, 256, 3)
+                    scalars[value.tag] = {}
+                    continue
                 scalars.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
     return scalars
 

@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import os
 import sys
 from pathlib import Path
 
@@ -10,9 +9,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from kimagenet.cli import Parser, import_tensorflow, positive_int, run
 from kimagenet.recipe import AUGMENTS
-from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, UserError, open_loader
+from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, open_loader
 from pipelines.files import atomic_writer
-from pipelines.records import ENCODED, FOOTER_BYTES, HEADER_BYTES, decode_example
 
 _MARGIN, _TITLE = 8, 22
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
@@ -76,14 +74,7 @@ def draw_sheet(rows: dict[str, list[Image.Image]], titles: list[str]) -> Image.I
 
 def _stored(shards: ShardSet, record: int, size: int) -> Image.Image:
     """The whole image of a record, fitted into a square."""
-    path = shards.paths[shards.shard[record]]
-    with open(path, "rb") as stream:
-        stream.seek(int(shards.offsets[record]) + HEADER_BYTES, os.SEEK_SET)
-        data = stream.read(int(shards.lengths[record]) - HEADER_BYTES - FOOTER_BYTES)
-    encoded = decode_example(memoryview(data)).get(ENCODED)
-    if not isinstance(encoded, memoryview):
-        raise UserError(f"{path}: record {record} holds no image; build the shards again")
-    image = Image.open(io.BytesIO(encoded)).convert("RGB")
+    image = Image.open(io.BytesIO(shards.read(record).encoded)).convert("RGB")
     return ImageOps.pad(image, (size, size), color=(235, 235, 235))
 
 

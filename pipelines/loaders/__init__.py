@@ -30,6 +30,7 @@ def open_loader(
     workers: int | None = None,
     prefetch: int = 2,
     device: str = "auto",
+    gpu: int = 0,
     strict: bool = False,
 ) -> Loader:
     """Opens a loader by name; the same arguments give the same batches from every loader.
@@ -38,7 +39,7 @@ def open_loader(
         name: one of `names()`, or "auto": DALI where it loads, else tf.data; the choice is logged.
         batch: per rank. rank, world_size: which part of each global batch this loader reads.
         workers: decoding threads; None: one for each core this process may use.
-        device: where DALI decodes: "cpu", "gpu", or "auto" for the GPU where TensorFlow sees one.
+        device: where DALI decodes: "cpu", "gpu", or "auto" for the GPU where TensorFlow sees one. gpu: which GPU.
         strict: if DALI cannot be used, raise `UserError` instead of taking tf.data with a warning.
 
     Raises `UserError` for a wrong name or value.
@@ -51,7 +52,7 @@ def open_loader(
     chosen, reason = _choose(name, device, strict)
     if reason:
         _log.warning(reason)
-    options = LoaderOptions(workers or cpu_count(), prefetch, device)
+    options = LoaderOptions(workers or cpu_count(), prefetch, device, gpu)
     loader_class = _module(chosen).LOADER
     return loader_class(shards, batch, augment, seed, rank, world_size, options)
 

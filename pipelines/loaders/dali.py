@@ -244,13 +244,13 @@ class DaliLoader(Loader):
             native=not on_gpu and _native.available(),
         )
         outputs = 3 if evaluation else 2
-        with tf.device("/gpu:0" if on_gpu else "/cpu:0"):
+        with tf.device(f"/gpu:{options.gpu}" if on_gpu else "/cpu:0"):
             # What DALIDataset is not told again it takes from its own defaults, not from the pipeline.
             return dali_tf.DALIDataset(
                 pipeline=graph,
                 batch_size=count,
                 num_threads=options.workers,
-                device_id=0 if on_gpu else None,
+                device_id=options.gpu if on_gpu else None,
                 prefetch_queue_depth=options.prefetch,
                 output_shapes=((count, size, size, 3), (count,), (count,))[:outputs],
                 output_dtypes=(tf.as_dtype(batch.dtype), tf.int32, tf.float32)[:outputs],

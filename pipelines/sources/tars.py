@@ -29,6 +29,7 @@ def list_tar(path: Path, shown: str, start: int = 0, end: int | None = None) -> 
     directories: list[str] = []
     inhabited = set()
     for member in _members(path, shown, start, end):
+        member.name = member.name.removeprefix("./")
         folder, _, name = member.name.rpartition("/")
         if name.startswith(".") and name != "..":
             continue

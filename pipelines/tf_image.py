@@ -1,0 +1,99 @@
+"""What is planned for one image, carried out by TensorFlow: decode, warp, colour. For all that runs without DALI."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines.augment import AugmentSpec, Draws
+from pipelines.loader import BatchSpec
+
+
+class Work(NamedTuple):
+    """What `render` needs for one image, or for N of them as arrays with a first axis more.
+
+    Attributes:
+        box: int32 [4]; (y, x, height, width) of the region to decode.
+        affine: float32 [2, 3]; output → decoded region, both with pixels whose centres are integers.
+        colour: float32 [3, 4]; (R, G, B, 1) in 0…255 → the output's range, not yet clipped.
+    """
+
+    box: np.ndarray
+    affine: np.ndarray
+    colour: np.ndarray
+
+    @classmethod
+    def of(cls, draws: Draws, batch: BatchSpec) -> "Work":
+        """The plan's draws, in which pixels begin at corners and colours stay in 0…255."""
+        affine = between_pixel_centres(draws.affine, draws.box).astype(np.float32)
+        return cls(draws.box, affine, batch.to_output_range(draws.colour).astype(np.float32))
+
+
+def between_pixel_centres(affine: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The plan's matrices [N, 2, 3] for box-sized images, all with pixels whose centres are integers."""
+    shifted = affine.copy()
+    shifted[:, :, 2] += affine[:, :, :2].sum(axis=2) / 2 - 0.5 - box[:, [1, 0]]
+    return shifted
+
+
+def render(encoded: tf.Tensor, work: Work, batch: BatchSpec, augment: AugmentSpec) -> tf.Tensor:
+    """A JPEG (scalar string) → [image_size, image_size, 3] of the batch's dtype and range."""
+    # The default IDCT is a fast approximation, more than a grey level off; this one equals Pillow's and DALI's.
+    region = tf.image.decode_and_crop_jpeg(encoded, work.box, channels=3, dct_method="INTEGER_ACCURATE")
+    return paint(region, work, batch, augment)
+
+
+def paint(region: tf.Tensor, work: Work, batch: BatchSpec, augment: AugmentSpec) -> tf.Tensor:
+    """The same for a region that is decoded already, uint8 [H, W, 3]."""
+    return _to_output(_colour(_warp(region, work.affine, batch.image_size, augment), work.colour, augment), batch.dtype)
+
+
+def _warp(image: tf.Tensor, affine: tf.Tensor, size: int, augment: AugmentSpec) -> tf.Tensor:
+    """float32 [size, size, 3]: the cheap warp wherever it can do what is planned."""
+    if not augment.turns:
+        return _warp_straight(image, affine, size)
+    return tf.ensure_shape(
+        tf.cond(
+            tf.abs(affine[0, 1]) > 0,
+            lambda: _warp_turned(image, affine, size),
+            lambda: _warp_straight(image, affine, size),
+        ),
+        (size, size, 3),
+    )
+
+
+def _warp_turned(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
+    """uint8 [H, W, 3] → float32 [size, size, 3] by any affine matrix; outside is black."""
+    projective = tf.concat([tf.reshape(affine, [6]), [0.0, 0.0]], axis=0)
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(image, tf.float32)[None],
+        transforms=projective[None],
+        output_shape=[size, size],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+    )[0]
+
+
+def _warp_straight(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
+    """The same for matrices that only scale, shift and mirror, at a fifth of the time."""
+    framed = tf.pad(image, [[1, 1], [1, 1], [0, 0]])  # the operator is black, not half black, half a pixel outside
+    last = tf.cast(tf.shape(framed)[:2] - 1, tf.float32)
+    scale = tf.stack([affine[1, 1], affine[0, 0]])
+    first = tf.stack([affine[1, 2], affine[0, 2]]) + 1
+    corners = tf.concat([first / last, (first + scale * (size - 1)) / last], axis=0)
+    return tf.image.crop_and_resize(framed[None], corners[None], [0], [size, size])[0]
+
+
+def _colour(image: tf.Tensor, colour: tf.Tensor, augment: AugmentSpec) -> tf.Tensor:
+    """float32 [S, S, 3] by the colour matrix, which holds the scaling to the output's range as well."""
+    if not augment.jitters:
+        return image * colour[0, 0] + colour[:, 3]  # scaling alone
+    return tf.nn.conv2d(image[None], tf.transpose(colour[:, :3])[None, None], 1, "VALID")[0] + colour[:, 3]
+
+
+def _to_output(image: tf.Tensor, dtype: str) -> tf.Tensor:
+    """Clipped to the output's range."""
+    if dtype == "uint8":
+        return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
+    return tf.cast(tf.clip_by_value(image, -1.0, 1.0), dtype)
