@@ -1,0 +1,38 @@
+"""The gallery: the same record in every picture of a row, rows that agree, and every field of the spec swept."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kimagenet.cli import run
+from pipelines import AugmentSpec
+from pipelines.loaders import dali
+from tools import gallery
+
+SIZE, STEP = 24, 32
+
+
+def test_every_parameter_is_swept_and_every_sweep_is_a_spec() -> None:
+    fields = {field.name for field in dataclasses.fields(AugmentSpec)} - {"center_crop", "rotation_probability"}
+    assert set(gallery.SWEEPS) == fields
+    for sweep in gallery.SWEEPS.values():
+        specs = {AugmentSpec(**changes) for _, changes in sweep}
+        assert len(specs) == len(sweep)
+
+
+def test_rows_agree_and_the_sweep_is_seen(tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaders = ["tfdata"] if dali.unavailable("cpu") else ["dali", "tfdata"]
+    sweep = [(f"{x:g}", {"contrast": (x, x)}) for x in (0.5, 1.0)]
+    monkeypatch.setattr(gallery, "SWEEPS", {"contrast": sweep})
+    flags = [str(tiny_dataset), "--output", str(tmp_path), "--image-size", str(SIZE), "--loader", *loaders]
+    assert run(gallery.build_parser(), gallery.main, flags) == 0
+    pixels = np.asarray(Image.open(tmp_path / "contrast.png"), np.int32)
+    left = pixels.shape[1] - 2 * STEP
+    rows = [pixels[30 + row * STEP : 30 + row * STEP + SIZE, left:] for row in range(len(loaders))]
+    assert np.abs(rows[0] - rows[-1]).max() <= 1
+    half, whole = rows[0][:, :SIZE], rows[0][:, STEP : STEP + SIZE]
+    assert whole.std() > 5
+    assert np.abs((whole - 127.5) / 2 - (half - 127.5)).max() <= 1  # the same record

@@ -1,0 +1,81 @@
+"""Pictures of every augmentation: one record, each parameter swept, a row for each loader."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from kimagenet.cli import Parser, import_tensorflow, positive_int, run
+from pipelines import AugmentSpec, BatchSpec, ShardSet, open_loader
+from pipelines.files import atomic_writer
+from tools.preview import draw_sheet
+
+# The same record keeps its random numbers, so in a row only the range changes that they are spread over.
+SWEEPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "crop_area": [(f"{low:g}…1", {"crop_area": (low, 1.0)}) for low in (1.0, 0.8, 0.6, 0.35, 0.2, 0.08)],
+    "crop_aspect": [
+        (f"{1 / x:.2g}…{x:.2g}", {"crop_area": (0.3, 0.3), "crop_aspect": (1 / x, x)})
+        for x in (1.0, 1.15, 1.33, 1.6, 2.0, 3.0)
+    ],
+    "flip": [(f"{p:g}", {"flip": p}) for p in (0.0, 1.0)],
+    "rotation": [
+        (f"±{degrees}°", {"rotation": float(degrees), "rotation_probability": 1.0})
+        for degrees in (0, 5, 15, 30, 60, 180)
+    ],
+    "brightness": [(f"±{shift:g}", {"brightness": shift}) for shift in (0.0, 0.125, 0.25, 0.4, 0.6, 0.8)],
+    "contrast": [(f"{x:g}", {"contrast": (x, x)}) for x in (0.0, 0.5, 0.8, 1.0, 1.5, 2.5)],
+    "saturation": [(f"{x:g}", {"saturation": (x, x)}) for x in (0.0, 0.5, 0.8, 1.0, 1.5, 2.5)],
+    "hue": [(f"±{degrees}°", {"hue": float(degrees)}) for degrees in (0, 10, 20, 45, 90, 180)],
+}
+
+
+def build_parser() -> Parser:
+    """The flags of `python -m tools.gallery`."""
+    parser = Parser("python -m tools.gallery", "DIR --output FOLDER [flags]", __doc__ or "")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="folder of shards")
+    parser.add_argument("--output", metavar="FOLDER", type=Path, required=True, help="one PNG for each parameter")
+    parser.add_argument("--loader", nargs="+", default=["dali", "tfdata"], help="one row each (default: dali tfdata)")
+    parser.add_argument("--image-size", metavar="PIXELS", type=positive_int, default=144, help="default: 144")
+    parser.add_argument("--seed", type=int, default=0, help="which record, and its random numbers (default: 0)")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Draws a sheet for each parameter."""
+    import_tensorflow()
+    shards = ShardSet.open(arguments.directory, "train")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for parameter, sweep in SWEEPS.items():
+        rows = {
+            name: [
+                render(name, shards, AugmentSpec(**changes), arguments.image_size, arguments.seed)
+                for _, changes in sweep
+            ]
+            for name in arguments.loader
+        }
+        sheet = draw_sheet(rows, [title for title, _ in sweep])
+        with atomic_writer(arguments.output / f"{parameter}.png") as stream:
+            sheet.save(stream, "PNG", optimize=True)
+        print(f"{arguments.output / parameter}.png: {_difference(rows)}")
+
+
+def render(loader: str, shards: ShardSet, spec: AugmentSpec, size: int, seed: int) -> Image.Image:
+    """The first image of epoch 0: of one seed it is the same record, whatever the spec."""
+    with open_loader(loader, shards, BatchSpec(1, size, "uint8"), spec, seed=seed, strict=True) as opened:
+        images, _ = next(iter(opened.epoch(0)))
+        return Image.fromarray(images.numpy()[0])
+
+
+def _difference(rows: dict[str, list[Image.Image]]) -> str:
+    first, *others = (np.stack([np.asarray(image, np.int16) for image in images]) for images in rows.values())
+    if not others:
+        return f"{len(first)} images"
+    mean, most = max((np.abs(first - other).mean(), np.abs(first - other).max()) for other in others)
+    return f"{len(first)} images a row; rows differ by {mean:.3f} grey levels on average, {most} at most"
+
+
+if __name__ == "__main__":
+    sys.exit(run(build_parser(), main))
