@@ -136,7 +136,7 @@ class AugmentSpec:
         widths = np.asarray(widths, np.float64)
         crop = self._crop(uniform, heights, widths)
         affine = _affine(crop, self._flip(uniform), self._angle(uniform), heights, widths, image_size)
-        return Draws(affine, self._colour(uniform, len(heights)), _source_box(affine, heights, widths, image_size))
+        return Draws(affine, self._colour(uniform, len(heights)), source_box(affine, heights, widths, image_size))
 
     def _crop(self, uniform: RecordUniform, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
         """float64 [N, 4]: (x, y, width, height) of the crop, in fractions of a pixel."""
@@ -216,7 +216,7 @@ def _affine(
     return affine
 
 
-def _source_box(affine: np.ndarray, heights: np.ndarray, widths: np.ndarray, image_size: int) -> np.ndarray:
+def source_box(affine: np.ndarray, heights: np.ndarray, widths: np.ndarray, image_size: int) -> np.ndarray:
     """int32 [N, 4]: what the output covers in the source, a pixel wider for interpolation, inside the image."""
     corners = np.array([[0, 0, 1], [image_size, 0, 1], [0, image_size, 1], [image_size, image_size, 1]], np.float64)
     reached = affine @ corners.T  # [N, 2, 4]
