@@ -71,6 +71,14 @@ def decode_example(data: memoryview) -> dict[str, memoryview | int | None]:
     return features
 
 
+def stored_size(features: Mapping[str, object]) -> tuple[int, int] | None:
+    """Height and width as a record's features have them; None if they have none, or nonsense."""
+    height, width = features.get(HEIGHT), features.get(WIDTH)
+    if isinstance(height, int) and isinstance(width, int) and 1 <= min(height, width) <= max(height, width) < 2**31:
+        return height, width
+    return None
+
+
 def _varint(value: int) -> bytes:
     out = bytearray()
     value &= 0xFFFFFFFFFFFFFFFF
