@@ -1,9 +1,8 @@
-"""check_shards finds every flipped bit and every record that loaders would stumble over, and quarantine keeps both away."""
+"""check_shards finds every flipped bit and every record that loaders would stumble over; quarantine keeps them away."""
 
 import io
 import json
 import shutil
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +13,10 @@ from PIL import Image
 
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, loaders, open_loader, records
 from pipelines.check import check_shards
-from pipelines.dataset import DATASET_FILE, DatasetInfo
-from pipelines.index import index_path, read_index, scan, write_index
+from pipelines.dataset import DATASET_FILE
+from pipelines.index import read_index, scan, write_index
 from pipelines.shards import write_sizes
-from tests.data import NUM_CLASSES, TRAIN_RECORDS, jpeg, photo
+from tests.data import TRAIN_RECORDS, jpeg, photo
 from tests.flips import REGIONS, Flip, draw_flips
 from tools import build_index
 from tools import check_shards as command
@@ -32,7 +31,7 @@ def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
 
 
 def replace_record(folder: Path, number: int, data: bytes) -> None:
-    """Puts a whole, framed record in the place of one of SHARD's; index and dataset.json are told."""
+    """Puts a whole, framed record with GOOD's size in the place of one of SHARD's; its sidecars are told."""
     path = folder / SHARD
     index, content = read_index(path), path.read_bytes()
     start, size = list(index.pairs())[number]
@@ -41,6 +40,9 @@ def replace_record(folder: Path, number: int, data: bytes) -> None:
     told = json.loads((folder / DATASET_FILE).read_text())
     told["splits"]["train"]["shards"][1]["bytes"] = path.stat().st_size
     (folder / DATASET_FILE).write_text(json.dumps(told))
+    sizes = np.load(folder / "train-sizes.npy")
+    sizes[scan(folder / "train-00000-of-00003").num_records + number] = 20, 30
+    write_sizes(folder / "train-sizes.npy", sizes)
 
 
 def said(capsys: pytest.CaptureFixture[str], folder: Path, *flags: str) -> tuple[int, list[str]]:
@@ -166,7 +168,105 @@ def test_a_faulty_record_with_good_crcs(dataset: Path, capsys: pytest.CaptureFix
 
 def test_an_orientation_is_no_fault(dataset: Path) -> None:
     replace_record(dataset, 4, records.encode_example(FEATURES | {records.ENCODED: turned()}))
-    sizes = np.load(dataset / "train-sizes.npy")
-    sizes[list(read_index(dataset / "train-00000-of-00003").pairs()).__len__() + 4] = 20, 30
-    write_sizes(dataset / "train-sizes.npy", sizes)
     assert check_shards(dataset).faults == ()
+
+
+def change_info(folder: Path, shard: int, **changes: object) -> None:
+    """Lets dataset.json say something else of a training shard."""
+    told = json.loads((folder / DATASET_FILE).read_text())
+    told["splits"]["train"]["shards"][shard] |= changes
+    (folder / DATASET_FILE).write_text(json.dumps(told))
+
+
+def wrong_sizes(folder: Path) -> None:
+    sizes = np.load(folder / "train-sizes.npy")
+    sizes[2:4] += 1
+    write_sizes(folder / "train-sizes.npy", sizes)
+
+
+FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "lost shard": (lambda folder: (folder / SHARD).unlink(), f"{SHARD}: No such file"),
+    "empty shard": (lambda folder: (folder / SHARD).write_bytes(b""), f"{SHARD}: the shard is empty; copy or build"),
+    "lost index": (lambda folder: (folder / f"{SHARD}.idx").unlink(), f"{SHARD}.idx: No such file or directory; run"),
+    "other shard": (lambda folder: shutil.copy(folder / "train-00000-of-00003", folder / SHARD), "dataset.json says"),
+    "checksum": (lambda folder: change_info(folder, 1, crc32c="01234567"), "dataset.json says 01234567: copy or build"),
+    "count": (lambda folder: change_info(folder, 1, records=35), "dataset.json says 35 records"),
+    "lost sizes": (lambda folder: (folder / "train-sizes.npy").unlink(), "train-sizes.npy: No such file"),
+    "wrong sizes": (
+        wrong_sizes,
+        "train-sizes.npy: 2 sizes are not those of the images in train-00000-of-00003: record 2",
+    ),
+    "no dataset.json": (
+        lambda folder: (folder / DATASET_FILE).unlink(),
+        "dataset.json: No such file or directory; run",
+    ),
+    "broken": (lambda folder: (folder / DATASET_FILE).write_text("{"), "dataset.json: the file: Invalid JSON"),
+}
+
+
+@pytest.mark.parametrize("damage", FILES)
+def test_faults_of_files_are_named_with_their_remedy(
+    dataset: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    spoil, reason = FILES[damage]
+    spoil(dataset)
+    code, lines = said(capsys, dataset, "--fast")
+    assert code == 1
+    (line,) = [line for line in lines[:-1] if reason in line]
+    assert line.startswith(str(dataset))
+    assert "build_index" in line or "build" in line or damage == "lost shard"
+
+
+def test_a_shard_that_is_cut_off(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = dataset / SHARD
+    path.write_bytes(path.read_bytes()[:-10])
+    lines = said(capsys, dataset, "--fast")[1]
+    assert any("it is cut off" in line for line in lines)
+    assert any("dataset.json says" in line and "copy or build it again" in line for line in lines)
+
+
+def test_shards_of_others_need_no_dataset_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As tensorflow-datasets writes them: by TensorFlow, labels from 0, no sizes. One record is damaged in its head."""
+    folder = tmp_path / "others"
+    folder.mkdir()
+    path = folder / "train-00000-of-00001"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for label in range(3):
+            writer.write(records.encode_example({records.ENCODED: GOOD, records.LABEL: label, "file_name": b"a.JPEG"}))
+    assert said(capsys, folder)[1][-1] == f"{folder}: 3 train records: 2 faults of files"  # index and dataset.json
+    assert build_index.main([str(folder), "--workers=1"]) == 0
+    capsys.readouterr()
+    assert said(capsys, folder) == (0, [f"{folder}: 3 train records: no fault"])
+
+    flip = Flip.of_record(path, 1, "features", 0)
+    (folder / DATASET_FILE).unlink()
+    flip.apply(folder)
+    assert build_index.main([str(folder), "--workers=1"]) == 2
+    assert "check_shards" in capsys.readouterr().err
+    assert said(capsys, folder, "--quarantine")[1][-1] == f"{folder}: in quarantine: 1 of train"
+    shards = ShardSet.open(folder, "train")
+    assert shards.usable.tolist() == [0, 2]
+    assert [shards.read(record).label for record in shards.usable] == [0, 2]
+
+
+def test_a_report_for_programs(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flip = Flip.of_record(dataset / SHARD, 3, "data CRC", 0)
+    flip.apply(dataset)
+    assert said(capsys, dataset, "--json", str(tmp_path / "faults.json"), "--workers=2")[0] == 1
+    report = json.loads((tmp_path / "faults.json").read_text())
+    reason = "the CRC of its data is wrong"
+    fault = {"file": SHARD, "reason": reason, "record": 3, "offset": flip.offset}
+    assert report == {
+        "version": 1,
+        "directory": str(dataset),
+        "records": {"train": TRAIN_RECORDS, "validation": 37},
+        "images_decoded": True,
+        "quarantined": 0,
+        "faults": [fault],
+    }
+
+
+def test_wrong_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in ([str(tmp_path / "nowhere")], [str(tmp_path)], [str(tmp_path), "--json", str(tmp_path / "no" / "f")]):
+        assert command.main(flags) == 2
+        assert capsys.readouterr().err.count("\n") == 1
