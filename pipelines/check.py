@@ -6,8 +6,9 @@ dataset.json is mended by `tools.build_index`, which leaves quarantined records 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def check_shards(
     directory = Path(directory).expanduser().absolute()
     info, faults = _load_info(directory)
     splits = _shard_names(directory, info)
-    tasks, more = _tasks(directory, info, splits, decode)
+    tasks, more = check_tasks(directory, info, decode)
     names = [name for shards in splits.values() for name in shards]
     results: dict[str, ShardCheck] = {}
     total = sum(part.num_records for part in info.splits.values()) if info else 0
@@ -144,16 +145,11 @@ def _shard_names(directory: Path, info: DatasetInfo | None) -> dict[str, list[st
     return {split: [shard.file for shard in part.shards] for split, part in info.splits.items()}
 
 
-def _tasks(
-    directory: Path, info: DatasetInfo | None, splits: Mapping[str, Sequence[str]], decode: bool
-) -> tuple[list[CheckTask], list[Fault]]:
-    """One task a shard, and what is wrong with the sidecars that they would be checked against."""
+def check_tasks(directory: Path, info: DatasetInfo | None, decode: bool) -> tuple[list[CheckTask], list[Fault]]:
+    """One task a shard, split by split, and what is wrong with the sidecars that they would be checked against."""
     if info is None:
-        labels = range(MAX_LABEL + 1)
-        tasks = [
-            CheckTask(directory / name, None, "", None, labels, decode) for names in splits.values() for name in names
-        ]
-        return tasks, []
+        names = chain.from_iterable(find_shards(directory).values())
+        return [CheckTask(directory / name, None, "", None, range(MAX_LABEL + 1), decode) for name in names], []
     labels = range(info.label_base, info.label_base + info.num_classes)
     tasks, faults = [], []
     for part in info.splits.values():

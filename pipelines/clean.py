@@ -71,6 +71,7 @@ def _decoded(data: bytes, use: Callable[[Image.Image], Result]) -> Result:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                image.decodermaxblock = len(data)  # all at once: the decoder need not stop and go on
                 image.load()
                 return use(image)
         except (ImageRejected, MemoryError):  # the latter is the machine's fault, not the image's

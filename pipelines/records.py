@@ -7,6 +7,7 @@ alone. Wire formats: protobuf's `example.proto` / `feature.proto`, and TFRecord
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 import google_crc32c
 import numpy as np
@@ -46,11 +47,11 @@ def encode_example(features: Mapping[str, FeatureValue]) -> bytes:
 
     `bytes` become a BytesList, `int` an Int64List (one value each), a sequence or array of floats a FloatList.
     """
-    entries = (
-        _field(1, _field(1, name.encode("utf-8")) + _field(2, _feature(value)))
+    entries = chain.from_iterable(
+        _field(1, *_field(1, name.encode("utf-8")), *_field(2, *_feature(value)))
         for name, value in sorted(features.items())
     )
-    return _field(1, b"".join(entries))
+    return b"".join(_field(1, *entries))
 
 
 def decode_example(data: memoryview) -> dict[str, memoryview | int | None]:
@@ -89,17 +90,17 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _field(number: int, body: bytes) -> bytes:
-    """A length-delimited protobuf field."""
-    return _varint(number << 3 | 2) + _varint(len(body)) + body
+def _field(number: int, *body: bytes) -> tuple[bytes, ...]:
+    """A length-delimited protobuf field, in parts: an image is copied once, not at each level that it lies in."""
+    return (_varint(number << 3 | 2) + _varint(sum(map(len, body))), *body)
 
 
-def _feature(value: FeatureValue) -> bytes:
+def _feature(value: FeatureValue) -> tuple[bytes, ...]:
     if isinstance(value, bytes):
-        return _field(1, _field(1, value))
+        return _field(1, *_field(1, value))
     if isinstance(value, int):
-        return _field(3, _field(1, _varint(value)))
-    return _field(2, _field(1, np.asarray(value, "<f4").tobytes()))
+        return _field(3, *_field(1, _varint(value)))
+    return _field(2, *_field(1, np.asarray(value, "<f4").tobytes()))
 
 
 def _read_varint(data: memoryview, position: int) -> tuple[int, int]:

@@ -141,7 +141,7 @@ def _check_file(task: CheckTask, index: Index, checksum: str | None) -> list[Fau
     found = f"{index.num_records:,} records, {index.end:,} bytes"
     expected = f"{known.records:,} records, {known.bytes:,} bytes"
     if found == expected and checksum and known.crc32c:
-        found, expected = f"checksum {checksum}", known.crc32c
+        found, expected = f"checksum {checksum}", f"checksum {known.crc32c}"
     if found == expected:
         return []
     remedy = f"copy or build it again, or, to accept it, {task.remedy}"

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -52,6 +53,7 @@ def said(capsys: pytest.CaptureFixture[str], folder: Path, *flags: str) -> tuple
 
 
 def test_good_shards_have_no_fault(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change_info(dataset, 1, crc32c=f"{google_crc32c.value((dataset / SHARD).read_bytes()):08x}")
     before = {path.name: path.read_bytes() for path in dataset.iterdir()}
     for flags in ((), ("--fast",), ("--quarantine",)):
         code, lines = said(capsys, dataset, *flags)
@@ -189,7 +191,10 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty shard": (lambda folder: (folder / SHARD).write_bytes(b""), f"{SHARD}: the shard is empty; copy or build"),
     "lost index": (lambda folder: (folder / f"{SHARD}.idx").unlink(), f"{SHARD}.idx: No such file or directory; run"),
     "other shard": (lambda folder: shutil.copy(folder / "train-00000-of-00003", folder / SHARD), "dataset.json says"),
-    "checksum": (lambda folder: change_info(folder, 1, crc32c="01234567"), "dataset.json says 01234567: copy or build"),
+    "checksum": (
+        lambda folder: change_info(folder, 1, crc32c="01234567"),
+        "dataset.json says checksum 01234567: copy or build",
+    ),
     "count": (lambda folder: change_info(folder, 1, records=35), "dataset.json says 35 records"),
     "lost sizes": (lambda folder: (folder / "train-sizes.npy").unlink(), "train-sizes.npy: No such file"),
     "wrong sizes": (
