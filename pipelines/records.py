@@ -27,6 +27,8 @@ TEXT = "image/class/text"
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
 
+_ONE_BYTE = tuple(bytes((value,)) for value in range(0x80))
+
 FeatureValue = bytes | int | Sequence[float] | np.ndarray
 
 
@@ -81,6 +83,8 @@ def stored_size(features: Mapping[str, object]) -> tuple[int, int] | None:
 
 
 def _varint(value: int) -> bytes:
+    if 0 <= value <= 0x7F:
+        return _ONE_BYTE[value]
     out = bytearray()
     value &= 0xFFFFFFFFFFFFFFFF
     while value > 0x7F:
@@ -92,7 +96,7 @@ def _varint(value: int) -> bytes:
 
 def _field(number: int, *body: bytes) -> tuple[bytes, ...]:
     """A length-delimited protobuf field, in parts: an image is copied once, not at each level that it lies in."""
-    return (_varint(number << 3 | 2) + _varint(sum(map(len, body))), *body)
+    return (_ONE_BYTE[number << 3 | 2] + _varint(sum(map(len, body))), *body)
 
 
 def _feature(value: FeatureValue) -> tuple[bytes, ...]:
@@ -118,24 +122,30 @@ def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
     """(field number, body) of every field of a protobuf message."""
-    position = 0
-    while position < len(data):
-        tag, position = _read_varint(data, position)
+    position, end = 0, len(data)
+    while position < end:
+        tag = data[position]
+        position += 1
+        if tag > 0x7F:
+            tag, position = _read_varint(data, position - 1)
         kind = tag & 7
-        if kind == 0:
+        if kind == 2:
+            length = data[position] if position < end else 0x80
+            position += 1
+            if length > 0x7F:
+                length, position = _read_varint(data, position - 1)
+        elif kind == 0:
             value, position = _read_varint(data, position)
             yield tag >> 3, value
             continue
-        if kind == 2:
-            length, position = _read_varint(data, position)
         elif kind in (1, 5):
             length = 8 if kind == 1 else 4
         else:
             raise ValueError(f"protobuf wire type {kind} is unknown")
-        if length > len(data) - position:
+        start, position = position, position + length
+        if position > end:
             raise ValueError("a field of the record is longer than the record")
-        yield tag >> 3, data[position : position + length]
-        position += length
+        yield tag >> 3, data[start:position]
 
 
 def _message(body: memoryview | int) -> memoryview:
