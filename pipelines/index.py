@@ -15,6 +15,7 @@ from pipelines.records import FOOTER_BYTES, HEADER_BYTES, masked_crc
 
 _NO_HEADER, _CUT_OFF = "its header is damaged", "it is cut off"
 _PIECE = 1 << 22  # bytes searched at a time
+_INDEX_LINE = re.compile(rb"^([0-9]{1,18}) ([0-9]{1,18})$", re.MULTILINE)
 _INDEX_TEXT = re.compile(rb"(?:[0-9]{1,18} [0-9]{1,18}\n)+")
 
 
@@ -65,27 +66,39 @@ def scan(shard: Path) -> Index:
 def locate(shard: Path) -> tuple[Index, dict[int, str]]:
     """The records of a shard that may be damaged, and what is wrong with headers, by record number.
 
-    Behind a damaged header the next whole one is searched. Records between the two are known from the shard's index, if
-    that fits the others; else they count as one. Raises `UserError` if the shard is missing or empty.
+    Behind a damaged header the next whole one is searched. Records between the two are told apart by the lines of the
+    shard's index, if these are whole; else they count as one. Raises `UserError` if the shard is missing or empty.
     """
     headers = list(_headers(shard))
     index = _index_of(shard, [start for start, _ in headers])
-    damaged = {number: problem for number, (_, problem) in enumerate(headers) if problem}
-    if not damaged:
-        return index, damaged
+    if not any(problem for _, problem in headers):
+        return index, {}
+    lines = _index_lines(shard)
+    starts: list[int] = []
+    damaged: dict[int, str] = {}
+    for (start, size), (_, problem) in zip(index.pairs(), headers, strict=True):
+        parts = _chain(lines, start, start + size) if problem else [start]
+        damaged |= dict.fromkeys(range(len(starts), len(starts) + len(parts)), problem) if problem else {}
+        starts += parts
+    return _index_of(shard, starts), damaged
+
+
+def _index_lines(shard: Path) -> dict[int, int]:
+    """Offset -> size, of the lines of an index that may be damaged or missing."""
     try:
-        stored = read_index(shard)
-    except UserError:
-        return index, damaged
-    whole = {pair for number, pair in enumerate(index.pairs()) if number not in damaged}
-    if not whole <= set(stored.pairs()):
-        return index, damaged
-    reasons = dict(headers)
-    return stored, {
-        number: reasons.get(start) or _NO_HEADER
-        for number, (start, size) in enumerate(stored.pairs())
-        if (start, size) not in whole
-    }
+        text = index_path(shard).read_bytes()
+    except OSError:
+        return {}
+    return {int(offset): int(size) for offset, size in _INDEX_LINE.findall(text)}
+
+
+def _chain(lines: dict[int, int], start: int, end: int) -> list[int]:
+    """The records from `start` to `end` if lines lead from the one to the other; else one record."""
+    starts, position = [], start
+    while position < end and (size := lines.get(position, 0)):
+        starts.append(position)
+        position += size
+    return starts if position == end else [start]
 
 
 def write_index(shard: Path, index: Index) -> None:
