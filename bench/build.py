@@ -47,15 +47,15 @@ def measure(settings: Settings) -> Iterator[Measurement]:
     """Three groups: builders and checkers beside the decode limit; indexers; memory over a long build."""
     with tempfile.TemporaryDirectory(prefix="kimagenet-bench-") as name:
         folder = Path(name)
-        entries = _extract(settings, folder / "images")
+        entries = extract_images(settings, folder / "images")
         yield from _against_limit(settings, entries, folder)
         yield from _indexers(settings, folder)
         yield from _memory(settings, entries, folder)
 
 
-def _extract(settings: Settings, folder: Path) -> list[Entry]:
+def extract_images(settings: Settings, folder: Path) -> list[Entry]:
     """The shards' JPEGs as files of their own: what a builder reads."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     place = Place(str(folder), "")
     entries = []
     for number, jpeg in enumerate(decode.find_jpegs(settings.shards, _SHARDS * _SHARD_IMAGES)):
