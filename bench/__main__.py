@@ -16,7 +16,7 @@ from pipelines.loader import DEVICES, DTYPES
 from pipelines.pool import cpu_count
 from pipelines.shards import ShardSet
 
-QUESTIONS = ("decode", "loaders", "peers", "training", "latency", "startup", "scaling", "memory")
+QUESTIONS = ("decode", "loaders", "peers", "training", "latency", "startup", "scaling", "memory", "build")
 _OTHERS = """  optimizers and report have flags of their own: python -m bench report --help
 """
 _EPILOG_NOTE = """

@@ -43,9 +43,9 @@ def _epochs(settings: Settings, name: str, epochs: int) -> list[tuple[float, int
     return states
 
 
-def resident_megabytes(key: str = "VmRSS") -> float:
-    """Of this process; "VmHWM" gives the most there ever was."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+def resident_megabytes(key: str = "VmRSS", pid: int | str | None = "self") -> float:
+    """Of a process; "VmHWM" gives the most there ever was."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) * 1024 / 1e6
 
 

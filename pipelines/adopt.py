@@ -7,10 +7,10 @@ read: a shard is mapped into memory, and the pages that hold pixels are never to
 import io
 import mmap
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
@@ -18,7 +18,7 @@ from PIL import Image
 from pipelines import records
 from pipelines.dataset import DATASET_FILE, ClassInfo, DatasetInfo, ShardInfo, SplitInfo
 from pipelines.errors import UserError
-from pipelines.index import Index, scan, write_index
+from pipelines.index import locate, write_index
 from pipelines.pool import run_tasks
 from pipelines.progress import Progress, silent
 from pipelines.shards import write_sizes
@@ -27,20 +27,41 @@ _SHARD_NAME = re.compile(r"([A-Za-z0-9_]+)-(\d{5})-of-(\d{5})")
 _WNID = re.compile(r"n\d{8}")
 ORIGINAL_LABEL_BASE = 1
 MAX_LABEL = 2**24  # more classes than anyone has: a wrong feature, not a label
+NO_LABEL = -1
+
+Numbers = frozenset[int]  # of records, in their shard
+
+
+@dataclass(frozen=True)
+class _IndexTask:
+    """One shard to index; `known` and `quarantined`, what dataset.json says of it, hold if it is still the same."""
+
+    path: Path
+    damaged: Numbers
+    known: ShardInfo | None = None
+    quarantined: Numbers = frozenset()
 
 
 @dataclass(frozen=True)
 class _ShardScan:
-    """What the heads of one shard's records say; `classes` maps a label to (synset, text)."""
+    """What the heads of one shard's records say; `classes` maps a label to (synset, text).
 
-    index: Index
+    Records that are left out have NO_LABEL, and the size 1 × 1 if theirs cannot be read.
+    """
+
+    info: ShardInfo
+    left_out: Numbers
     sizes: np.ndarray
     labels: np.ndarray
     classes: dict[int, tuple[str, str]]
 
 
 def adopt_shards(
-    directory: str | Path, label_base: int | None = None, workers: int = 1, progress: Progress = silent
+    directory: str | Path,
+    label_base: int | None = None,
+    workers: int = 1,
+    progress: Progress = silent,
+    damaged: Mapping[str, Numbers] = MappingProxyType({}),
 ) -> DatasetInfo:
     """Writes indexes, image sizes and dataset.json beside the shards of a folder.
 
@@ -50,25 +71,31 @@ def adopt_shards(
             record has label 0; else 1, as in the original project's shards.
         workers: processes.
         progress: told how many shards are done.
+        damaged: shard name -> records to quarantine; they need not be readable.
 
-    An existing dataset.json keeps its classes, its notes on the build and, for splits whose shards have the same
+    An existing dataset.json keeps its classes, its notes on the build and, for shards that have as many records and
     bytes as before, checksums and quarantine. Raises `UserError` naming shard and record if one cannot be read.
     """
     directory = Path(directory).expanduser().absolute()
     splits = find_shards(directory)
     known = DatasetInfo.load(directory) if (directory / DATASET_FILE).exists() else None
     names = [name for shards in splits.values() for name in shards]
+    before = known_shards(known) if known else {}
+    tasks = [_IndexTask(directory / name, damaged.get(name, frozenset()), *before.get(name, ())) for name in names]
     scans: dict[str, _ShardScan] = {}
     progress("indexing", 0, len(names))
     try:
-        for name, result in run_tasks(partial(_index_shard, directory), names, workers):
+        for name, result in run_tasks(_index_shard, tasks, workers):
             scans[name] = result
             progress("indexing", len(scans), len(names))
         classes, base = _classes(directory, list(scans.values()), known, label_base)
         info = DatasetInfo(
             label_base=base,
             classes=classes,
-            splits={split: _split_info(directory, split, shards, scans, known) for split, shards in splits.items()},
+            splits={
+                split: _split_info(directory, split, [scans[name] for name in shards])
+                for split, shards in splits.items()
+            },
             build=known.build if known else {},
         )
         info.save(directory)
@@ -102,27 +129,53 @@ def find_shards(directory: Path) -> dict[str, list[str]]:
     return splits
 
 
-def _index_shard(directory: Path, name: str) -> tuple[str, _ShardScan]:
+def known_shards(info: DatasetInfo) -> dict[str, tuple[ShardInfo, Numbers]]:
+    """Shard name -> what dataset.json says of it, and which of its records it has in quarantine."""
+    found = {}
+    for part in info.splits.values():
+        first = 0
+        for shard in part.shards:
+            numbers = (number - first for number in part.quarantine)
+            found[shard.file] = shard, Numbers(number for number in numbers if 0 <= number < shard.records)
+            first += shard.records
+    return found
+
+
+def _index_shard(task: _IndexTask) -> tuple[str, _ShardScan]:
     """Reads the heads of a shard's records and writes its index."""
-    path = directory / name
-    index = scan(path)
-    sizes = np.empty((index.num_records, 2), np.int32)
-    labels = np.empty(index.num_records, np.int64)
+    path = task.path
+    index, problems = locate(path)
+    info = ShardInfo(file=path.name, records=index.num_records, bytes=index.end)
+    left_out = task.damaged
+    if task.known and (task.known.records, task.known.bytes) == (info.records, info.bytes):
+        info, left_out = task.known, left_out | task.quarantined
+    sizes = np.ones((index.num_records, 2), np.int32)
+    labels = np.full(index.num_records, NO_LABEL, np.int64)
     classes: dict[int, tuple[str, str]] = {}
     with open(path, "rb") as stream:
         # Not closed by hand: a view of it may live on in a traceback, and mmap refuses to close then.
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     mapped.madvise(mmap.MADV_RANDOM)  # no read-ahead into the pixels
     shard = memoryview(mapped)
-    for number, (offset, size) in enumerate(zip(index.offsets.tolist(), index.sizes.tolist(), strict=True)):
+    for number, (offset, size) in enumerate(index.pairs()):
         body = shard[offset + records.HEADER_BYTES : offset + size - records.FOOTER_BYTES]
         try:
-            labels[number], sizes[number], names = _read_head(body)
+            if number in problems:
+                raise ValueError(problems[number])
+            label, sizes[number], names = _read_head(body)
         except ValueError as error:
-            raise UserError(f"{path}: record {number} at byte {offset}: {error}; build the shard again") from None
-        classes.setdefault(int(labels[number]), names)
+            if number not in left_out:
+                raise UserError(f"{path}: record {number} at byte {offset}: {error}; {_remedy(path.parent)}") from None
+        else:
+            if number not in left_out:
+                labels[number] = label
+                classes.setdefault(label, names)
     write_index(path, index)
-    return name, _ShardScan(index, sizes, labels, classes)
+    return path.name, _ShardScan(info, left_out, sizes, labels, classes)
+
+
+def _remedy(directory: Path) -> str:
+    return f"build the shard again, or leave it out: `python -m tools.check_shards {directory} --quarantine`"
 
 
 def _read_head(body: memoryview) -> tuple[int, tuple[int, int], tuple[str, str]]:
@@ -134,12 +187,8 @@ def _read_head(body: memoryview) -> tuple[int, tuple[int, int], tuple[str, str]]
     encoded = features.get(records.ENCODED)
     if not isinstance(encoded, memoryview):
         raise ValueError(f"{records.ENCODED} is missing")
-    height, width = features.get(records.HEIGHT), features.get(records.WIDTH)
-    if not (
-        isinstance(height, int) and isinstance(width, int) and 1 <= min(height, width) <= max(height, width) < 2**31
-    ):
-        height, width = _size_of(encoded)
-    return label, (height, width), (_text(features.get(records.SYNSET)), _text(features.get(records.TEXT)))
+    size = records.stored_size(features) or _size_of(encoded)
+    return label, size, (_text(features.get(records.SYNSET)), _text(features.get(records.TEXT)))
 
 
 def _size_of(encoded: memoryview) -> tuple[int, int]:
@@ -159,8 +208,11 @@ def _classes(
     directory: Path, scans: Sequence[_ShardScan], known: DatasetInfo | None, label_base: int | None
 ) -> tuple[list[ClassInfo], int]:
     """The classes in label order and the label base."""
-    lowest = min(int(scan.labels.min()) for scan in scans)
-    highest = max(int(scan.labels.max()) for scan in scans)
+    labels = np.concatenate([np.unique(scan.labels) for scan in scans])
+    labels = labels[labels != NO_LABEL]
+    if not len(labels):
+        raise UserError(f"{directory}: every record is quarantined; build the shards again")
+    lowest, highest = int(labels.min()), int(labels.max())
     base = label_base
     if base is None:
         base = known.label_base if known else min(lowest, ORIGINAL_LABEL_BASE)
@@ -183,19 +235,12 @@ def _class_info(number: int, synset: str, text: str) -> ClassInfo:
     return ClassInfo(name=text or synset or f"class {number}", wnid=synset if _WNID.fullmatch(synset) else None)
 
 
-def _split_info(
-    directory: Path, split: str, names: list[str], scans: dict[str, _ShardScan], known: DatasetInfo | None
-) -> SplitInfo:
+def _split_info(directory: Path, split: str, scans: Sequence[_ShardScan]) -> SplitInfo:
     """Writes the split's image sizes; what dataset.json says of its shards."""
     sizes = f"{split}-sizes.npy"
-    write_sizes(directory / sizes, np.concatenate([scans[name].sizes for name in names]))
-    before = known.splits.get(split) if known else None
-    old = {shard.file: shard for shard in before.shards} if before else {}
-    shards = []
-    for name in names:
-        index = scans[name].index
-        same = name in old and (old[name].records, old[name].bytes) == (index.num_records, index.end)
-        crc = old[name].crc32c if same else None
-        shards.append(ShardInfo(file=name, records=index.num_records, bytes=index.end, crc32c=crc))
-    unchanged = before is not None and shards == before.shards
-    return SplitInfo(shards=shards, sizes=sizes, quarantine=before.quarantine if before and unchanged else [])
+    write_sizes(directory / sizes, np.concatenate([scan.sizes for scan in scans]))
+    ends = np.cumsum([scan.info.records for scan in scans]).tolist()
+    quarantine = [
+        end - scan.info.records + number for end, scan in zip(ends, scans, strict=True) for number in scan.left_out
+    ]
+    return SplitInfo(shards=[scan.info for scan in scans], sizes=sizes, quarantine=sorted(quarantine))

@@ -9,7 +9,10 @@ truncated file.
 
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -19,6 +22,8 @@ from pipelines.jpeg import BASELINE, PROGRESSIVE, read_header
 # Not everything that Pillow knows: it would start Ghostscript for an EPS.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _ORIENTATION = 0x0112
+
+Result = TypeVar("Result")
 
 
 class ImageRejected(Exception):
@@ -45,6 +50,20 @@ def clean_image(data: bytes, quality: int = 95, short_side: int | None = None) -
 
     Raises `ImageRejected` if the image cannot be decoded in full or has more pixels than Pillow's bomb limit.
     """
+    return _decoded(data, partial(_clean, data=data, quality=quality, short_side=short_side))
+
+
+def check_image(encoded: bytes) -> tuple[int, int]:
+    """Height and width of a record's image.
+
+    Raises `ImageRejected` unless it decodes in full and every loader reads the same pixels. That is what `clean_image`
+    stores as it is; and JPEGs with an EXIF orientation too, as the original project has them: no loader turns them.
+    """
+    return _decoded(encoded, partial(_check, data=encoded))
+
+
+def _decoded(data: bytes, use: Callable[[Image.Image], Result]) -> Result:
+    """What `use` makes of the image, which is decoded in full. Raises `ImageRejected`."""
     if not data:
         raise ImageRejected("the file is empty")
     with warnings.catch_warnings():
@@ -52,8 +71,9 @@ def clean_image(data: bytes, quality: int = 95, short_side: int | None = None) -
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                image.decodermaxblock = len(data)  # all at once: the decoder need not stop and go on
                 image.load()
-                return _clean(image, data, quality, short_side)
+                return use(image)
         except (ImageRejected, MemoryError):  # the latter is the machine's fault, not the image's
             raise
         except Image.UnidentifiedImageError:
@@ -64,12 +84,19 @@ def clean_image(data: bytes, quality: int = 95, short_side: int | None = None) -
             raise ImageRejected(f"{type(error).__name__}: {error}") from None
 
 
+def _check(image: Image.Image, data: bytes) -> tuple[int, int]:
+    if reason := _unlike(image, data):
+        raise ImageRejected(f"not read alike by all decoders: {reason}")
+    return image.height, image.width
+
+
 def _clean(image: Image.Image, data: bytes, quality: int, short_side: int | None) -> CleanImage:
-    reason = _unlike(image, data)
+    orientation = _orientation(image)
+    reason = _unlike(image, data) or (f"EXIF orientation {orientation}" if orientation != 1 else "")
     shrink = short_side is not None and min(image.size) > short_side
     if not reason and not shrink:
         return CleanImage(data, image.height, image.width)
-    upright = _rgb(ImageOps.exif_transpose(image) if _orientation(image) != 1 else image)
+    upright = _rgb(ImageOps.exif_transpose(image) if orientation != 1 else image)
     if short_side is not None and shrink:
         scale = short_side / min(upright.size)
         size = (max(short_side, round(upright.width * scale)), max(short_side, round(upright.height * scale)))
@@ -90,8 +117,6 @@ def _unlike(image: Image.Image, data: bytes) -> str:
         return f"JPEG of process {header.process}, {header.precision} bits"
     if header.components == 3 and image.info.get("adobe_transform") == 0:
         return "JPEG stored as RGB"
-    if (orientation := _orientation(image)) != 1:
-        return f"EXIF orientation {orientation}"
     return ""
 
 

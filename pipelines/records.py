@@ -7,6 +7,7 @@ alone. Wire formats: protobuf's `example.proto` / `feature.proto`, and TFRecord
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 import google_crc32c
 import numpy as np
@@ -25,6 +26,8 @@ TEXT = "image/class/text"
 
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
+
+_ONE_BYTE = tuple(bytes((value,)) for value in range(0x80))
 
 FeatureValue = bytes | int | Sequence[float] | np.ndarray
 
@@ -46,11 +49,11 @@ def encode_example(features: Mapping[str, FeatureValue]) -> bytes:
 
     `bytes` become a BytesList, `int` an Int64List (one value each), a sequence or array of floats a FloatList.
     """
-    entries = (
-        _field(1, _field(1, name.encode("utf-8")) + _field(2, _feature(value)))
+    entries = chain.from_iterable(
+        _field(1, *_field(1, name.encode("utf-8")), *_field(2, *_feature(value)))
         for name, value in sorted(features.items())
     )
-    return _field(1, b"".join(entries))
+    return b"".join(_field(1, *entries))
 
 
 def decode_example(data: memoryview) -> dict[str, memoryview | int | None]:
@@ -71,7 +74,17 @@ def decode_example(data: memoryview) -> dict[str, memoryview | int | None]:
     return features
 
 
+def stored_size(features: Mapping[str, object]) -> tuple[int, int] | None:
+    """Height and width as a record's features have them; None if they have none, or nonsense."""
+    height, width = features.get(HEIGHT), features.get(WIDTH)
+    if isinstance(height, int) and isinstance(width, int) and 1 <= min(height, width) <= max(height, width) < 2**31:
+        return height, width
+    return None
+
+
 def _varint(value: int) -> bytes:
+    if 0 <= value <= 0x7F:
+        return _ONE_BYTE[value]
     out = bytearray()
     value &= 0xFFFFFFFFFFFFFFFF
     while value > 0x7F:
@@ -81,17 +94,17 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _field(number: int, body: bytes) -> bytes:
-    """A length-delimited protobuf field."""
-    return _varint(number << 3 | 2) + _varint(len(body)) + body
+def _field(number: int, *body: bytes) -> tuple[bytes, ...]:
+    """A length-delimited protobuf field, in parts: an image is copied once, not at each level that it lies in."""
+    return (_ONE_BYTE[number << 3 | 2] + _varint(sum(map(len, body))), *body)
 
 
-def _feature(value: FeatureValue) -> bytes:
+def _feature(value: FeatureValue) -> tuple[bytes, ...]:
     if isinstance(value, bytes):
-        return _field(1, _field(1, value))
+        return _field(1, *_field(1, value))
     if isinstance(value, int):
-        return _field(3, _field(1, _varint(value)))
-    return _field(2, _field(1, np.asarray(value, "<f4").tobytes()))
+        return _field(3, *_field(1, _varint(value)))
+    return _field(2, *_field(1, np.asarray(value, "<f4").tobytes()))
 
 
 def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
@@ -109,24 +122,30 @@ def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
     """(field number, body) of every field of a protobuf message."""
-    position = 0
-    while position < len(data):
-        tag, position = _read_varint(data, position)
+    position, end = 0, len(data)
+    while position < end:
+        tag = data[position]
+        position += 1
+        if tag > 0x7F:
+            tag, position = _read_varint(data, position - 1)
         kind = tag & 7
-        if kind == 0:
+        if kind == 2:
+            length = data[position] if position < end else 0x80
+            position += 1
+            if length > 0x7F:
+                length, position = _read_varint(data, position - 1)
+        elif kind == 0:
             value, position = _read_varint(data, position)
             yield tag >> 3, value
             continue
-        if kind == 2:
-            length, position = _read_varint(data, position)
         elif kind in (1, 5):
             length = 8 if kind == 1 else 4
         else:
             raise ValueError(f"protobuf wire type {kind} is unknown")
-        if length > len(data) - position:
+        start, position = position, position + length
+        if position > end:
             raise ValueError("a field of the record is longer than the record")
-        yield tag >> 3, data[position : position + length]
-        position += length
+        yield tag >> 3, data[start:position]
 
 
 def _message(body: memoryview | int) -> memoryview:

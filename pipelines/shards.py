@@ -76,7 +76,7 @@ class ShardSet:
             shard=np.repeat(np.arange(len(paths), dtype=np.int32), counts),
             offsets=np.concatenate([index.offsets for index in indexes]),
             lengths=np.concatenate([index.sizes for index in indexes]),
-            sizes=_read_sizes(directory, part),
+            sizes=read_sizes(directory, part),
             usable=usable,
             classes=tuple(info_class.name for info_class in info.classes),
             label_base=info.label_base,
@@ -131,7 +131,7 @@ def _checked_index(path: Path, records: int, num_bytes: int):
     return index
 
 
-def _read_sizes(directory: Path, part: SplitInfo) -> np.ndarray:
+def read_sizes(directory: Path, part: SplitInfo) -> np.ndarray:
     path = directory / part.sizes
     remedy = f"run `python -m tools.build_index {directory}`"
     try:

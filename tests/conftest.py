@@ -16,3 +16,23 @@ from tests.data import write_tiny_dataset
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of shards for reading only: see `tests.data.write_tiny_dataset`."""
     return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of images for reading only: see `tests.builds.write_images`."""
+    from tests.builds import write_images
+
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def built(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data set built from `images`, for reading only."""
+    from pipelines.build import build
+    from pipelines.sources import open_source
+    from tests.builds import OPTIONS
+
+    output = tmp_path_factory.mktemp("built") / "shards"
+    build(open_source(images), output, OPTIONS)
+    return output

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import estimate, machine, peers
+from bench import build, estimate, machine, original_builder, peers
 from bench.__main__ import QUESTIONS, make_parser
 from bench.decode import find_jpegs
 from bench.latency import stalls
@@ -20,7 +20,10 @@ from bench.settings import Settings, stretched
 from bench.timing import Candidate, Sample, ratios, rotations, run_interleaved, run_turns
 from bench.training import predicted_seconds, predicted_wait
 from pipelines import AugmentSpec, EpochPlan, ShardSet, UserError
+from pipelines.index import scan
 from pipelines.jpeg import read_header
+from pipelines.records import ENCODED, decode_example
+from pipelines.shard_writer import write_shard
 
 
 def sample(rate: float, cpu_ms: float = 1.0) -> Sample:
@@ -113,6 +116,22 @@ def test_the_limit_reads_the_very_jpegs_of_the_records(shards: ShardSet) -> None
     assert found == sorted(bytes(read_image(shards, record)[0]) for record in range(shards.num_records))
     headers = [read_header(jpeg) for jpeg in found]
     assert sorted((h.height, h.width) for h in headers) == sorted(map(tuple, shards.sizes.tolist()))
+
+
+def test_the_originals_builder_writes_the_same_images(shards: ShardSet, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    settings = Settings(shards, ())
+    entries = build.extract_images(settings, tmp_path / "images")
+    assert len(entries) == shards.num_records
+    task, *_ = build.shard_tasks(entries, tmp_path / "built")
+    found = []
+    for write in (write_shard, original_builder.write_shard):
+        sizes = write(task).sizes
+        data = task.path.read_bytes()
+        bodies = [memoryview(data)[offset + 12 : offset + size - 4] for offset, size in scan(task.path).pairs()]
+        found.append((sizes, [bytes(decode_example(body)[ENCODED]) for body in bodies]))
+    assert found[0] == found[1]
+    assert len(found[0][0]) == len(task.entries) > len(entries)
 
 
 def test_made_up_shards_make_a_sound_plan() -> None:

@@ -1,58 +1,25 @@
-"""From folders to shards: content, order, balance, and what is left behind when a build fails."""
+"""From folders to shards: content, order, balance."""
 
-import errno
 import json
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipelines import ShardSet, UserError, records, shard_writer
+from pipelines import ShardSet, UserError, records
 from pipelines.build import REJECTED_FILE, BuildOptions, build, rebalanced, shard_name, shuffled_shards
 from pipelines.dataset import DatasetInfo
 from pipelines.index import read_index, scan
 from pipelines.sources import Entry, Place, open_source
+from tests.builds import CLASSES, OPTIONS, TRAIN_PER_CLASS, VALIDATION_PER_CLASS, contents, read_with_tensorflow
 from tests.data import jpeg, photo
 from tools import build_shards
 
-ROOT = Path(__file__).parents[1]
-CLASSES = ("n01440764", "crane bird", "Straße ü")
-TRAIN_PER_CLASS, VALIDATION_PER_CLASS = 44, 5  # 132 images: two shards of 66
-OPTIONS = BuildOptions(train_shards=2, validation_shards=2)
 PLACE = Place("", "")
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of good JPEGs, names with spaces and non-ASCII letters included. For reading only."""
-    root = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", TRAIN_PER_CLASS), ("validation", VALIDATION_PER_CLASS)):
-        for label, name in enumerate(CLASSES):
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                height, width = rng.integers(20, 60, 2)
-                (folder / f"Bild ä {number}.JPEG").write_bytes(jpeg(photo(rng, label, height, width)))
-            (folder / ".DS_Store").write_bytes(b"not looked at")
-    return root
-
-
-@pytest.fixture(scope="module")
-def built(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data set built from `images`. For reading only."""
-    output = tmp_path_factory.mktemp("built") / "shards"
-    build(open_source(images), output, OPTIONS)
-    return output
 
 
 @pytest.fixture
@@ -87,30 +54,6 @@ NASTY = {
     f"train/{CLASSES[0]}/gone.jpg": "leads nowhere",
     "train/README": "no class folder",
 }
-
-
-def read_with_tensorflow(directory: Path, split: str) -> list[dict[str, Any]]:
-    """Every record of a split, in order, read by TensorFlow alone."""
-    features = {
-        records.ENCODED: tf.io.FixedLenFeature([], tf.string),
-        records.HEIGHT: tf.io.FixedLenFeature([], tf.int64),
-        records.WIDTH: tf.io.FixedLenFeature([], tf.int64),
-        records.COLORSPACE: tf.io.FixedLenFeature([], tf.string),
-        records.CHANNELS: tf.io.FixedLenFeature([], tf.int64),
-        records.FORMAT: tf.io.FixedLenFeature([], tf.string),
-        records.FILENAME: tf.io.FixedLenFeature([], tf.string),
-        records.LABEL: tf.io.FixedLenFeature([], tf.int64),
-        records.SYNSET: tf.io.FixedLenFeature([], tf.string),
-        records.TEXT: tf.io.FixedLenFeature([], tf.string),
-    }
-    paths = sorted(str(path) for path in directory.glob(f"{split}-?????-of-?????"))
-    dataset = tf.data.TFRecordDataset(paths).map(lambda data: tf.io.parse_single_example(data, features))
-    return list(dataset.as_numpy_iterator())
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(("split", "per_class"), [("train", TRAIN_PER_CLASS), ("validation", VALIDATION_PER_CLASS)])
@@ -246,109 +189,6 @@ def test_short_side_makes_a_smaller_copy(images: Path, tmp_path: Path) -> None:
     assert (info["short_side"], info["quality"], info["reencoded"]) == (16, 80, {"shrunk": 147})
 
 
-def fail_at(monkeypatch: pytest.MonkeyPatch, record: int) -> None:
-    """The disk is full when the builder frames this record."""
-    frame = records.frame
-    count = 0
-
-    def full(data: bytes) -> bytes:
-        nonlocal count
-        count += 1
-        if count == record:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return frame(data)
-
-    monkeypatch.setattr(shard_writer.records, "frame", full)
-
-
-@pytest.mark.parametrize(("record", "whole"), [(1, []), (70, [0]), (140, [0, 1])])
-def test_a_full_disk_leaves_only_whole_shards_and_the_next_run_goes_on(
-    monkeypatch: pytest.MonkeyPatch, images: Path, built: Path, tmp_path: Path, record: int, whole: list[int]
-) -> None:
-    output = tmp_path / "shards"
-    with monkeypatch.context() as patch:
-        fail_at(patch, record)
-        with pytest.raises(UserError, match=r"shards: No space left on device; .* the same command goes on"):
-            build(open_source(images), output, OPTIONS)
-    expected = {name for i in whole for name in (shard_name("train", i, 2), shard_name("train", i, 2) + ".idx")}
-    found = {path.name for path in output.iterdir() if path.is_file()}
-    assert found - {"train-sizes.npy"} == expected
-    with pytest.raises(UserError, match=r"dataset\.json"):
-        ShardSet.open(output, "train")
-
-    before = {name: (output / name).stat().st_mtime_ns for name in expected}
-    build(open_source(images), output, OPTIONS)
-    assert contents(output) == contents(built)
-    assert {name: (output / name).stat().st_mtime_ns for name in expected} == before
-
-
-def test_a_killed_build_goes_on_and_gives_the_same_bytes(images: Path, built: Path, tmp_path: Path) -> None:
-    output = tmp_path / "shards"
-    flags = ["--train-shards=2", "--validation-shards=2", "--workers=2"]
-    command = [sys.executable, "-m", "tools.build_shards", "--source", str(images), "--output", str(output), *flags]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline and not list(output.glob("train-00000*")):
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    # 2 if the kill came too late: the data set was there already.
-    assert result.returncode in (0, 2), result.stderr
-    assert contents(output) == contents(built)
-
-
-def test_workers_end_with_their_parent() -> None:
-    """However it ends: the pipe that they share is closed once the last of them is gone."""
-    script = """
-import time
-from pipelines.pool import run_tasks
-for _ in run_tasks(time.sleep, [0, 0, 600, 600], 2):
-    print("working", flush=True)
-"""
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "working\n"
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-
-
-def test_a_shard_that_was_damaged_in_between_is_written_again(
-    monkeypatch: pytest.MonkeyPatch, images: Path, built: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "shards"
-    with monkeypatch.context() as patch:
-        fail_at(patch, 140)
-        with pytest.raises(UserError):
-            build(open_source(images), output, OPTIONS)
-    (output / shard_name("train", 0, 2)).write_bytes(b"cut off")
-    (output / f"{shard_name('train', 1, 2)}.idx").unlink()
-    build(open_source(images), output, OPTIONS)
-    assert contents(output) == contents(built)
-
-
-def test_an_unfinished_build_of_something_else_is_not_continued(
-    monkeypatch: pytest.MonkeyPatch, images: Path, tmp_path: Path
-) -> None:
-    with monkeypatch.context() as patch:
-        fail_at(patch, 70)
-        with pytest.raises(UserError):
-            build(open_source(images), tmp_path / "shards", OPTIONS)
-    with pytest.raises(UserError, match="unfinished build of other images or options"):
-        build(open_source(images), tmp_path / "shards", BuildOptions(2, 2, seed=5))
-
-
-def test_nothing_is_overwritten(images: Path, built: Path, tmp_path: Path) -> None:
-    before = contents(built)
-    with pytest.raises(UserError, match="holds a data set already"):
-        build(open_source(images), built, OPTIONS)
-    assert contents(built) == before
-    (tmp_path / "mine.txt").touch()
-    with pytest.raises(UserError, match="the folder is not empty"):
-        build(open_source(images), tmp_path, OPTIONS)
-    assert contents(tmp_path) == {"mine.txt": b""}
-
-
 def test_a_source_with_nothing_but_rubbish(tmp_path: Path) -> None:
     folder = tmp_path / "source" / "train" / "a"
     folder.mkdir(parents=True)
@@ -357,52 +197,6 @@ def test_a_source_with_nothing_but_rubbish(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"3 of 3 train images cannot be decoded; the first is train/a/0.jpg: not an"):
         build(open_source(tmp_path / "source"), tmp_path / "shards", OPTIONS)
     assert not list((tmp_path / "shards").glob("dataset.json"))
-
-
-def _folders(root: Path, *names: str) -> None:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith("/"):
-            path.mkdir()
-        else:
-            path.touch()
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        ((), "there is no folder train/<class>/"),
-        (("train/a.jpg",), "no class folders"),
-        (("train/a/1.jpg/", "train/b/1.jpg"), "a: the class has no training images"),
-        (("train/a/1.jpg", "train/b/"), "b: the class has no training images"),
-        (("train/a/1.jpg", "val/c/1.jpg"), "c: no such class"),
-        (("train/a/1.jpg", "val/1.jpg"), "no validation images"),
-    ],
-)
-def test_layouts_that_are_none(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
-    _folders(tmp_path, *names)
-    with pytest.raises(UserError, match=message):
-        open_source(tmp_path)
-
-
-def test_classes_are_sorted_and_validation_may_be_called_val(tmp_path: Path) -> None:
-    _folders(tmp_path, "train/b/1.jpg", "train/a/2.jpg", "train/a/1.jpg", "train/.git/x", "val/b/7.jpg")
-    source = open_source(tmp_path)
-    assert [item.name for item in source.classes] == ["a", "b"]
-    assert [(entry.name, entry.class_index) for entry in source.splits["train"]] == [
-        ("1.jpg", 0),
-        ("2.jpg", 0),
-        ("1.jpg", 1),
-    ]
-    assert [(entry.name, entry.class_index) for entry in source.splits["validation"]] == [("7.jpg", 1)]
-
-
-def test_a_source_without_validation(images: Path, tmp_path: Path) -> None:
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "train").symlink_to(images / "train")
-    build(open_source(tmp_path / "source"), tmp_path / "shards", OPTIONS)
-    assert list(DatasetInfo.load(tmp_path / "shards").splits) == ["train"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from pipelines.clean import ImageRejected, clean_image
+from pipelines.clean import ImageRejected, check_image, clean_image
 from pipelines.jpeg import JpegHeader, read_header
 from tests.data import photo
 
@@ -87,9 +87,21 @@ REENCODED: dict[str, Callable[[Image.Image], bytes]] = {
 @pytest.mark.parametrize("kind", REENCODED)
 def test_other_formats_become_rgb_jpegs(picture: Image.Image, kind: str) -> None:
     image = clean_image(REENCODED[kind](picture))
+    with pytest.raises(ImageRejected, match="not read alike by all decoders"):
+        check_image(REENCODED[kind](picture))
+    assert check_image(image.encoded) == (HEIGHT, WIDTH)
     assert image.reencoded == kind.split(" with")[0]
     assert (image.height, image.width) == (HEIGHT, WIDTH)
     assert distance(image.encoded, picture) < 3
+
+
+def test_ycck_becomes_what_pillow_reads(picture: Image.Image) -> None:
+    """A CMYK JPEG whose Adobe marker says that it is stored as YCCK."""
+    data = bytearray(encode(picture.convert("CMYK"), "JPEG", quality=95))
+    data[data.index(b"Adobe") + 11] = 2
+    image = clean_image(bytes(data))
+    assert image.reencoded == "4-component JPEG"
+    assert distance(image.encoded, Image.open(io.BytesIO(data)).convert("RGB")) < 3
 
 
 def test_a_palette_costs_a_few_levels_more(picture: Image.Image) -> None:
@@ -150,8 +162,9 @@ REJECTED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 @pytest.mark.parametrize("damage", REJECTED)
 def test_what_cannot_be_decoded_is_rejected(original: bytes, damage: str) -> None:
     spoil, reason = REJECTED[damage]
-    with pytest.raises(ImageRejected, match=reason):
-        clean_image(spoil(original))
+    for judge in (clean_image, check_image):
+        with pytest.raises(ImageRejected, match=reason):
+            judge(spoil(original))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

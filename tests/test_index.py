@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import ShardSet, UserError
-from pipelines.index import index_path, read_index, scan
+from pipelines.index import index_path, locate, read_index, scan
 
 SHARD = "train-00001-of-00003"
 
@@ -91,3 +91,24 @@ def test_a_damaged_header_is_found(dataset: Path) -> None:
     shard.write_bytes(data)
     with pytest.raises(UserError, match=f"byte {second}"):
         scan(shard)
+
+
+@pytest.mark.parametrize("whole_lines", [True, False])
+def test_records_behind_damaged_headers_are_found_again(dataset: Path, whole_lines: bool) -> None:
+    """Two neighbours are damaged, in the length and in its CRC; a line of the index far from them is, too."""
+    shard = dataset / SHARD
+    index = scan(shard)
+    data = bytearray(shard.read_bytes())
+    data[index.offsets[3] + 7] ^= 64
+    data[index.offsets[4] + 9] ^= 1
+    shard.write_bytes(data)
+    lines = index.to_bytes().splitlines(keepends=True)
+    lines[8 if whole_lines else 4] = b"x\n"
+    index_path(shard).write_bytes(b"".join(lines))
+    found, damaged = locate(shard)
+    if whole_lines:
+        assert found.to_bytes() == index.to_bytes()
+        assert set(damaged) == {3, 4}
+    else:
+        assert found.num_records == index.num_records - 1
+        assert set(damaged) == {3}

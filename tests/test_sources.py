@@ -1,14 +1,17 @@
 """Every layout of a data set gives the same shards; what is hostile, cut off or contradictory is refused."""
 
 import gzip
+import hashlib
 import io
 import json
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipelines import UserError
 from pipelines.build import BuildOptions, build
@@ -23,6 +26,7 @@ OPTIONS = BuildOptions(train_shards=2, validation_shards=2)
 TRAIN_PER_CLASS = 50
 LABELS = imagenet.validation_labels()
 WNIDS = tuple(LABELS[imagenet.validation_name(number)] for number in (3, 1, 2))  # in no order
+TFDS_LABELS = "2707a43f27dcd55fef87fbef0730966cb91c3aba99eb0c9e6f021217a553a3b1"
 TEXTS = {
     "official_tars": "official tars, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (labels: built in, checked",
     "kaggle": "Kaggle has it, ILSVRC/Data/CLS-LOC/ (labels: LOC_val_solution.csv)",
@@ -31,6 +35,34 @@ TEXTS = {
     "class_folders": "train/<class>/, validation/<class>/",
     "flat_validation": "train/<class>/, val/ILSVRC2012_val_*.JPEG (labels: built in)",
 }
+
+
+REJECTED = 6
+
+
+def nasty(good: bytes) -> dict[str, bytes | None]:
+    """What lies among people's images; REJECTED of them cannot be decoded."""
+    picture = Image.open(io.BytesIO(good))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    kinds: dict[str, tuple[str, Image.Image, dict[str, Any]]] = {
+        "cmyk.JPEG": ("JPEG", picture.convert("CMYK"), {}),
+        "grey.JPEG": ("JPEG", picture.convert("L"), {}),
+        "progressive.JPEG": ("JPEG", picture, {"progressive": True}),
+        "turned.JPEG": ("JPEG", picture, {"exif": exif}),
+        "pixel.JPEG": ("JPEG", Image.new("RGB", (1, 1)), {}),
+        "png.JPEG": ("PNG", picture, {}),
+        "a.webp": ("WEBP", picture, {}),
+        "a.gif": ("GIF", picture, {}),
+        "a.bmp": ("BMP", picture, {}),
+    }
+    files: dict[str, bytes | None] = {"half.JPEG": good[: len(good) // 2], "two bytes short.JPEG": good[:-2]}
+    files |= {"empty.JPEG": b"", "random.JPEG": np.random.default_rng(0).bytes(999), "notes.txt": b"no image"}
+    for name, (kind, image, options) in kinds.items():
+        stream = io.BytesIO()
+        image.save(stream, kind, **options)
+        files[name] = stream.getvalue()
+    return files | {"x.jpg": None}
 
 
 def pictures() -> tuple[dict[str, dict[str, bytes | None]], dict[str, dict[str, bytes | None]]]:
@@ -42,7 +74,7 @@ def pictures() -> tuple[dict[str, dict[str, bytes | None]], dict[str, dict[str, 
         train[wnid] = {name: jpeg(photo(rng, label, *rng.integers(20, 50, 2))) for name in names}
     first = train[WNIDS[0]]
     good = next(iter(first.values())) or b""
-    first |= {"half.JPEG": good[: len(good) // 2], "notes.txt": b"no image", "x.jpg": None, "empty.JPEG": b""}
+    first |= nasty(good)
     names = [name for name, wnid in LABELS.items() if wnid in WNIDS][:20]
     validation: dict[str, dict[str, bytes | None]] = {wnid: {} for wnid in WNIDS}
     for name in names:
@@ -96,7 +128,7 @@ def test_every_layout_is_tried() -> None:
 @pytest.mark.parametrize("layout", sorted(set(layouts.LAYOUTS) - {"class_folders"}))
 def test_every_layout_gives_the_same_shards(sources: Path, expected: Path, tmp_path: Path, layout: str) -> None:
     command = ["--source", str(sources / layout), "--output", str(tmp_path / "shards"), "--workers=1"]
-    flags = ["--train-shards=2", "--validation-shards=2", "--max-rejected=4"]
+    flags = ["--train-shards=2", "--validation-shards=2", f"--max-rejected={REJECTED}"]
     assert build_shards.main([*command, *flags]) == 0
     assert shards(tmp_path / "shards") == shards(expected)
     assert len(shards(expected)) == 8  # 2 + 1 shards, their indexes, 2 files of sizes
@@ -111,6 +143,9 @@ def test_every_layout_gives_the_same_shards(sources: Path, expected: Path, tmp_p
     if not layout.startswith("hugging_face"):  # a directory there is never renamed
         assert rejected[0] == rejected[1]
     assert sorted(rejected[0].values()) == sorted(rejected[1].values())
+    assert len(rejected[0]) == REJECTED
+    mended = {"4-component JPEG": 1, "BMP": 1, "EXIF orientation 6": 1, "GIF": 1, "PNG": 1, "WEBP": 1}
+    assert infos[0].build["reencoded"] == infos[1].build["reencoded"] == mended
 
 
 @pytest.mark.parametrize("layout", TEXTS)
@@ -135,6 +170,8 @@ def test_validation_labels_are_the_known_ones() -> None:
     assert (imagenet.wnids()[0], imagenet.class_names()["n01440764"]) == ("n01440764", "tench, Tinca tinca")
     assert LABELS["ILSVRC2012_val_00000001.JPEG"] == "n01751748" == imagenet.wnids()[65]
     assert len(LABELS) == 50_000
+    # All of them as tensorflow-datasets 4.9.10 has them, in imagenet2012/validation_labels.txt.
+    assert hashlib.sha256("\n".join(LABELS.values()).encode()).hexdigest() == TFDS_LABELS
     assert list(LABELS) == sorted(LABELS)
     assert set(np.unique(list(LABELS.values()), return_counts=True)[1]) == {50}
 

@@ -1,0 +1,190 @@
+"""How fast are shards built, indexed and checked, against decoding alone, the original and DALI's tfrecord2idx?"""
+
+import itertools
+import os
+import resource
+import runpy
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from functools import partial
+from multiprocessing import active_children, get_context
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from bench import decode, original_builder
+from bench.measurement import Measurement
+from bench.memory import resident_megabytes
+from bench.reading import read_bytes
+from bench.settings import Settings
+from bench.timing import Sample, Turn, cpu_seconds, rates, ratios, run_turns, turn_of
+from pipelines.adopt import adopt_shards
+from pipelines.check import check_tasks
+from pipelines.dataset import ClassInfo, DatasetInfo
+from pipelines.index import scan
+from pipelines.pool import run_tasks
+from pipelines.shard_checker import CheckTask, ShardCheck, check_shard
+from pipelines.shard_writer import STATE_FOLDER, ShardResult, ShardTask, write_shard
+from pipelines.sources import Entry, Place
+
+_SHARD_IMAGES, _SHARDS = 128, 16
+_BATCH = 4  # shards for each worker, so that none waits long for the others
+_TOOL_SHARDS = 2  # that tfrecord2idx gets: it takes seconds to start
+_MEMORY_SHARDS = 12  # a twelfth of the long build
+BUILDER, ORIGINAL = "build_shards", "the original's builder"
+INDEXER, TOOL = "build_index", "tfrecord2idx"
+
+
+def measure(settings: Settings) -> Iterator[Measurement]:
+    """Three groups: builders and checkers beside the decode limit; indexers; memory over a long build."""
+    with tempfile.TemporaryDirectory(prefix="kimagenet-bench-") as name:
+        folder = Path(name)
+        entries = extract_images(settings, folder / "images")
+        yield from _against_limit(settings, entries, folder)
+        yield from _indexers(settings, folder)
+        yield from _memory(settings, entries, folder)
+
+
+def extract_images(settings: Settings, folder: Path) -> list[Entry]:
+    """The shards' JPEGs as files of their own: what a builder reads."""
+    folder.mkdir(exist_ok=True)
+    place = Place(str(folder), "")
+    entries = []
+    for number, jpeg in enumerate(decode.find_jpegs(settings.shards, _SHARDS * _SHARD_IMAGES)):
+        entries.append(Entry(place, f"{number}.JPEG", 0))
+        (folder / entries[-1].name).write_bytes(read_bytes(*jpeg))
+    return entries
+
+
+def _against_limit(settings: Settings, entries: list[Entry], folder: Path) -> Iterator[Measurement]:
+    limit, workers = decode.limit(settings), settings.workers
+    build, check = shard_tasks(entries, folder / "built"), _check_tasks(settings)
+    fast = [replace(task, decode=False) for task in check]
+    with ExitStack() as stack:
+        stream = stack.enter_context(closing(limit.open()))
+        processes = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn")))
+        threads = stack.enter_context(ThreadPoolExecutor(workers))
+        turns: dict[str, Turn] = {
+            limit.name: turn_of(stream, limit.buffered),
+            BUILDER: partial(_turn, processes, write_shard, build, _BATCH * workers),
+            ORIGINAL: partial(_turn, threads, original_builder.write_shard, build, _BATCH * workers),
+            "check_shards": partial(_turn, processes, check_shard, check, _BATCH * workers),
+            "check_shards --fast": partial(_turn, processes, check_shard, fast, _BATCH * workers),
+        }
+        for turn in turns.values():
+            turn(0.0)  # processes and TensorFlow start: real builds take hours
+        samples = run_turns(turns, settings.rounds, settings.seconds)
+    yield from rates("build", samples, settings.stamp())
+    yield from ratios("build", samples, decode.LIMIT, settings.stamp())
+    builders = {name: samples[name] for name in (BUILDER, ORIGINAL)}
+    yield from ratios("build", builders, ORIGINAL, settings.stamp())
+
+
+def shard_tasks(entries: Sequence[Entry], folder: Path) -> list[ShardTask]:
+    """The images as shards of the same size, some of them several times if need be."""
+    (folder / STATE_FOLDER).mkdir(parents=True)
+    images = itertools.cycle(entries)
+    return [
+        ShardTask(
+            folder / f"train-{number:05d}-of-{_SHARDS:05d}",
+            tuple(itertools.islice(images, _SHARD_IMAGES)),
+            (ClassInfo(name="any"),),
+            None,
+            95,
+        )
+        for number in range(_SHARDS)
+    ]
+
+
+def _check_tasks(settings: Settings) -> list[CheckTask]:
+    directory, names = settings.shards.paths[0].parent, {path.name for path in settings.shards.paths}
+    tasks, _ = check_tasks(directory, DatasetInfo.load(directory), decode=True)
+    return [task for task in tasks if task.path.name in names]
+
+
+def _turn(
+    pool: Executor, work: Callable[[Any], ShardResult | ShardCheck], tasks: Sequence[Any], batch: int, seconds: float
+) -> Sample:
+    """Batches of tasks, each done by all workers to its end; the pool rests between turns."""
+    waiting = itertools.cycle(tasks)
+    images = 0
+    before, start = cpu_seconds(), time.perf_counter()
+    while not images or time.perf_counter() - start < seconds:
+        for result in pool.map(work, itertools.islice(waiting, batch)):
+            images += len(result.sizes) if isinstance(result, ShardResult) else result.records
+    return Sample(images, time.perf_counter() - start, cpu_seconds() - before)
+
+
+def _indexers(settings: Settings, folder: Path) -> Iterator[Measurement]:
+    """Records per second, processes and all, of shards that the page cache has forgotten."""
+    linked = folder / "linked"
+    linked.mkdir()
+    for path in settings.shards.paths:
+        (linked / path.name).symlink_to(path)
+    paths = sorted(linked.iterdir())
+    index = linked / "tool.idx"
+    turns: dict[str, Turn] = {
+        INDEXER: partial(_index_turn, lambda: adopt_shards(linked, workers=settings.workers), paths),
+    }
+    if (tool := Path(sys.executable).with_name(TOOL)).exists():
+        few = paths[:_TOOL_SHARDS]
+        turns[TOOL] = partial(_index_turn, partial(_start, tool, few, index), few)
+        turns[f"{TOOL} without its start"] = partial(_index_turn, partial(_call, tool, paths, index), paths)
+    samples = run_turns(turns, settings.rounds, settings.seconds)
+    for name, sampled in samples.items():
+        stamp = settings.stamp(page_cache="cold")
+        yield Measurement("build", name, "records/s", tuple(sample.rate for sample in sampled), stamp)
+        yield Measurement("build", name, "CPU ms/record", tuple(sample.cpu_ms for sample in sampled), stamp)
+        if name != INDEXER:
+            yield from ratios("build", {INDEXER: samples[INDEXER], name: sampled}, name, stamp)
+
+
+def _index_turn(work: Callable[[], object], paths: Sequence[Path], seconds: float) -> Sample:
+    """One pass over shards, however long it takes; `seconds` says nothing here."""
+    records = sum(scan(path).num_records for path in paths)
+    for path in paths:
+        with open(path, "rb") as stream:
+            os.fsync(stream.fileno())  # what is dirty is not forgotten
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    start, before = time.perf_counter(), _cpu_seconds()
+    work()
+    return Sample(records, time.perf_counter() - start, _cpu_seconds() - before)
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those that it has started and that have ended."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def _start(tool: Path, shards: Sequence[Path], index: Path) -> None:
+    """As DALI's documentation has it: a process for each shard."""
+    for shard in shards:
+        subprocess.run([sys.executable, tool, shard, index], check=True, capture_output=True)
+
+
+def _call(tool: Path, shards: Sequence[Path], index: Path) -> None:
+    """In this process, where TensorFlow, which it imports, is loaded already."""
+    for shard in shards:
+        with patch.object(sys, "argv", [str(tool), str(shard), str(index)]):
+            runpy.run_path(str(tool), run_name="__main__")
+
+
+def _memory(settings: Settings, entries: list[Entry], folder: Path) -> Iterator[Measurement]:
+    """Each round is a twelfth of a long build here: the most that the workers held at once in it."""
+    shards = 12 * (2 if settings.short else _MEMORY_SHARDS)
+    tasks = itertools.islice(itertools.cycle(shard_tasks(entries, folder / "long")), shards)
+    held = [
+        sum(resident_megabytes(pid=child.pid) for child in active_children())
+        for _ in run_tasks(write_shard, list(tasks), settings.workers)
+    ]
+    rounds = tuple(max(part) for part in np.array_split(held, 12))
+    stamp = settings.stamp(images=shards * _SHARD_IMAGES)
+    yield Measurement("build", f"{BUILDER}: memory of the workers by twelfth", "MB", rounds, stamp)

@@ -1,0 +1,277 @@
+"""check_shards finds every flipped bit and every record that loaders would stumble over; quarantine keeps them away."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, loaders, open_loader, records
+from pipelines.check import check_shards
+from pipelines.dataset import DATASET_FILE
+from pipelines.index import read_index, scan, write_index
+from pipelines.shards import write_sizes
+from tests.data import TRAIN_RECORDS, jpeg, photo
+from tests.flips import REGIONS, Flip, draw_flips
+from tools import build_index
+from tools import check_shards as command
+
+SHARD = "train-00001-of-00003"
+
+
+@pytest.fixture
+def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return shutil.copytree(tiny_dataset, tmp_path / "shards")
+
+
+def replace_record(folder: Path, number: int, data: bytes) -> None:
+    """Puts a whole, framed record with GOOD's size in the place of one of SHARD's; its sidecars are told."""
+    path = folder / SHARD
+    index, content = read_index(path), path.read_bytes()
+    start, size = list(index.pairs())[number]
+    path.write_bytes(content[:start] + records.frame(data) + content[start + size :])
+    write_index(path, scan(path))
+    told = json.loads((folder / DATASET_FILE).read_text())
+    told["splits"]["train"]["shards"][1]["bytes"] = path.stat().st_size
+    (folder / DATASET_FILE).write_text(json.dumps(told))
+    sizes = np.load(folder / "train-sizes.npy")
+    sizes[scan(folder / "train-00000-of-00003").num_records + number] = 20, 30
+    write_sizes(folder / "train-sizes.npy", sizes)
+
+
+def said(capsys: pytest.CaptureFixture[str], folder: Path, *flags: str) -> tuple[int, list[str]]:
+    """Exit code and lines of the command."""
+    code = command.main([str(folder), "--workers=1", *flags])
+    return code, capsys.readouterr().out.splitlines()
+
+
+def test_good_shards_have_no_fault(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change_info(dataset, 1, crc32c=f"{google_crc32c.value((dataset / SHARD).read_bytes()):08x}")
+    before = {path.name: path.read_bytes() for path in dataset.iterdir()}
+    for flags in ((), ("--fast",), ("--quarantine",)):
+        code, lines = said(capsys, dataset, *flags)
+        assert code == 0
+        note = ": images not decoded" if "--fast" in flags else ": no fault"
+        assert lines == [f"{dataset}: 101 train records, 37 validation records{note}"]
+    assert {path.name: path.read_bytes() for path in dataset.iterdir()} == before
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_every_flipped_bit_is_found(tiny_dataset: Path, tmp_path: Path, region: str) -> None:
+    """The very file, record and byte. A flip in an image is found by the CRC, so also without decoding."""
+    for number, flip in enumerate(draw_flips(tiny_dataset, [region] * 4, seed=REGIONS.index(region))):
+        folder = shutil.copytree(tiny_dataset, tmp_path / str(number))
+        flip.apply(folder)
+        for decode in (True, False):
+            faults = check_shards(folder, decode).faults
+            assert [(f.file, f.record, f.offset) for f in faults] == [(flip.file, flip.record, flip.offset)]
+
+
+def test_after_quarantine_both_loaders_read_the_rest(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """24 flips at once, two of them in headers of neighbours; then the remedy that the lines name."""
+    flips = draw_flips(dataset, [region for region in REGIONS for _ in range(4)], seed=7)
+    path = dataset / "train-00002-of-00003"
+    flips += [Flip.of_record(path, 5, "length", 3), Flip.of_record(path, 6, "length CRC", 3)]
+    for flip in flips:
+        flip.apply(dataset)
+    damaged = {(flip.file, flip.record, flip.offset) for flip in flips}
+    report = check_shards(dataset)
+    assert {(fault.file, fault.record, fault.offset) for fault in report.faults} == damaged
+    code, lines = said(capsys, dataset, "--quarantine", "--fast")
+    assert code == 1
+    assert sum("build_index" in line for line in lines) == sum(record is None for _, record, _ in damaged) > 0
+    assert build_index.main([str(dataset), "--workers=1"]) == 0
+    capsys.readouterr()
+    code, lines = said(capsys, dataset)
+    assert (code, len(lines)) == (0, 1)
+    assert f"{sum(record is not None for _, record, _ in damaged)} in quarantine already" in lines[0]
+    read_through(dataset)
+
+
+def read_through(folder: Path) -> None:
+    """Both loaders, every usable record of both splits."""
+    for split in ("train", "validation"):
+        shards = ShardSet.open(folder, split)
+        for name in loaders.names():
+            batch = BatchSpec(batch_size=8, image_size=16)
+            with open_loader(name, shards, batch, AugmentSpec.evaluation(), workers=1, device="cpu") as loader:
+                weights = sum(float(tf.reduce_sum(weights)) for *_, weights in loader.batches(0))
+            assert weights == len(shards.usable)
+
+
+def test_a_quarantined_record_is_in_no_plan(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Flip.of_record(dataset / SHARD, 3, "image", 5).apply(dataset)
+    said(capsys, dataset, "--quarantine")
+    shards = ShardSet.open(dataset, "train")
+    (record,) = set(range(TRAIN_RECORDS)) - set(shards.usable.tolist())
+    assert (shards.shard[record], shards.offsets[record]) == (1, read_index(dataset / SHARD).offsets[3])
+    assert record not in EpochPlan(shards, AugmentSpec.train(), batch_size=4, image_size=8).records
+    assert said(capsys, dataset)[0] == 0
+
+
+def cmyk() -> bytes:
+    return jpeg(Image.new("CMYK", (30, 20), (10, 20, 30, 40)))
+
+
+def png() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def turned() -> bytes:
+    stream = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(stream, "JPEG", exif=exif)
+    return stream.getvalue()
+
+
+GOOD = jpeg(photo(np.random.default_rng(3), 0, 20, 30))
+FEATURES: dict[str, records.FeatureValue] = {records.ENCODED: GOOD, records.LABEL: 1}
+
+FAULTY: dict[str, tuple[Callable[[], bytes], str]] = {
+    "no example": (lambda: b"\x07what", "wire type"),
+    "no image": (lambda: records.encode_example({records.LABEL: 1}), "image/encoded is missing"),
+    "no label": (lambda: records.encode_example({records.ENCODED: GOOD}), "image/class/label is missing"),
+    "label below the base": (lambda: records.encode_example(FEATURES | {records.LABEL: 0}), "label 0 is not in 1 … 10"),
+    "label above": (lambda: records.encode_example(FEATURES | {records.LABEL: 11}), "label 11 is not in 1 … 10"),
+    "wrong type": (lambda: records.encode_example(FEATURES | {records.FILENAME: 7}), "image/filename is of the wrong"),
+    "other size": (
+        lambda: records.encode_example(FEATURES | {records.HEIGHT: 21, records.WIDTH: 30}),
+        "says 21 × 30 pixels, its image has 20 × 30",
+    ),
+    "empty image": (lambda: records.encode_example(FEATURES | {records.ENCODED: b""}), "the file is empty"),
+    "cut image": (lambda: records.encode_example(FEATURES | {records.ENCODED: GOOD[:-2]}), "truncated"),
+    "CMYK": (lambda: records.encode_example(FEATURES | {records.ENCODED: cmyk()}), "4-component JPEG"),
+    "PNG": (lambda: records.encode_example(FEATURES | {records.ENCODED: png()}), "PNG"),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTY)
+def test_a_faulty_record_with_good_crcs(dataset: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    make, reason = FAULTY[kind]
+    replace_record(dataset, 4, make())
+    code, lines = said(capsys, dataset)
+    assert code == 1
+    offset = read_index(dataset / SHARD).offsets[4]
+    assert lines[0].startswith(f"{dataset / SHARD}: record 4 at byte {offset}: ")
+    assert reason in lines[0]
+    assert "1 of them faulty" in lines[1]
+    assert (said(capsys, dataset, "--fast")[0] == 0) == (kind in ("cut image", "CMYK"))
+
+
+def test_an_orientation_is_no_fault(dataset: Path) -> None:
+    replace_record(dataset, 4, records.encode_example(FEATURES | {records.ENCODED: turned()}))
+    assert check_shards(dataset).faults == ()
+
+
+def change_info(folder: Path, shard: int, **changes: object) -> None:
+    """Lets dataset.json say something else of a training shard."""
+    told = json.loads((folder / DATASET_FILE).read_text())
+    told["splits"]["train"]["shards"][shard] |= changes
+    (folder / DATASET_FILE).write_text(json.dumps(told))
+
+
+def wrong_sizes(folder: Path) -> None:
+    sizes = np.load(folder / "train-sizes.npy")
+    sizes[2:4] += 1
+    write_sizes(folder / "train-sizes.npy", sizes)
+
+
+FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "lost shard": (lambda folder: (folder / SHARD).unlink(), f"{SHARD}: No such file"),
+    "empty shard": (lambda folder: (folder / SHARD).write_bytes(b""), f"{SHARD}: the shard is empty; copy or build"),
+    "lost index": (lambda folder: (folder / f"{SHARD}.idx").unlink(), f"{SHARD}.idx: No such file or directory; run"),
+    "other shard": (lambda folder: shutil.copy(folder / "train-00000-of-00003", folder / SHARD), "dataset.json says"),
+    "checksum": (
+        lambda folder: change_info(folder, 1, crc32c="01234567"),
+        "dataset.json says checksum 01234567: copy or build",
+    ),
+    "count": (lambda folder: change_info(folder, 1, records=35), "dataset.json says 35 records"),
+    "lost sizes": (lambda folder: (folder / "train-sizes.npy").unlink(), "train-sizes.npy: No such file"),
+    "wrong sizes": (
+        wrong_sizes,
+        "train-sizes.npy: 2 sizes are not those of the images in train-00000-of-00003: record 2",
+    ),
+    "no dataset.json": (
+        lambda folder: (folder / DATASET_FILE).unlink(),
+        "dataset.json: No such file or directory; run",
+    ),
+    "broken": (lambda folder: (folder / DATASET_FILE).write_text("{"), "dataset.json: the file: Invalid JSON"),
+}
+
+
+@pytest.mark.parametrize("damage", FILES)
+def test_faults_of_files_are_named_with_their_remedy(
+    dataset: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    spoil, reason = FILES[damage]
+    spoil(dataset)
+    code, lines = said(capsys, dataset, "--fast")
+    assert code == 1
+    (line,) = [line for line in lines[:-1] if reason in line]
+    assert line.startswith(str(dataset))
+    assert "build_index" in line or "build" in line or damage == "lost shard"
+
+
+def test_a_shard_that_is_cut_off(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = dataset / SHARD
+    path.write_bytes(path.read_bytes()[:-10])
+    lines = said(capsys, dataset, "--fast")[1]
+    assert any("it is cut off" in line for line in lines)
+    assert any("dataset.json says" in line and "copy or build it again" in line for line in lines)
+
+
+def test_shards_of_others_need_no_dataset_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As tensorflow-datasets writes them: by TensorFlow, labels from 0, no sizes. One record is damaged in its head."""
+    folder = tmp_path / "others"
+    folder.mkdir()
+    path = folder / "train-00000-of-00001"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for label in range(3):
+            writer.write(records.encode_example({records.ENCODED: GOOD, records.LABEL: label, "file_name": b"a.JPEG"}))
+    assert said(capsys, folder)[1][-1] == f"{folder}: 3 train records: 2 faults of files"  # index and dataset.json
+    assert build_index.main([str(folder), "--workers=1"]) == 0
+    capsys.readouterr()
+    assert said(capsys, folder) == (0, [f"{folder}: 3 train records: no fault"])
+
+    flip = Flip.of_record(path, 1, "features", 0)
+    (folder / DATASET_FILE).unlink()
+    flip.apply(folder)
+    assert build_index.main([str(folder), "--workers=1"]) == 2
+    assert "check_shards" in capsys.readouterr().err
+    assert said(capsys, folder, "--quarantine")[1][-1] == f"{folder}: in quarantine: 1 of train"
+    shards = ShardSet.open(folder, "train")
+    assert shards.usable.tolist() == [0, 2]
+    assert [shards.read(record).label for record in shards.usable] == [0, 2]
+
+
+def test_a_report_for_programs(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flip = Flip.of_record(dataset / SHARD, 3, "data CRC", 0)
+    flip.apply(dataset)
+    assert said(capsys, dataset, "--json", str(tmp_path / "faults.json"), "--workers=2")[0] == 1
+    report = json.loads((tmp_path / "faults.json").read_text())
+    reason = "the CRC of its data is wrong"
+    fault = {"file": SHARD, "reason": reason, "record": 3, "offset": flip.offset}
+    assert report == {
+        "version": 1,
+        "directory": str(dataset),
+        "records": {"train": TRAIN_RECORDS, "validation": 37},
+        "images_decoded": True,
+        "quarantined": 0,
+        "faults": [fault],
+    }
+
+
+def test_wrong_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in ([str(tmp_path / "nowhere")], [str(tmp_path)], [str(tmp_path), "--json", str(tmp_path / "no" / "f")]):
+        assert command.main(flags) == 2
+        assert capsys.readouterr().err.count("\n") == 1
