@@ -15,6 +15,7 @@ from pipelines.uniform import RecordUniform
 # Each draw reads fixed columns of `uniform`, so switching one augmentation off leaves the others' draws alone.
 _FLIP, _ROTATE, _ANGLE, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _CROP_X, _CROP_Y, _CROP_TRIES = range(10)
 _TRIES = 10
+_ROUNDING = 1e-6  # pixels: far more than what float64 loses on the way
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as JPEG itself
 _RGB_TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -139,7 +140,7 @@ class AugmentSpec:
         return Draws(affine, self._colour(uniform, len(heights)), source_box(affine, heights, widths, image_size))
 
     def _crop(self, uniform: RecordUniform, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-        """float64 [N, 4]: (x, y, width, height) of the crop, in fractions of a pixel."""
+        """float64 [N, 4]: (x, y, width, height) of the crop; whole pixels but for evaluation."""
         if self.center_crop is not None:
             side = np.minimum(heights, widths) * self.center_crop
             return np.stack([(widths - side) / 2, (heights - side) / 2, side, side], axis=1)
@@ -147,11 +148,9 @@ class AugmentSpec:
         ratio = np.clip(widths / heights, *self.crop_aspect)
         crop_w = np.minimum(widths, heights * ratio)
         crop_h = np.minimum(heights, widths / ratio)
-        x, y = (widths - crop_w) / 2, (heights - crop_h) / 2
-        if self.crop_area == (1.0, 1.0):
-            return np.stack([x, y, crop_w, crop_h], axis=1)
+        place_x, place_y = np.full((2, len(heights)), 0.5)
         log_aspect = tuple(np.log(self.crop_aspect))
-        pending = np.arange(len(heights))
+        pending = np.arange(0 if self.crop_area == (1.0, 1.0) else len(heights))
         for attempt in range(_TRIES):
             drawn = uniform.select(pending)
             area = _between(drawn(_CROP_TRIES + 2 * attempt), self.crop_area) * (heights * widths)[pending]
@@ -160,11 +159,13 @@ class AugmentSpec:
             fits = (try_w <= widths[pending]) & (try_h <= heights[pending])
             done = pending[fits]
             crop_w[done], crop_h[done] = try_w[fits], try_h[fits]
-            x[done] = drawn.select(fits)(_CROP_X) * (widths[done] - crop_w[done])
-            y[done] = drawn.select(fits)(_CROP_Y) * (heights[done] - crop_h[done])
+            place_x[done], place_y[done] = drawn.select(fits)(_CROP_X), drawn.select(fits)(_CROP_Y)
             pending = pending[~fits]
             if not len(pending):
                 break
+        # Whole pixels, as they do too: what is not turned is then a plain resize of a decoded region.
+        crop_w, crop_h = np.maximum(np.round(crop_w), 1), np.maximum(np.round(crop_h), 1)
+        x, y = np.floor(place_x * (widths - crop_w + 1)), np.floor(place_y * (heights - crop_h + 1))
         return np.stack([x, y, crop_w, crop_h], axis=1)
 
     def _flip(self, uniform: RecordUniform) -> np.ndarray:
@@ -217,10 +218,20 @@ def _affine(
 
 
 def source_box(affine: np.ndarray, heights: np.ndarray, widths: np.ndarray, image_size: int) -> np.ndarray:
-    """int32 [N, 4]: what the output covers in the source, a pixel wider for interpolation, inside the image."""
+    """int32 [N, 4]: what the output covers in the source, inside the image.
+
+    A pixel wider for interpolation where that can look outside: not for what is neither turned nor enlarged.
+    """
     corners = np.array([[0, 0, 1], [image_size, 0, 1], [0, image_size, 1], [image_size, image_size, 1]], np.float64)
     reached = affine @ corners.T  # [N, 2, 4]
     limits = np.stack([widths, heights], axis=1)
-    low = np.clip(np.floor(reached.min(axis=2)) - 1, 0, limits - 1)
-    high = np.clip(np.ceil(reached.max(axis=2)) + 1, low + 1, limits)
+    rim = np.where(is_plain_shrink(affine), -_ROUNDING, 1)[:, None]
+    low = np.clip(np.floor(reached.min(axis=2) - rim), 0, limits - 1)
+    high = np.clip(np.ceil(reached.max(axis=2) + rim), low + 1, limits)
     return np.stack([low[:, 1], low[:, 0], (high - low)[:, 1], (high - low)[:, 0]], axis=1).astype(np.int32)
+
+
+def is_plain_shrink(affine: np.ndarray) -> np.ndarray:
+    """bool [N]: which of the matrices [N, 2, 3] neither turn nor enlarge."""
+    sides = np.abs(affine[:, [0, 1], [0, 1]]).min(axis=1)
+    return (np.abs(affine[:, [0, 1], [1, 0]]).max(axis=1) == 0) & (sides > 1 - _ROUNDING)

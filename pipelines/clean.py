@@ -45,8 +45,10 @@ def clean_image(data: bytes, quality: int = 95, short_side: int | None = None) -
 
     Args:
         data: the file's bytes.
-        quality: JPEG quality of images that are encoded anew (with full chroma, 4:4:4).
-        short_side: images with a longer shorter side, in pixels, are shrunk to it.
+        quality: JPEG quality of images that are encoded anew.
+        short_side: images with a longer shorter side, in pixels, are shrunk to it, and stored with chroma of half
+            the resolution (4:2:0): they are shrunk to be decoded fast, which is then a quarter faster. Otherwise
+            chroma is kept in full (4:4:4).
 
     Raises `ImageRejected` if the image cannot be decoded in full or has more pixels than Pillow's bomb limit.
     """
@@ -102,7 +104,7 @@ def _clean(image: Image.Image, data: bytes, quality: int, short_side: int | None
         size = (max(short_side, round(upright.width * scale)), max(short_side, round(upright.height * scale)))
         upright = upright.resize(size, Image.Resampling.LANCZOS)
     stream = io.BytesIO()
-    upright.save(stream, "JPEG", quality=quality, subsampling=0)
+    upright.save(stream, "JPEG", quality=quality, subsampling="4:2:0" if shrink else "4:4:4")
     return CleanImage(stream.getvalue(), upright.height, upright.width, reason or "shrunk")
 
 

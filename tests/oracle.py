@@ -40,10 +40,18 @@ def _crop(spec: AugmentSpec, u: dict[int, float], height: int, width: int) -> tu
         aspect = spec.crop_aspect[0] * (spec.crop_aspect[1] / spec.crop_aspect[0]) ** aspect_u
         crop_w, crop_h = (area * aspect) ** 0.5, (area / aspect) ** 0.5
         if crop_w <= width and crop_h <= height:
-            return u[CROP_X] * (width - crop_w), u[CROP_Y] * (height - crop_h), crop_w, crop_h
+            return _whole(u[CROP_X], u[CROP_Y], crop_w, crop_h, height, width)
     aspect = min(max(width / height, spec.crop_aspect[0]), spec.crop_aspect[1])
     crop_w, crop_h = (width, width / aspect) if width / aspect <= height else (height * aspect, height)
-    return (width - crop_w) / 2, (height - crop_h) / 2, crop_w, crop_h
+    return _whole(0.5, 0.5, crop_w, crop_h, height, width)
+
+
+def _whole(
+    u_x: float, u_y: float, crop_w: float, crop_h: float, height: int, width: int
+) -> tuple[float, float, float, float]:
+    """Whole pixels: the corner is any at which the crop fits, all alike probable."""
+    crop_w, crop_h = max(1, round(crop_w)), max(1, round(crop_h))
+    return int(u_x * (width - crop_w + 1)), int(u_y * (height - crop_h + 1)), crop_w, crop_h
 
 
 def _bilinear(pixels: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

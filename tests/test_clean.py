@@ -195,7 +195,9 @@ def test_short_side(width: int, height: int, expected: tuple[int, int]) -> None:
         assert image.encoded == data
     else:
         assert image.reencoded == "shrunk"
-        assert distance(image.encoded, picture.resize(expected, Image.Resampling.LANCZOS)) < 4
+        shrunk = picture.resize(expected, Image.Resampling.LANCZOS)
+        same_chroma = Image.open(io.BytesIO(encode(shrunk, "JPEG", quality=95, subsampling="4:2:0")))
+        assert distance(image.encoded, same_chroma.convert("RGB")) < 4
 
 
 def test_quality_is_that_of_what_is_encoded_anew(picture: Image.Image, original: bytes) -> None:

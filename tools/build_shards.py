@@ -51,7 +51,10 @@ def make_parser() -> cli.Parser:
     shards.add_argument("--seed", type=int, default=default.seed, metavar="N", help="of the shuffle; %(default)s")
     images = parser.add_argument_group("images")
     images.add_argument(
-        "--short-side", type=int, metavar="PIXELS", help="shrink larger images to this shorter side; default: keep them"
+        "--short-side",
+        type=int,
+        metavar="PIXELS",
+        help="shrink larger images to this shorter side, with chroma 4:2:0; default: keep them",
     )
     images.add_argument(
         "--quality",

