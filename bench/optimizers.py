@@ -2,9 +2,10 @@
 
     python -m bench.optimizers --output FILE.json [--rounds 15]
 
-No network is computed: gradients are constants, so a call is the optimizer alone, in a graph, as the training step has
-it. Candidates take turns of 20 calls (a multiple of both cycles, Lookahead's 5 and IterSize's 4), and compared is the
-ratio to the bare optimizer's turn of the same round. "bare again" is the bare optimizer a second time: the noise.
+First no network is computed: gradients are constants, so a call is the optimizer alone, in a graph, as the training
+step has it. Then, for momentum, whole training steps of ResNet50 on a few small images, the same again and again.
+Candidates take turns of 20 calls (a multiple of both cycles, Lookahead's 5 and IterSize's 4), and compared is the ratio
+to the bare optimizer's turn of the same round. "bare again" is the bare optimizer a second time: the noise.
 
 What an IterSize call is compared with: the bare optimizer called on the same micro-batch, which is what a run without
 iter_size does with the same images. "iter_size 4" is the mean over its cycle of three collecting calls and an updating
@@ -26,6 +27,7 @@ from bench.timing import rotations
 
 QUESTION = "optimizers"
 CALLS, CYCLE, WARM_UP = 20, 4, 8
+STEP_IMAGES, STEP_PIXELS = 8, 64  # of a training step: few and small, so that the optimizer has a large share
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,23 @@ def candidate(optimizer: Any, gradients: Sequence[Any]) -> Callable[[], Any]:
     return lambda: step(*gradients)
 
 
+def training_candidate(optimizer: Any) -> Callable[[], Any]:
+    """A training step of a ResNet50 of its own: forward, backward and the optimizer."""
+    import tensorflow as tf
+
+    from kimagenet import models
+    from kimagenet.steps import make_training_step
+
+    model = models.build("resnet50", image_size=STEP_PIXELS)
+    optimizer.build(model.trainable_variables)
+    step = make_training_step(model, optimizer, tf.distribute.get_strategy(), STEP_IMAGES)
+    images = tf.random.stateless_normal((STEP_IMAGES, STEP_PIXELS, STEP_PIXELS, 3), seed=(5, 6))
+    labels = tf.range(STEP_IMAGES)
+    for _ in range(WARM_UP):
+        step(images, labels)
+    return lambda: step(images, labels)
+
+
 def turn(call: Callable[[], Any]) -> Turn:
     """CALLS calls, each timed."""
     wall, cpu = [], []
@@ -92,12 +111,28 @@ def wrappers(name: str) -> dict[str, Any]:
 
 
 def measure(name: str, rounds: int) -> list[Measurement]:
-    """All candidates around one inner optimizer."""
+    """All candidates around one inner optimizer, and their memory."""
     import tensorflow as tf
 
     gradients = [tf.random.stateless_normal(shape, seed=(3, 4), stddev=1e-3) for shape in weight_shapes()]
     optimizers = wrappers(name)
-    calls = {wrapper: candidate(optimizer, gradients) for wrapper, optimizer in optimizers.items()}
+    found = take_turns(name, {k: candidate(optimizer, gradients) for k, optimizer in optimizers.items()}, rounds)
+    weights = sum(g.shape.num_elements() for g in gradients)
+    for wrapper in ("lookahead", "iter_size 4"):
+        own = sum(v.shape.num_elements() for v in optimizers[wrapper].variables)
+        own -= sum(v.shape.num_elements() for v in optimizers["bare"].variables)
+        found.append(Measurement(QUESTION, f"{name}: {wrapper}, memory", "of the weights", (own / weights,)))
+    return found
+
+
+def measure_training(name: str, rounds: int) -> list[Measurement]:
+    """All candidates in whole training steps."""
+    calls = {wrapper: training_candidate(optimizer) for wrapper, optimizer in wrappers(name).items()}
+    return take_turns(f"{name}, training step of {STEP_IMAGES} × {STEP_PIXELS} px", calls, rounds)
+
+
+def take_turns(title: str, calls: dict[str, Callable[[], Any]], rounds: int) -> list[Measurement]:
+    """What every candidate costs, in rounds of turns; IterSize's by the phase of its cycle as well."""
     turns: dict[str, list[Turn]] = {wrapper: [] for wrapper in calls}
     for order in rotations(list(calls), rounds):
         for wrapper in order:
@@ -106,13 +141,8 @@ def measure(name: str, rounds: int) -> list[Measurement]:
     for wrapper, samples in turns.items():
         phases = ("all", "collect", "update") if wrapper.startswith("iter_size") else ("all",)
         for phase in phases:
-            label = f"{name}: {wrapper}" + ("" if phase == "all" else f", {phase}")
+            label = f"{title}: {wrapper}" + ("" if phase == "all" else f", {phase}")
             found += compare(label, [s.only(phase) for s in samples], turns["bare"])
-    weights = sum(g.shape.num_elements() for g in gradients)
-    for wrapper in ("lookahead", "iter_size 4"):
-        own = sum(v.shape.num_elements() for v in optimizers[wrapper].variables)
-        own -= sum(v.shape.num_elements() for v in optimizers["bare"].variables)
-        found.append(Measurement(QUESTION, f"{name}: {wrapper}, memory", "of the weights", (own / weights,)))
     return found
 
 
@@ -138,13 +168,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.optimizers", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="result file, JSON")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each candidate")
+    parser.add_argument("--training-rounds", type=int, default=5, help="the same for training steps")
     options = parser.parse_args(arguments)
     measurements = [m for name in ("momentum", "adam") for m in measure(name, options.rounds)]
+    measurements += measure_training("momentum", options.training_rounds)
     load = os.getloadavg()[1]
+    rounds = f"--rounds {options.rounds} --training-rounds {options.training_rounds}"
     for measurement in measurements:
         print(measurement.line())
     Result(
-        command=f"python -m bench.optimizers --output {options.output.name} --rounds {options.rounds}",
+        command=f"python -m bench.optimizers --output {options.output.name} {rounds}",
         date=machine.date(),
         commit=machine.commit(),
         machine=machine.machine() | {"load_average_5_min": round(load, 1)},

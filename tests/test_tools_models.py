@@ -29,9 +29,12 @@ def runs(tmp_path: Path) -> list[Path]:
     found = []
     for name, top1 in (("a", 0.5), ("b", 0.75)):
         run = RunDirectory(tmp_path / name)
-        run.begin(Recipe(epochs=3), {})
+        run.begin(Recipe(epochs=3, iter_size=4), {})
         lines: list[dict] = [{"event": "start"}]
-        lines += [{"event": "epoch", "loss": 2 / (n + 1), "val_top1": top1 * n / 2} for n in range(3)]
+        lines += [
+            {"event": "epoch", "global_step": 8 * n + 8, "loss": 2 / (n + 1), "val_top1": top1 * n / 2}
+            for n in range(3)
+        ]
         run.log.write_text("".join(json.dumps(line) + "\n" for line in lines))
         found.append(run.path)
     return found
@@ -44,15 +47,31 @@ def test_plot_runs(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixtu
     assert cli.run(plot_runs.build_parser(), plot_runs.main, flags) == 0
     assert "modern: validation top-1 75.00% after 3 of 3 epochs" in capsys.readouterr().out
     assert Image.open(output).width > 500
-    axes = plot_runs.draw({path.name: plot_runs.epochs_of(RunDirectory(path)) for path in runs}).axes
+    axes = plot_runs.draw({path.name: plot_runs.Curves.read("x", [RunDirectory(path)]) for path in runs}).axes
     assert [list(line.get_ydata()) for line in axes[0].lines] == [[0, 25, 50], [0, 37.5, 75]]
     assert list(axes[0].lines[0].get_xdata()) == [1, 2, 3]
+    assert not axes[0].collections
+
+
+def test_plot_runs_averages_runs_of_one_name(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("matplotlib")
+    flags = [*map(str, runs), f"--output={tmp_path / 'curves.png'}", "--names", "sgd", "sgd", "--updates"]
+    assert cli.run(plot_runs.build_parser(), plot_runs.main, flags) == 0
+    assert "sgd: validation top-1 62.50% (50.00% to 75.00% in 2 runs) after 3 of 3 epochs" in capsys.readouterr().out
+    curves = plot_runs.Curves.read("sgd", [RunDirectory(path) for path in runs])
+    axes = plot_runs.draw({"sgd": curves}, by_updates=True).axes
+    assert [list(line.get_ydata()) for line in axes[0].lines] == [[0, 31.25, 62.5]]
+    assert list(axes[0].lines[0].get_xdata()) == [2, 4, 6]
+    assert {tuple(point) for point in axes[0].collections[0].get_paths()[0].vertices} >= {(6.0, 50.0), (6.0, 75.0)}
 
 
 def test_plot_runs_refuses_what_is_no_run(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    log = RunDirectory(runs[0]).log
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
     for flags, message in (
         ([str(tmp_path / "no"), "--names", "x"], "not a run directory"),
         ([str(runs[0]), "--names", "x", "y"], "2 --names for 1 runs"),
+        ([*map(str, runs), "--names", "x", "x"], "not equally far: 2, 3 epochs"),
     ):
         output = f"--output={tmp_path / 'curves.png'}"
         assert cli.run(plot_runs.build_parser(), plot_runs.main, [*flags, output]) == 2

@@ -1,10 +1,18 @@
-"""Draws the curves of runs, from their log.jsonl: validation top-1 above, training loss below. Needs matplotlib."""
+"""Draws the curves of runs, from their log.jsonl: validation top-1 above, training loss below. Needs matplotlib.
+
+Runs of the same name, say of several seeds, make one curve: their mean, in a band from the least to the greatest.
+"""
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kimagenet.cli import Parser, run
 from kimagenet.recipe import Recipe
@@ -17,29 +25,66 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", "-.", ":")
 
 
+@dataclass(frozen=True)
+class Curves:
+    """Of one or more runs, at the end of each epoch.
+
+    Attributes:
+        epochs: that the recipe plans. updates [points]: of the weights so far, the first run's.
+        top1, loss [runs, points]: validation top-1 and training loss.
+    """
+
+    epochs: int
+    updates: NDArray[np.float64]
+    top1: NDArray[np.float64]
+    loss: NDArray[np.float64]
+
+    @classmethod
+    def read(cls, name: str, directories: Sequence[RunDirectory]) -> "Curves":
+        """Raises `UserError` if one has no validation yet, or not as many epochs as the others."""
+        logs = [epochs_of(directory) for directory in directories]
+        if len({len(log) for log in logs}) > 1:
+            raise UserError(
+                f"the runs named {name} are not equally far: {', '.join(str(len(log)) for log in logs)} epochs"
+            )
+        recipe = Recipe.load(directories[0].recipe)
+        updates = np.array([epoch["global_step"] / recipe.iter_size for epoch in logs[0]])
+        top1, loss = (np.array([[epoch[key] for epoch in log] for log in logs]) for key in ("val_top1", "loss"))
+        return cls(recipe.epochs, updates, top1, loss)
+
+    def line(self, name: str) -> str:
+        """The last validation in words."""
+        last = self.top1[:, -1]
+        spread = f" ({last.min():.2%} to {last.max():.2%} in {len(last)} runs)" if len(last) > 1 else ""
+        done = f"{len(self.updates)} of {self.epochs} epochs"
+        return f"{name}: validation top-1 {last.mean():.2%}{spread} after {done}"
+
+
 def build_parser() -> Parser:
     """The flags of `python -m tools.plot_runs`."""
     parser = Parser("python -m tools.plot_runs", "RUN… --output PNG [--names NAME…]", __doc__ or "")
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run directories")
     parser.add_argument("--output", metavar="PNG", type=Path, required=True, help="picture to write")
     parser.add_argument("--names", metavar="NAME", nargs="+", help="one for each run; default: the folders' names")
+    parser.add_argument("--updates", action="store_true", help="over updates of the weights, not over epochs")
     parser.add_argument("--title", metavar="TEXT", default="", help="above the picture")
     return parser
 
 
 def main(flags: argparse.Namespace) -> None:
-    """Draws the picture and prints the last validation top-1 of each run."""
+    """Draws the picture and prints the last validation top-1 of each name."""
     names = flags.names or [path.name for path in flags.runs]
     if len(names) != len(flags.runs):
         raise UserError(f"{len(names)} --names for {len(flags.runs)} runs")
-    curves = {name: epochs_of(RunDirectory.existing(path)) for name, path in zip(names, flags.runs, strict=True)}
-    figure = draw(curves, flags.title)
+    groups: dict[str, list[RunDirectory]] = {}
+    for name, path in zip(names, flags.runs, strict=True):
+        groups.setdefault(name, []).append(RunDirectory.existing(path))
+    curves = {name: Curves.read(name, directories) for name, directories in groups.items()}
+    figure = draw(curves, flags.title, flags.updates)
     with atomic_writer(flags.output) as stream:
         figure.savefig(stream, format="png", dpi=110)
-    for name, path in zip(names, flags.runs, strict=True):
-        last = curves[name][-1]
-        epochs = Recipe.load(RunDirectory(path).recipe).epochs
-        print(f"{name}: validation top-1 {last['val_top1']:.2%} after {len(curves[name])} of {epochs} epochs")
+    for name, curve in curves.items():
+        print(curve.line(name))
     print(flags.output)
 
 
@@ -52,19 +97,21 @@ def epochs_of(directory: RunDirectory) -> list[dict[str, Any]]:
     return epochs
 
 
-def draw(curves: dict[str, list[dict[str, Any]]], title: str = "") -> Any:
-    """The figure: a curve for each run in both fields."""
+def draw(curves: dict[str, Curves], title: str = "", by_updates: bool = False) -> Any:
+    """The figure: a curve for each name in both fields."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    for number, (name, epochs) in enumerate(curves.items()):
-        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
-        at = range(1, len(epochs) + 1)
-        above.plot(at, [100 * epoch["val_top1"] for epoch in epochs], label=name, **style)
-        below.plot(at, [epoch["loss"] for epoch in epochs], label=name, **style)
+    for number, (name, curve) in enumerate(curves.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        at = curve.updates if by_updates else np.arange(1, len(curve.updates) + 1)
+        for axes, values in ((above, 100 * curve.top1), (below, curve.loss)):
+            axes.plot(at, values.mean(axis=0), label=name, color=colour, linestyle=DASHES[number % len(DASHES)])
+            if len(values) > 1:
+                axes.fill_between(at, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
     above.set(ylabel="validation top-1, %", title=title)
-    below.set(ylabel="training loss (with what the recipe adds)", xlabel="epoch")
+    below.set(ylabel="training loss (with what the recipe adds)", xlabel="updates" if by_updates else "epoch")
     above.legend()
     for axes in (above, below):
         axes.grid(alpha=0.3)
