@@ -224,6 +224,7 @@ def describe_run(dataset_dir: Path, loop: "Loop", dataset: dict[str, str]) -> di
     return {
         "dataset_dir": os.path.abspath(dataset_dir),
         "identity": dataset,
+        "short_side": DatasetInfo.load(dataset_dir).build.get("short_side"),
         "records": {feed.shards.split: len(feed.shards.usable) for feed in feeds},
         "classes": list(loop.training.shards.classes),
         "loader": loop.training.description,

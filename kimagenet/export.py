@@ -1,0 +1,105 @@
+"""A trained model for other programs: python -m kimagenet.export RUN_OR_MODEL --output DIR"""
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kimagenet import cli, trained
+from pipelines.augment import AugmentSpec
+from pipelines.errors import RunFailed, UserError, first_line
+from pipelines.files import atomic_folder
+from pipelines.loader import BatchSpec
+
+EXPORT_VERSION = 1
+FORMATS = ("savedmodel", "onnx", "tflite")
+TOLERANCE = 1e-5  # of probabilities, against the Keras model
+
+DESCRIPTION = """Writes a folder that other programs can use without kimagenet: the model, classes.txt (names in the
+order of the probabilities, one a line) and export.json. A SavedModel takes JPEG files as strings [N], cuts and scales
+them as an evaluation does; it does not look at EXIF, so images have to be upright. ONNX and TFLite take float32 images
+[N, S, S, 3] in -1 to 1. What was written is read again and compared with the Keras model before the folder gets its
+name."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return cli.run(make_parser(), export, arguments)
+
+
+def make_parser() -> cli.Parser:
+    """The flags."""
+    parser = cli.Parser("python -m kimagenet.export", "RUN_OR_MODEL --output DIR [flags]", DESCRIPTION)
+    trained.add_flags(parser)
+    add = parser.add_argument
+    add("--output", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    add("--format", choices=FORMATS, default=FORMATS[0], help="default: savedmodel")
+    add("--names-from", type=Path, metavar="DIR", help="folder of shards that names the classes; default: the run")
+    return parser
+
+
+def export(flags: argparse.Namespace) -> None:
+    """Writes the folder, whole or not at all. Raises `UserError`, and `RunFailed` if the result is not the model.
+
+    export.json, version 1: `format`, `model` (the file), `classes`, `image_size`, `crop_ratio`, `short_side` (to which
+    larger images were shrunk when the shards were built, or null), `input`, `output`, `largest_difference` of a
+    probability from the Keras model's, `compared_on` (how many images).
+    """
+    model_file = trained.find(flags.target, flags.checkpoint)
+    output = flags.output
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise UserError(f"{output}: is there already; choose another --output")
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"{output}: there is no folder {output.absolute().parent} to put it in")
+    _check_packages(flags.format)
+    crop_ratio = model_file.crop_ratio if flags.crop_ratio is None else flags.crop_ratio
+    augment = AugmentSpec.evaluation(crop_ratio)
+    cli.import_tensorflow()
+    from kimagenet import exporters
+
+    exporters.use_cpu()
+    model = trained.load(model_file.model)
+    classes = trained.class_names(model_file, model.output_shape[-1], flags.names_from)
+    batch = BatchSpec(1, model.input_shape[1])
+    exporter = exporters.EXPORTERS[flags.format]
+    with atomic_folder(output.absolute()) as folder:
+        (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+        try:
+            with cli.without_notes():
+                exporter.write(model, batch, augment, folder)
+                difference, compared = exporter.compare(model, batch, augment, folder)
+        except (OSError, UserError):
+            raise
+        except Exception as error:  # converters raise whatever they meet
+            raise RunFailed(f"{model_file.model}: cannot become {flags.format} ({first_line(error)})") from error
+        if not difference <= TOLERANCE:  # NaN is no success
+            what = f"the {flags.format} gives other probabilities than Keras, by up to {difference:.1e}"
+            raise RunFailed(f"{model_file.model}: {what}; nothing was written")
+        about = {
+            "version": EXPORT_VERSION,
+            "format": flags.format,
+            "model": str(model_file.model),
+            "classes": list(classes),
+            "image_size": batch.image_size,
+            "crop_ratio": crop_ratio,
+            "short_side": model_file.short_side,
+            "input": exporter.takes.format(size=batch.image_size),
+            "output": f"probabilities: float32 [N, {len(classes)}]",
+            "largest_difference": difference,
+            "compared_on": compared,
+        }
+        (folder / "export.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    print(f"{output}: {flags.format} of {model_file.model}, {about['input']} → {about['output']}")
+    print(f"compared with Keras on {compared} drawn images: probabilities differ by up to {difference:.1e}")
+
+
+def _check_packages(name: str) -> None:
+    missing = [p for p in ("tf2onnx", "onnxruntime") if name == "onnx" and importlib.util.find_spec(p) is None]
+    if missing:
+        raise UserError(f"--format onnx: no package {missing[0]} (`pip install 'kimagenet[onnx]'` brings it)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
