@@ -68,7 +68,8 @@ def evaluate(flags: argparse.Namespace) -> int:
     asked = (flags.per_class, flags.confusions or 0, flags.calibration)
     print("\n".join(evaluation_report.lines(tally, *asked)))
     if rejected:
-        print(f"{len(rejected):,} files could not be read; they are left out of all figures", file=sys.stderr)
+        total = len(rejected) + tally.records
+        print(f"{len(rejected):,} of {total:,} files could not be read; no figure counts them", file=sys.stderr)
     if flags.json:
         measured = {"model": str(model.model), "dataset_dir": str(dataset_dir), "split": flags.split}
         measured |= {"crop_ratio": crop_ratio}

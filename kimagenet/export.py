@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kimagenet import cli, trained
 from pipelines.augment import AugmentSpec
@@ -41,21 +42,11 @@ def make_parser() -> cli.Parser:
 
 
 def export(flags: argparse.Namespace) -> None:
-    """Writes the folder, whole or not at all. Raises `UserError`, and `RunFailed` if the result is not the model.
-
-    export.json, version 1: `format`, `model` (the file), `classes`, `image_size`, `crop_ratio`, `short_side` (to which
-    larger images were shrunk when the shards were built, or null), `input`, `output`, `largest_difference` of a
-    probability from the Keras model's, `compared_on` (how many images).
-    """
+    """Writes the folder, whole or not at all. Raises `UserError`, and `RunFailed` if the result is not the model."""
     model_file = trained.find(flags.target, flags.checkpoint)
-    output = flags.output
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UserError(f"{output}: is there already; choose another --output")
-    if not output.absolute().parent.is_dir():
-        raise UserError(f"{output}: there is no folder {output.absolute().parent} to put it in")
+    _check_output(flags.output)
     _check_packages(flags.format)
-    crop_ratio = model_file.crop_ratio if flags.crop_ratio is None else flags.crop_ratio
-    augment = AugmentSpec.evaluation(crop_ratio)
+    augment = AugmentSpec.evaluation(model_file.crop_ratio if flags.crop_ratio is None else flags.crop_ratio)
     cli.import_tensorflow()
     from kimagenet import exporters
 
@@ -64,35 +55,63 @@ def export(flags: argparse.Namespace) -> None:
     classes = trained.class_names(model_file, model.output_shape[-1], flags.names_from)
     batch = BatchSpec(1, model.input_shape[1])
     exporter = exporters.EXPORTERS[flags.format]
-    with atomic_folder(output.absolute()) as folder:
-        (folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
-        try:
+    try:
+        with atomic_folder(flags.output.absolute()) as folder:
+            write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
             with cli.without_notes():
                 exporter.write(model, batch, augment, folder)
                 difference, compared = exporter.compare(model, batch, augment, folder)
-        except (OSError, UserError):
-            raise
-        except Exception as error:  # converters raise whatever they meet
-            raise RunFailed(f"{model_file.model}: cannot become {flags.format} ({first_line(error)})") from error
-        if not difference <= TOLERANCE:  # NaN is no success
-            what = f"the {flags.format} gives other probabilities than Keras, by up to {difference:.1e}"
-            raise RunFailed(f"{model_file.model}: {what}; nothing was written")
-        about = {
-            "version": EXPORT_VERSION,
-            "format": flags.format,
-            "model": str(model_file.model),
-            "classes": list(classes),
-            "image_size": batch.image_size,
-            "crop_ratio": crop_ratio,
-            "short_side": model_file.short_side,
-            "input": exporter.takes.format(size=batch.image_size),
-            "output": f"probabilities: float32 [N, {len(classes)}]",
-            "largest_difference": difference,
-            "compared_on": compared,
-        }
-        (folder / "export.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    print(f"{output}: {flags.format} of {model_file.model}, {about['input']} → {about['output']}")
+            if not difference <= TOLERANCE:  # NaN is no success
+                what = f"the {flags.format} gives other probabilities than Keras, by up to {difference:.1e}"
+                raise RunFailed(f"{model_file.model}: {what}; nothing was written")
+            about = {
+                **describe(flags.format, model_file, classes, batch.image_size, augment),
+                "input": exporter.takes.format(size=batch.image_size),
+                "largest_difference": difference,
+                "compared_on": compared,
+            }
+            write_text(folder / "export.json", json.dumps(about, indent=1) + "\n")
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{flags.output}: cannot be written ({error.strerror or error})") from None
+    except Exception as error:  # converters raise whatever they meet
+        raise RunFailed(f"{model_file.model}: cannot become {flags.format} ({first_line(error)})") from error
+    print(f"{flags.output}: {flags.format} of {model_file.model}, {about['input']} → {about['output']}")
     print(f"compared with Keras on {compared} drawn images: probabilities differ by up to {difference:.1e}")
+
+
+def describe(
+    name: str, model_file: trained.Trained, classes: Sequence[str], image_size: int, augment: AugmentSpec
+) -> dict[str, Any]:
+    """What export.json, version 1, says of the model: all but the comparison.
+
+    `format`, `model` (the file), `classes`, `image_size`, `crop_ratio`, `short_side` (to which larger images were
+    shrunk when the shards were built, or null), `output`. Beside them stand `input`, `largest_difference` of a
+    probability from the Keras model's, and `compared_on`, how many images.
+    """
+    return {
+        "version": EXPORT_VERSION,
+        "format": name,
+        "model": str(model_file.model),
+        "classes": list(classes),
+        "image_size": image_size,
+        "crop_ratio": augment.center_crop,
+        "short_side": model_file.short_side,
+        "output": f"probabilities: float32 [N, {len(classes)}]",
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    """A file in UTF-8."""
+    path.write_text(text, encoding="utf-8")
+
+
+def _check_output(output: Path) -> None:
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise UserError(f"{output}: is there already; choose another --output")
+    if not (parent := output.absolute().parent).is_dir():
+        raise UserError(f"{output}: there is no folder {parent} to put it in")
 
 
 def _check_packages(name: str) -> None:

@@ -74,5 +74,5 @@ def over_folder(
             labels = np.array([file.label for file in batch.files], np.int32)
             tally.add(step(batch.images, labels, np.ones(len(labels), np.float32)))
     if not tally.records:
-        raise UserError(f"{root}: none of its {len(rejected)} files can be read ({rejected[0][1]})")
+        raise UserError(f"{root}: none of its files can be read ({rejected[0][0].path.name}: {rejected[0][1]})")
     return tally, rejected
