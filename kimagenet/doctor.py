@@ -33,10 +33,17 @@ def make_parser() -> cli.Parser:
     """The flags."""
     parser = cli.Parser("python -m kimagenet.doctor", "[flags]", DESCRIPTION)
     add = parser.add_argument
-    add("--seconds", type=float, default=5.0, metavar="X", help="length of each loader's self test; default: 5")
+    add("--seconds", type=seconds, default=5.0, metavar="X", help="length of each loader's self test; default: 5")
     add("--require", nargs="+", default=[], choices=("dali", "gpu", "operator"), help="what is wrong if it is missing")
     add("--json", type=Path, metavar="FILE", help="write the findings there as well")
     return parser
+
+
+def seconds(text: str) -> float:
+    """An argparse type."""
+    if not 0 < (value := float(text)) <= 600:
+        raise argparse.ArgumentTypeError(f"must be in (0, 600], not {value:g}")
+    return value
 
 
 def examine(flags: argparse.Namespace) -> int:
@@ -60,13 +67,13 @@ def examine(flags: argparse.Namespace) -> int:
     return cli.EXIT_FAILED if wrong else 0
 
 
-def find_all(seconds: float) -> Iterator[Finding]:
-    """The findings of all checks, in order."""
+def find_all(length: float) -> Iterator[Finding]:
+    """The findings of all checks, in order; `length` is that of a self test in seconds."""
     yield from checks.installed()
-    command = [sys.executable, "-m", "kimagenet.checkup", str(seconds)]
+    command = [sys.executable, "-m", "kimagenet.checkup", str(length)]
     with tempfile.TemporaryFile("w+", errors="replace") as notes:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=notes, text=True)
-        watch = threading.Timer(PATIENCE + 3 * seconds, process.kill)
+        watch = threading.Timer(PATIENCE + 3 * length, process.kill)
         watch.start()
         try:
             yield from follow(process, notes)

@@ -78,6 +78,9 @@ def export(flags: argparse.Namespace) -> None:
     except Exception as error:  # converters raise whatever they meet
         raise RunFailed(f"{model_file.model}: cannot become {flags.format} ({first_line(error)})") from error
     print(f"{flags.output}: {flags.format} of {model_file.model}, {about['input']} → {about['output']}")
+    if model_file.short_side:
+        short = model_file.short_side
+        print(f"images of a shorter side over {short} have to be shrunk to {short} first, as those of the shards were")
     print(f"compared with Keras on {compared} drawn images: probabilities differ by up to {difference:.1e}")
 
 

@@ -18,6 +18,7 @@ from pipelines.tf_image import Work, evaluation_work
 from pipelines.uniform import RecordUniform
 from tests.data import jpeg, photo
 from tests.odd_run import IMAGE_SIZE, KINDS, SHORT_SIDE, OddRun
+from tools import compare_uses
 
 SIZES = ((1, 1), (2, 3), (17, 20), (32, 32), (48, 77), (64, 64), (97, 64), (375, 500), (1000, 333), (2, 900))
 
@@ -211,3 +212,16 @@ def test_wrong_use_gets_one_line(
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert not places["NEW"].exists()
+
+
+def test_the_tool_that_compares_all_uses(
+    odd_run: OddRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Short, for the long version compares 100 photos through both loaders and every export."""
+    flags = compare_uses.build_parser().parse_args([str(odd_run.run.path), "--loaders=tfdata", "--formats=tflite"])
+    assert compare_uses.main(flags) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["evaluate, tfdata", "predict", "export, tflite"]
+    assert all(" 10 images: " in line and line.endswith("top-5 in 0") for line in lines)
+    monkeypatch.setitem(compare_uses.READ, "tflite", lambda folder, jpegs, images: np.full((10, 10), 0.1))
+    assert compare_uses.main(flags) == 1
