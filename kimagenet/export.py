@@ -6,13 +6,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kimagenet import cli, trained
 from pipelines.augment import AugmentSpec
 from pipelines.errors import RunFailed, UserError, first_line
 from pipelines.files import atomic_folder
 from pipelines.loader import BatchSpec
+
+if TYPE_CHECKING:
+    import keras
+
+    from kimagenet.exporters import Exporter
 
 EXPORT_VERSION = 1
 FORMATS = ("savedmodel", "onnx", "tflite")
@@ -21,8 +26,8 @@ TOLERANCE = 1e-5  # of probabilities, against the Keras model
 DESCRIPTION = """Writes a folder that other programs can use without kimagenet: the model, classes.txt (names in the
 order of the probabilities, one a line) and export.json. A SavedModel takes JPEG files as strings [N], cuts and scales
 them as an evaluation does; it does not look at EXIF, so images have to be upright. ONNX and TFLite take float32 images
-[N, S, S, 3] in -1 to 1. What was written is read again and compared with the Keras model before the folder gets its
-name."""
+[N, S, S, 3] in -1 to 1. All compute in float32. What was written is read again and compared with the Keras model
+before the folder gets its name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,16 +56,14 @@ def export(flags: argparse.Namespace) -> None:
     from kimagenet import exporters
 
     exporters.use_cpu()
-    model = trained.load(model_file.model)
+    model = exporters.in_float32(trained.load(model_file.model))
     classes = trained.class_names(model_file, model.output_shape[-1], flags.names_from)
     batch = BatchSpec(1, model.input_shape[1])
     exporter = exporters.EXPORTERS[flags.format]
     try:
         with atomic_folder(flags.output.absolute()) as folder:
             write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
-            with cli.without_notes():
-                exporter.write(model, batch, augment, folder)
-                difference, compared = exporter.compare(model, batch, augment, folder)
+            difference, compared = write_and_compare(exporter, model, batch, augment, folder)
             if not difference <= TOLERANCE:  # NaN is no success
                 what = f"the {flags.format} gives other probabilities than Keras, by up to {difference:.1e}"
                 raise RunFailed(f"{model_file.model}: {what}; nothing was written")
@@ -71,17 +74,31 @@ def export(flags: argparse.Namespace) -> None:
                 "compared_on": compared,
             }
             write_text(folder / "export.json", json.dumps(about, indent=1) + "\n")
-    except UserError:
-        raise
     except OSError as error:
         raise UserError(f"{flags.output}: cannot be written ({error.strerror or error})") from None
-    except Exception as error:  # converters raise whatever they meet
-        raise RunFailed(f"{model_file.model}: cannot become {flags.format} ({first_line(error)})") from error
     print(f"{flags.output}: {flags.format} of {model_file.model}, {about['input']} → {about['output']}")
     if model_file.short_side:
         short = model_file.short_side
         print(f"images of a shorter side over {short} have to be shrunk to {short} first, as those of the shards were")
     print(f"compared with Keras on {compared} drawn images: probabilities differ by up to {difference:.1e}")
+
+
+def write_and_compare(
+    exporter: "Exporter", model: "keras.Model", batch: BatchSpec, augment: AugmentSpec, folder: Path
+) -> tuple[float, int]:
+    """The largest difference of a probability, and on how many images. Raises `RunFailed` if there is no such export.
+
+    What libraries write to stderr on the way is of no use to anybody.
+    """
+    with cli.without_notes():
+        try:
+            exporter.write(model, batch, augment, folder)
+            return exporter.compare(model, batch, augment, folder)
+        except OSError:
+            raise
+        except Exception as error:  # converters raise whatever they meet
+            reason = first_line(error)
+    raise RunFailed(f"{model.name}: the converter fails, so there is no such export ({reason})")
 
 
 def describe(

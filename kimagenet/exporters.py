@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kimagenet.saved import rebuilt
 from pipelines.augment import AugmentSpec
 from pipelines.images import ImageReader
 from pipelines.loader import BatchSpec
@@ -21,6 +22,13 @@ _SIZES = ((64, 64), (90, 160), (333, 221), (500, 375))  # height, width of the i
 def use_cpu() -> None:
     """Hides GPUs: there convolutions round to 10 bits, and nothing here is worth one."""
     tf.config.set_visible_devices([], "GPU")
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """The model, or one of the same weights that computes in float32: converters know no mixed precision."""
+    if all(layer.compute_dtype == "float32" for layer in model.layers):
+        return model
+    return rebuilt(model, model.input_shape[1])
 
 
 class Exporter(ABC):

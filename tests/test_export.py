@@ -131,7 +131,10 @@ def test_the_geometry_in_the_graph_is_the_plans(crop_ratio: float) -> None:
     [
         ((0.5, 4), "gives other probabilities than Keras, by up to 5.0e-01; nothing was written"),
         ((float("nan"), 4), "gives other probabilities"),
-        (ValueError("cannot convert this\nand more"), "cannot become savedmodel (cannot convert this)"),
+        (
+            ValueError("cannot convert this\nand more"),
+            "demo: the converter fails, so there is no such export (cannot convert this)",
+        ),
         (OSError(28, "No space left on device"), "No space left on device"),
     ],
 )
@@ -225,3 +228,16 @@ def test_the_tool_that_compares_all_uses(
     assert all(" 10 images: " in line and line.endswith("top-5 in 0") for line in lines)
     monkeypatch.setitem(compare_uses.READ, "tflite", lambda folder, jpegs, images: np.full((10, 10), 0.1))
     assert compare_uses.main(flags) == 1
+
+
+def test_mixed_precision_becomes_float32() -> None:
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        mixed = models.build("demo", 3, 32)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    model = exporters.in_float32(mixed)
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    assert exporters.in_float32(model) is model
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_allclose(model(images), mixed(images), atol=0.02)
