@@ -1,11 +1,11 @@
 """A plain folder of class folders, matched by name with the classes that a model knows."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.dataset import DATASET_FILE
 from pipelines.errors import UserError
-from pipelines.sources import imagenet
 from pipelines.sources.folders import SPLIT_FOLDERS
 
 if TYPE_CHECKING:
@@ -26,16 +26,17 @@ def names(root: Path) -> tuple[str, ...]:
     return tuple(folder.name for folder in _folders(root))
 
 
-def list_images(root: Path, classes: tuple[str, ...]) -> "list[ImageFile]":
+def list_images(root: Path, classes: Sequence[str], wnids: Sequence[str | None] = ()) -> "list[ImageFile]":
     """All files of all class folders, by class and name; names that begin with a dot are not looked at.
 
-    Raises `UserError` for a folder that is no class of the model's, or if there is no file.
+    A folder bears the name of a class of the model's, or its wnid, both given in label order. Raises `UserError` for a
+    folder that is no class of the model's, or if there is no file.
     """
     from pipelines.images import ImageFile  # which imports TensorFlow
 
     files = []
     for folder in _folders(root):
-        label = _label(folder, classes)
+        label = _label(folder, classes, wnids)
         names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
         files += [ImageFile(path, label) for path in names]
     if not files:
@@ -47,15 +48,10 @@ def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _label(folder: Path, classes: tuple[str, ...]) -> int:
-    """The number of the class that the folder is named after: by its own name, or by its wnid."""
-    if folder.name in classes:
+def _label(folder: Path, classes: Sequence[str], wnids: Sequence[str | None]) -> int:
+    """The number of the class that the folder is named after: by its wnid, or by a name that no other class has."""
+    if folder.name in wnids:
+        return wnids.index(folder.name)
+    if classes.count(folder.name) == 1:
         return classes.index(folder.name)
-    names = imagenet.class_names()
-    if name := names.get(folder.name):
-        # Two classes are called "crane"; labels are in the order of the wnids.
-        namesakes = [wnid for wnid in names if names[wnid] == name]
-        known = [number for number, known_name in enumerate(classes) if known_name == name]
-        if len(known) == len(namesakes):
-            return known[namesakes.index(folder.name)]
     raise UserError(f"{folder}: the model knows no class of this name; rename or remove the folder")

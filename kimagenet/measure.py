@@ -52,9 +52,9 @@ def over_folder(
 ) -> tuple[Tally, list[tuple[ImageFile, str]]]:
     """Every file of the class folders in `root` once, on one device; and the files that could not be read, with why.
 
-    Folders bear the names of the model's classes. If nobody names these and there are as many folders as classes,
-    the folders stand in order, as everywhere in Keras. Raises `UserError` if the folders do not fit, or no file can
-    be read.
+    Folders bear the names of the model's classes, or their wnids. If nobody names these and there are as many folders
+    as classes, the folders stand in order, as everywhere in Keras. Raises `UserError` if the folders do not fit, or
+    no file can be read.
     """
     choose_strategy()  # for what it does to the memory of GPUs
     model = load(trained.model)
@@ -63,7 +63,7 @@ def over_folder(
     if not trained.classes and len(folders := class_folders.names(root)) == known:
         classes = folders
         _log.warning("%s: nobody names its classes; taking the %d folders in order", trained.model, known)
-    files = class_folders.list_images(root, classes)
+    files = class_folders.list_images(root, classes, trained.wnids)
     step = make_output_step(model, tf.distribute.get_strategy())
     reader = ImageReader(BatchSpec(batch_size, model.input_shape[1]), augment, trained.short_side)
     tally = Tally(classes)

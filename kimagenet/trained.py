@@ -23,7 +23,7 @@ class Trained:
 
     Attributes:
         crop_ratio, batch_size: of the recipe. dataset_dir: what it was trained on.
-        classes: names in label order, empty where nobody says.
+        classes, wnids: names and WordNet ids in label order, empty where nobody says.
         short_side: to which the builder shrank larger images, pixels; None: it did not.
     """
 
@@ -32,6 +32,7 @@ class Trained:
     batch_size: int = Recipe.batch_size
     dataset_dir: Path | None = None
     classes: tuple[str, ...] = ()
+    wnids: tuple[str | None, ...] = ()
     short_side: int | None = None
 
 
@@ -63,8 +64,15 @@ def find(path: Path, checkpoint: str = "final") -> Trained:
 
 def _of_run(model: Path, run: RunDirectory) -> Trained:
     recipe, info = Recipe.load(run.recipe), run.read_info()
-    dataset_dir, classes = Path(info["dataset_dir"]), tuple(info["classes"])
-    return Trained(model, recipe.crop_ratio, recipe.batch_size, dataset_dir, classes, info.get("short_side"))
+    return Trained(
+        model,
+        recipe.crop_ratio,
+        recipe.batch_size,
+        Path(info["dataset_dir"]),
+        tuple(info["classes"]),
+        tuple(info.get("wnids", ())),
+        info.get("short_side"),
+    )
 
 
 def load(path: Path) -> "keras.Model":

@@ -158,15 +158,18 @@ def test_a_bare_model_takes_the_folders_in_order(
 
 
 def test_folders_are_found_by_name_or_wnid(tmp_path: Path) -> None:
-    """Two classes of ImageNet are called crane; they are told apart by their order."""
-    classes = ("tench, Tinca tinca", "own", "crane", "crane")
+    """Two classes of ImageNet are called crane, and only their wnids tell them apart."""
+    classes, wnids = ("tench, Tinca tinca", "own", "crane", "crane"), ("n01440764", None, "n02012849", "n03126707")
     for name in ("n01440764", "own", "n02012849", "n03126707"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.jpg").touch()
-    labels = {file.path.parent.name: file.label for file in class_folders.list_images(tmp_path, classes)}
+    labels = {file.path.parent.name: file.label for file in class_folders.list_images(tmp_path, classes, wnids)}
     assert labels == {"n01440764": 0, "own": 1, "n02012849": 2, "n03126707": 3}
-    with pytest.raises(UserError, match="n02012849: the model knows no class"):
-        class_folders.list_images(tmp_path, classes[:3])
+    with pytest.raises(UserError, match="n03126707: the model knows no class"):
+        class_folders.list_images(tmp_path, classes[:3], wnids[:3])
+    (tmp_path / "crane").mkdir()
+    with pytest.raises(UserError, match="crane: the model knows no class of this name"):
+        class_folders.list_images(tmp_path, classes, wnids)
     assert class_folders.find(tmp_path, "validation") == tmp_path
     (tmp_path / "val").mkdir()
     assert class_folders.find(tmp_path, "validation") is None  # no class folders in it
