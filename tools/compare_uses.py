@@ -52,7 +52,9 @@ def main(flags: argparse.Namespace) -> int:
         expected = found if expected is None else expected
         difference = float(np.abs(found - expected).max())
         others = int((top5(found) != top5(expected)).any(axis=1).sum())
-        print(f"{name:20} {len(found)} images: probabilities differ by up to {difference:.1e}, top-5 in {others}")
+        print(
+            f"{name:20} {len(found)} images: probabilities differ by up to {difference:.1e}, top-5 of {others} images"
+        )
         is_same = is_same and difference <= LARGEST_DIFFERENCE and not others
     return 0 if is_same else EXIT_FAILED
 
