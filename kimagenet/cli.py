@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from pipelines.errors import UserError
@@ -94,18 +95,22 @@ def python() -> str:
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow and looks for devices without the C++ libraries' notes, which no setting can switch off.
-
-    What they wrote to stderr is shown after all if the import fails.
-    """
+    """Imports TensorFlow and looks for devices, without its notes."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with without_notes():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+
+
+@contextmanager
+def without_notes() -> Iterator[None]:
+    """Keeps from stderr what C++ libraries write there, which no setting can switch off; shown if the block raises."""
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as notes:
         os.dup2(notes.fileno(), 2)
         try:
-            import tensorflow as tf
-
-            tf.config.list_physical_devices()
+            yield
         except BaseException:
             notes.seek(0)
             os.write(stderr, notes.read())

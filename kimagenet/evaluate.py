@@ -1,42 +1,26 @@
 """Exact accuracy of a trained model: python -m kimagenet.evaluate RUN_OR_MODEL --dataset-dir DIR"""
 
 import argparse
-import json
-import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from kimagenet import cli
-from kimagenet.recipe import Recipe
-from kimagenet.run import RunDirectory
+from kimagenet import class_folders, cli, evaluation_report, trained
+from kimagenet.json_output import check_writable, write_json
 from pipelines import loaders
-from pipelines.errors import UserError, first_line
-from pipelines.files import write_atomic
+from pipelines.augment import AugmentSpec
+from pipelines.errors import UserError
 from pipelines.loader import DEVICES
+from pipelines.shards import ShardSet
 
 if TYPE_CHECKING:
-    import keras
+    from kimagenet.tally import Tally
+    from pipelines.images import ImageFile
 
-    from kimagenet.loop import Evaluation
-
-EVALUATION_VERSION = 1
-CHECKPOINTS = ("final", "best", "last")
-
-DESCRIPTION = """Top-1 and top-5 over every record of a split, each counted once. A record counts as right in top-k if
-fewer than k classes stand before its own; of equally probable classes the lower number stands first."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is evaluated: a model file, and what its run says of it."""
-
-    model: Path
-    crop_ratio: float
-    batch_size: int
-    dataset_dir: Path | None
+DESCRIPTION = """Top-1 and top-5 over every record of a split, each counted once, or over every file of a plain folder
+of class folders. An image counts as right in top-k if fewer than k classes stand before its own; of equally probable
+classes the lower number stands first. Files that cannot be read are named and counted; the exit code is then 1."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,128 +31,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> cli.Parser:
     """The flags."""
     parser = cli.Parser("python -m kimagenet.evaluate", "RUN_OR_MODEL [flags]", DESCRIPTION)
-    add = parser.add_argument
-    add("target", type=Path, metavar="RUN_OR_MODEL", help="a run directory of kimagenet.train, or a .keras file")
-    add("--dataset-dir", type=Path, metavar="DIR", help="folder of shards; default: the run's")
-    add("--split", default="validation", help="default: validation")
-    add("--checkpoint", choices=CHECKPOINTS, default="final", help="which model of the run; default: final")
-    add("--crop-ratio", type=float, metavar="X", help="image size over the resized shorter side; default: the run's")
-    add("--loader", choices=("auto", *loaders.names()), default="auto", help="what reads; default: auto")
+    trained.add_flags(parser)
+    add = parser.add_argument_group("what it is measured on").add_argument
+    add("--dataset-dir", type=Path, metavar="DIR", help="shards, or a folder of class folders; default: the run's")
+    add("--split", default="validation", help="of shards, or the folder in DIR; default: validation")
+    add = parser.add_argument_group("what is shown").add_argument
+    add("--per-class", action="store_true", help="a table of all classes")
+    add("--confusions", type=cli.positive_int, metavar="N", help="the N most frequent confusions")
+    add("--calibration", action="store_true", help="how far probabilities are right: expected calibration error, table")
+    add("--json", type=Path, metavar="FILE", help="write the result, with what is shown, there as well")
+    add = parser.add_argument_group("how it is read, no influence on the result").add_argument
+    add("--loader", choices=("auto", *loaders.names()), default="auto", help="what reads shards; default: auto")
     add("--data-device", choices=DEVICES, default="auto", help="where DALI decodes")
     add("--workers", type=cli.positive_int, metavar="N", help="decoding threads; default: one for each core")
-    add(
-        "--batch-size",
-        type=cli.positive_int,
-        metavar="N",
-        help="images at a time, no influence on the result; default: the run's",
-    )
-    add("--json", type=Path, metavar="FILE", help="write the result there as well")
+    add("--batch-size", type=cli.positive_int, metavar="N", help="images at a time; default: the run's")
     return parser
 
 
-def evaluate(flags: argparse.Namespace) -> None:
-    """Prints, and on request writes, the accuracy. Raises `UserError` if model and data do not fit."""
-    target = find_target(flags.target, flags.checkpoint)
-    dataset_dir = flags.dataset_dir or target.dataset_dir
+def evaluate(flags: argparse.Namespace) -> int:
+    """Prints, and on request writes, the accuracy; returns the exit code.
+
+    Raises `UserError` if model and data do not fit.
+    """
+    model = trained.find(flags.target, flags.checkpoint)
+    dataset_dir = flags.dataset_dir or model.dataset_dir
     if dataset_dir is None:
         raise UserError(f"{flags.target}: not in a run directory, so --dataset-dir is needed")
-    crop_ratio = target.crop_ratio if flags.crop_ratio is None else flags.crop_ratio
-    batch_size = target.batch_size if flags.batch_size is None else flags.batch_size
-    cli.import_tensorflow()
-    result = measure(target.model, dataset_dir, crop_ratio, batch_size, flags)
-    print(f"{target.model} on {result.records:,} {flags.split} records, crop ratio {crop_ratio:g}")
-    print(f"top-1 {result.top1:.4%} ({result.top1_correct:,})  top-5 {result.top5:.4%} ({result.top5_correct:,})")
-    print(f"cross-entropy {result.loss:.6f}")
     if flags.json:
-        write_json(flags.json, result, target.model, dataset_dir, flags.split, crop_ratio)
+        check_writable(flags.json)
+    crop_ratio = model.crop_ratio if flags.crop_ratio is None else flags.crop_ratio
+    tally, rejected = _measure(flags, model, dataset_dir, AugmentSpec.evaluation(crop_ratio))
+    for file, reason in rejected:
+        print(f"{file.path}: {reason}", file=sys.stderr)
+    what = "images in class folders" if class_folders.find(dataset_dir, flags.split) else f"{flags.split} records"
+    print(f"{model.model} on {tally.records:,} {what}, crop ratio {crop_ratio:g}")
+    asked = (flags.per_class, flags.confusions or 0, flags.calibration)
+    print("\n".join(evaluation_report.lines(tally, *asked)))
+    if rejected:
+        total = len(rejected) + tally.records
+        print(f"{len(rejected):,} of {total:,} files could not be read; no figure counts them", file=sys.stderr)
+    if flags.json:
+        measured = {"model": str(model.model), "dataset_dir": str(dataset_dir), "split": flags.split}
+        measured |= {"crop_ratio": crop_ratio}
+        write_json(flags.json, evaluation_report.content(measured, tally, rejected, *asked))
+    return cli.EXIT_FAILED if rejected else 0
 
 
-def find_target(path: Path, checkpoint: str = "final") -> Target:
-    """The model file that `path`, a run or a .keras file, stands for. Raises `UserError` if there is none."""
-    if path.is_dir():
-        run = RunDirectory.existing(path)
-        model = {"final": run.final, "best": run.best, "last": run.last}[checkpoint]
-        if not model.is_file():
-            there = [name for name, file in (("best", run.best), ("last", run.last)) if file.is_file()]
-            hint = f"; take --checkpoint {' or '.join(there)}" if there else ""
-            raise UserError(f"{model}: not there, the run has not come that far{hint}")
-        return _of_run(model, run)
-    if not path.is_file():
-        raise UserError(f"{path}: no such run directory or model file")
-    for folder in (path.parent, path.parent.parent):
-        if (folder / "run.json").is_file():
-            return _of_run(path, RunDirectory(folder))
-    return Target(path, Recipe.crop_ratio, Recipe.batch_size, None)
+def _measure(
+    flags: argparse.Namespace, model: trained.Trained, dataset_dir: Path, augment: AugmentSpec
+) -> "tuple[Tally, list[tuple[ImageFile, str]]]":
+    """The counts, and the files of a plain folder that could not be read."""
+    root = class_folders.find(dataset_dir, flags.split)
+    shards = None if root else ShardSet.open(dataset_dir, flags.split)
+    cli.import_tensorflow()
+    from kimagenet import measure
 
-
-def _of_run(model: Path, run: RunDirectory) -> Target:
-    recipe = Recipe.load(run.recipe)
-    return Target(model, recipe.crop_ratio, recipe.batch_size, Path(run.read_info()["dataset_dir"]))
-
-
-def measure(
-    model_path: Path, dataset_dir: Path, crop_ratio: float, batch_size: int, flags: argparse.Namespace
-) -> "Evaluation":
-    """Loads the model and counts."""
-    from kimagenet import loop
-    from kimagenet.distribute import choose_strategy, open_feed
-    from kimagenet.steps import make_evaluation_step
-    from pipelines.augment import AugmentSpec
-    from pipelines.loader import BatchSpec
-    from pipelines.shards import ShardSet
-
-    shards = ShardSet.open(dataset_dir, flags.split)
-    strategy = choose_strategy()
-    with strategy.scope():
-        model = load_model(model_path)
-    if (known := model.output_shape[-1]) != shards.num_classes:
-        raise UserError(f"{model_path}: knows {known} classes, the data set in {dataset_dir} has {shards.num_classes}")
-    feed = open_feed(
-        strategy,
-        flags.loader,
-        shards,
-        BatchSpec(batch_size, model.input_shape[1]),
-        AugmentSpec.evaluation(crop_ratio),
-        workers=flags.workers,
-        device=flags.data_device,
-    )
-    with feed:
-        return loop.evaluate(make_evaluation_step(model, strategy), feed)
-
-
-def load_model(path: Path) -> "keras.Model":
-    """A .keras file for inference; raises `UserError` if it is none or takes no square RGB images."""
-    import keras
-
-    try:
-        model = keras.models.load_model(path, compile=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: Keras cannot load it ({first_line(error)})") from None
-    shape = model.input_shape
-    if len(shape) != 4 or shape[1] is None or shape[1] != shape[2] or shape[3] != 3:
-        raise UserError(f"{path}: takes inputs {shape}, not square RGB images")
-    return model
-
-
-def write_json(path: Path, result: "Evaluation", model: Path, dataset_dir: Path, split: str, crop_ratio: float) -> None:
-    """The result as JSON: `version`, what was evaluated on what, `records`, counts and shares."""
-    content: dict[str, Any] = {
-        "version": EVALUATION_VERSION,
-        "model": str(model),
-        "dataset_dir": str(dataset_dir),
-        "split": split,
-        "crop_ratio": crop_ratio,
-        "records": result.records,
-        "top1": result.top1,
-        "top5": result.top5,
-        "top1_correct": result.top1_correct,
-        "top5_correct": result.top5_correct,
-        "loss": result.loss if math.isfinite(result.loss) else None,  # JSON knows no NaN
-    }
-    try:
-        write_atomic(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    batch_size = flags.batch_size or model.batch_size
+    if shards is None:
+        assert root is not None
+        return measure.over_folder(model, root, augment, batch_size, flags.workers)
+    reading = {"loader": flags.loader, "workers": flags.workers, "device": flags.data_device}
+    return measure.over_shards(model.model, shards, augment, batch_size, **reading), []
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def build(path: Path, num_classes: int, image_size: int, dropout_rate: float = 0
 
     try:
         loaded = keras.models.load_model(path, compile=False)
-        model = _rebuilt(loaded, image_size)
+        model = rebuilt(loaded, image_size)
     # Keras raises whatever a broken or foreign file provokes.
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -70,7 +70,7 @@ def build(path: Path, num_classes: int, image_size: int, dropout_rate: float = 0
     return model
 
 
-def _rebuilt(loaded: "keras.Model", image_size: int) -> "keras.Model":
+def rebuilt(loaded: "keras.Model", image_size: int) -> "keras.Model":
     """The same layers and weights with another input; layers follow the dtype policy, but the last stays float32."""
     import keras
 

@@ -47,7 +47,7 @@ def make_training_step(
         if mixing is not None:
             images, targets = mix(images, targets, mixing, draws)
         with tf.GradientTape() as tape:
-            probabilities = _as_float32(model(images, training=True))
+            probabilities = as_float32(model(images, training=True))
             entropies = keras.losses.categorical_crossentropy(targets, probabilities)
             penalty = tf.add_n([tf.reduce_sum(tf.square(kernel)) for kernel in kernels]) if kernels else 0.0
             # Optimizers sum the replicas' gradients: each replica gives its share of the mean, and of the penalty.
@@ -78,7 +78,7 @@ def make_evaluation_step(model: keras.Model, strategy: tf.distribute.Strategy) -
     """
 
     def replica_step(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-        probabilities = _as_float32(model(to_input(images), training=False))
+        probabilities = as_float32(model(to_input(images), training=False))
         entropies = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
         top1, top5 = (_is_among_best(probabilities, labels, k) for k in (1, 5))
         columns = tf.stack([entropies, top1, top5, tf.ones_like(weights)])
@@ -94,7 +94,8 @@ def to_input(images: tf.Tensor) -> tf.Tensor:
     return tf.cast(images, tf.float32)
 
 
-def _as_float32(probabilities: tf.Tensor) -> tf.Tensor:
+def as_float32(probabilities: tf.Tensor) -> tf.Tensor:
+    """A model's output in float32; untouched if it is that already."""
     # A cast, even to the same type, would hide the softmax from Keras' cross-entropy.
     return probabilities if probabilities.dtype == tf.float32 else tf.cast(probabilities, tf.float32)
 

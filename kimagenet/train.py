@@ -220,10 +220,13 @@ def describe_run(dataset_dir: Path, loop: "Loop", dataset: dict[str, str]) -> di
     import keras
     import tensorflow as tf
 
+    info = DatasetInfo.load(dataset_dir)
     feeds = [feed for feed in (loop.training, loop.validation) if feed]
     return {
         "dataset_dir": os.path.abspath(dataset_dir),
         "identity": dataset,
+        "wnids": [known.wnid for known in info.classes],
+        "short_side": info.build.get("short_side"),
         "records": {feed.shards.split: len(feed.shards.usable) for feed in feeds},
         "classes": list(loop.training.shards.classes),
         "loader": loop.training.description,

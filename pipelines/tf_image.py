@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from pipelines.augment import AugmentSpec, Draws, is_plain_shrink
 from pipelines.loader import BatchSpec
+from pipelines.uniform import RecordUniform
 
 
 class Work(NamedTuple):
@@ -31,6 +32,26 @@ class Work(NamedTuple):
         covered = batch.image_size * np.abs(draws.affine[:, [1, 0], [1, 0]])
         resize = is_plain_shrink(draws.affine) & (np.abs(covered - draws.box[:, 2:]).max(axis=1) < 1e-3)
         return cls(draws.box, affine, batch.to_output_range(draws.colour).astype(np.float32), resize)
+
+
+def evaluation_work(encoded: tf.Tensor, batch: BatchSpec, augment: AugmentSpec) -> Work:
+    """`Work.of` an evaluation's draw for a JPEG (scalar string) of any size, in TensorFlow operations: for exports.
+
+    The same sums in the same order as in `AugmentSpec`, so that they round alike.
+    """
+    assert augment.center_crop is not None
+    limits = tf.cast(tf.image.extract_jpeg_shape(encoded)[:2], tf.float64)  # (height, width), as all that follows
+    side = tf.reduce_min(limits) * augment.center_crop
+    scale = side / batch.image_size
+    first = ((limits - side) / 2 - limits / 2) + limits / 2
+    low = tf.clip_by_value(tf.floor(first) - 1, 0.0, limits - 1)
+    high = tf.clip_by_value(tf.math.ceil(first + scale * batch.image_size) + 1, low + 1, limits)
+    shift = first + (scale / 2 - 0.5 - low)
+    zero = tf.zeros((), tf.float64)
+    affine = tf.stack([tf.stack([scale, zero, shift[1]]), tf.stack([zero, scale, shift[0]])])
+    one = np.ones(1)
+    colour = Work.of(augment.draw(RecordUniform(0, 0, np.zeros(1, np.int64)), one, one, batch.image_size), batch).colour
+    return Work(tf.cast(tf.concat([low, high - low], axis=0), tf.int32), tf.cast(affine, tf.float32), colour[0])
 
 
 def between_pixel_centres(affine: np.ndarray, box: np.ndarray) -> np.ndarray:

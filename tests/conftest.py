@@ -10,6 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import pytest
 
 from tests.data import write_tiny_dataset
+from tests.odd_run import OddRun, write_odd_run
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +37,9 @@ def built(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("built") / "shards"
     build(open_source(images), output, OPTIONS)
     return output
+
+
+@pytest.fixture(scope="session")
+def odd_run(tmp_path_factory: pytest.TempPathFactory) -> OddRun:
+    """A run and the image files behind its shards, for reading only: see `tests.odd_run`."""
+    return write_odd_run(tmp_path_factory.mktemp("odd"))

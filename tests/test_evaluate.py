@@ -2,15 +2,17 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-from kimagenet import evaluate, models
-from pipelines import AugmentSpec, BatchSpec, ShardSet, open_loader
+from kimagenet import class_folders, evaluate, models
+from pipelines import AugmentSpec, BatchSpec, ShardSet, UserError, open_loader
 from tests.data import NUM_CLASSES, TRAIN_RECORDS, VALIDATION_RECORDS
+from tests.odd_run import KINDS, OddRun
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +93,85 @@ def test_wrong_use_gets_one_line(
     error = capsys.readouterr().err
     assert filled(message) in error
     assert re.fullmatch(r"error: [^\n]+\n", error)
+
+
+def evaluated(output: Path, *arguments: str, code: int = 0) -> dict:
+    assert evaluate.main([*arguments, f"--json={output}"]) == code
+    return json.loads(output.read_text())
+
+
+def test_tables_are_printed_and_written(odd_run: OddRun, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tables = ["--per-class", "--confusions=4", "--calibration"]
+    found = evaluated(tmp_path / "x.json", str(odd_run.run.path), *tables, "--loader=tfdata")
+    text = capsys.readouterr().out
+    assert [part["name"] for part in found["per_class"]] == list(KINDS)
+    assert {part["records"] for part in found["per_class"]} == {1}
+    assert sum(part["top1_correct"] for part in found["per_class"]) == found["top1_correct"]
+    wrong = found["records"] - found["top1_correct"]
+    assert len(found["confusions"]) == min(4, wrong)
+    assert 0 <= found["calibration"]["error"] <= 1
+    for word in ("most often taken for", "taken for", "expected calibration error", *KINDS):
+        assert word in text
+
+
+def test_a_plain_folder_gives_what_its_shards_give(odd_run: OddRun, tmp_path: Path) -> None:
+    """The builder's rules are applied to files as they lie: turned, converted, shrunk; also without validation/."""
+    shards = evaluated(tmp_path / "x.json", str(odd_run.run.path), "--loader=tfdata", "--per-class")
+    for folder in (odd_run.images, odd_run.images / "validation"):
+        found = evaluated(
+            tmp_path / "y.json", str(odd_run.run.path), f"--dataset-dir={folder}", "--per-class", "--batch-size=3"
+        )
+        assert found["per_class"] == shards["per_class"]
+        assert found["loss"] == pytest.approx(shards["loss"], rel=1e-6)
+        assert found["dataset_dir"] == str(folder)
+
+
+def test_files_that_cannot_be_read_are_counted(odd_run: OddRun, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "images"
+    (folder / "png").mkdir(parents=True)
+    shutil.copy(odd_run.files["png"], folder / "png")
+    (folder / "png" / "a.txt").write_text("no image")
+    (folder / "png" / ".hidden").write_text("no image")
+    model = str(odd_run.run.path)
+    found = evaluated(tmp_path / "x.json", model, f"--dataset-dir={folder}", code=1)
+    assert found["records"] == 1
+    assert found["rejected"] == [{"file": f"{folder}/png/a.txt", "reason": "not an image of a known format"}]
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[0] == f"{folder}/png/a.txt: not an image of a known format"
+    assert errors[1].startswith("1 of 2 files could not be read")
+    (folder / "png" / "png.png").unlink()
+    assert evaluate.main([model, f"--dataset-dir={folder}"]) == 2
+    assert "none of its files can be read" in capsys.readouterr().err
+    (folder / "dog").mkdir()
+    assert evaluate.main([model, f"--dataset-dir={folder}"]) == 2
+    assert f"{folder}/dog: the model knows no class of this name" in capsys.readouterr().err
+
+
+def test_a_bare_model_takes_the_folders_in_order(
+    odd_run: OddRun, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    bare = tmp_path / "bare.keras"
+    shutil.copy(odd_run.run.final, bare)
+    found = evaluated(tmp_path / "x.json", str(bare), f"--dataset-dir={odd_run.images}", "--per-class")
+    assert "taking the 10 folders in order" in capsys.readouterr().err
+    assert [part["name"] for part in found["per_class"]] == list(KINDS)
+
+
+def test_folders_are_found_by_name_or_wnid(tmp_path: Path) -> None:
+    """Two classes of ImageNet are called crane, and only their wnids tell them apart."""
+    classes, wnids = ("tench, Tinca tinca", "own", "crane", "crane"), ("n01440764", None, "n02012849", "n03126707")
+    for name in ("n01440764", "own", "n02012849", "n03126707"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jpg").touch()
+    labels = {file.path.parent.name: file.label for file in class_folders.list_images(tmp_path, classes, wnids)}
+    assert labels == {"n01440764": 0, "own": 1, "n02012849": 2, "n03126707": 3}
+    with pytest.raises(UserError, match="n03126707: the model knows no class"):
+        class_folders.list_images(tmp_path, classes[:3], wnids[:3])
+    (tmp_path / "crane").mkdir()
+    with pytest.raises(UserError, match="crane: the model knows no class of this name"):
+        class_folders.list_images(tmp_path, classes, wnids)
+    assert class_folders.find(tmp_path, "validation") == tmp_path
+    (tmp_path / "val").mkdir()
+    assert class_folders.find(tmp_path, "validation") is None  # no class folders in it
+    (tmp_path / "val" / "own").mkdir()
+    assert class_folders.find(tmp_path, "validation") == tmp_path / "val"

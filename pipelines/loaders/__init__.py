@@ -48,8 +48,8 @@ def open_loader(
         raise UserError(f"loader: {name!r} is not one of {', '.join((*names(), 'auto'))}")
     if device not in DEVICES:
         raise UserError(f"loader: device is one of {', '.join(DEVICES)}, not {device!r}")
-    device = _resolve_device(device)
-    chosen, reason = _choose(name, device, strict)
+    device = resolve_device(device)
+    chosen, reason = choose(name, device, strict)
     if reason:
         _log.warning(reason)
     options = LoaderOptions(workers or cpu_count(), prefetch, device, gpu)
@@ -57,8 +57,8 @@ def open_loader(
     return loader_class(shards, batch, augment, seed, rank, world_size, options)
 
 
-def _choose(name: str, device: str, strict: bool) -> tuple[str, str | None]:
-    """The loader to take, and what to tell the user about it."""
+def choose(name: str, device: str, strict: bool) -> tuple[str, str | None]:
+    """The loader to take on a device, "cpu" or "gpu", and what to tell the user about it; see `open_loader`."""
     wanted = "dali" if name == "auto" else name
     problem = _module(wanted).unavailable(device)
     if name == "auto":
@@ -72,7 +72,8 @@ def _choose(name: str, device: str, strict: bool) -> tuple[str, str | None]:
     return "tfdata", f"loader {name}: {problem}; reading through tf.data instead"
 
 
-def _resolve_device(device: str) -> str:
+def resolve_device(device: str) -> str:
+    """ "auto" as "gpu" where TensorFlow sees one, else as "cpu"."""
     if device != "auto":
         return device
     import tensorflow as tf

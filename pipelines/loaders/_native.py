@@ -26,16 +26,21 @@ _FLAGS = (
 _log = logging.getLogger(__name__)
 
 
-@functools.cache
 def available() -> bool:
-    """Whether the operator is loaded; tries once a process and says in one line why it could not be."""
+    """Whether the operator is loaded."""
+    return unavailable() is None
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why the operator could not be loaded, which is said in one line; None if it is. Tries once a process."""
     try:
         _load(_compiled())
     except (ImportError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
         reason = _first_error_line(error)
         _log.warning("loader dali: stock operators do the work of our CPU operator (slower), since %s", reason)
-        return False
-    return True
+        return reason
+    return None
 
 
 def _compiled() -> Path:

@@ -1,0 +1,144 @@
+"""A trained model for other programs: python -m kimagenet.export RUN_OR_MODEL --output DIR"""
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kimagenet import cli, trained
+from pipelines.augment import AugmentSpec
+from pipelines.errors import RunFailed, UserError, first_line
+from pipelines.files import atomic_folder
+from pipelines.loader import BatchSpec
+
+if TYPE_CHECKING:
+    import keras
+
+    from kimagenet.exporters import Exporter
+
+EXPORT_VERSION = 1
+FORMATS = ("savedmodel", "onnx", "tflite")
+TOLERANCE = 1e-5  # of probabilities, against the Keras model
+
+DESCRIPTION = """Writes a folder that other programs can use without kimagenet: the model, classes.txt (names in the
+order of the probabilities, one a line) and export.json. A SavedModel takes JPEG files as strings [N], cuts and scales
+them as an evaluation does; it does not look at EXIF, so images have to be upright. ONNX and TFLite take float32 images
+[N, S, S, 3] in -1 to 1. All compute in float32. What was written is read again and compared with the Keras model
+before the folder gets its name."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return cli.run(make_parser(), export, arguments)
+
+
+def make_parser() -> cli.Parser:
+    """The flags."""
+    parser = cli.Parser("python -m kimagenet.export", "RUN_OR_MODEL --output DIR [flags]", DESCRIPTION)
+    trained.add_flags(parser)
+    add = parser.add_argument
+    add("--output", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    add("--format", choices=FORMATS, default=FORMATS[0], help="default: savedmodel")
+    add("--names-from", type=Path, metavar="DIR", help="folder of shards that names the classes; default: the run")
+    return parser
+
+
+def export(flags: argparse.Namespace) -> None:
+    """Writes the folder, whole or not at all. Raises `UserError`, and `RunFailed` if the result is not the model."""
+    model_file = trained.find(flags.target, flags.checkpoint)
+    _check_output(flags.output)
+    _check_packages(flags.format)
+    augment = AugmentSpec.evaluation(model_file.crop_ratio if flags.crop_ratio is None else flags.crop_ratio)
+    cli.import_tensorflow()
+    from kimagenet import exporters
+
+    exporters.use_cpu()
+    model = exporters.in_float32(trained.load(model_file.model))
+    classes = trained.class_names(model_file, model.output_shape[-1], flags.names_from)
+    batch = BatchSpec(1, model.input_shape[1])
+    exporter = exporters.EXPORTERS[flags.format]
+    try:
+        with atomic_folder(flags.output.absolute()) as folder:
+            write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
+            difference, compared = write_and_compare(exporter, model, batch, augment, folder)
+            if not difference <= TOLERANCE:  # NaN is no success
+                what = f"the {flags.format} gives other probabilities than Keras, by up to {difference:.1e}"
+                raise RunFailed(f"{model_file.model}: {what}; nothing was written")
+            about = {
+                **describe(flags.format, model_file, classes, batch.image_size, augment),
+                "input": exporter.takes.format(size=batch.image_size),
+                "largest_difference": difference,
+                "compared_on": compared,
+            }
+            write_text(folder / "export.json", json.dumps(about, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"{flags.output}: cannot be written ({error.strerror or error})") from None
+    print(f"{flags.output}: {flags.format} of {model_file.model}, {about['input']} → {about['output']}")
+    if model_file.short_side:
+        short = model_file.short_side
+        print(f"images of a shorter side over {short} have to be shrunk to {short} first, as those of the shards were")
+    print(f"compared with Keras on {compared} drawn images: probabilities differ by up to {difference:.1e}")
+
+
+def write_and_compare(
+    exporter: "Exporter", model: "keras.Model", batch: BatchSpec, augment: AugmentSpec, folder: Path
+) -> tuple[float, int]:
+    """The largest difference of a probability, and on how many images. Raises `RunFailed` if there is no such export.
+
+    What libraries write to stderr on the way is of no use to anybody.
+    """
+    with cli.without_notes():
+        try:
+            exporter.write(model, batch, augment, folder)
+            return exporter.compare(model, batch, augment, folder)
+        except OSError:
+            raise
+        except Exception as error:  # converters raise whatever they meet
+            reason = first_line(error)
+    raise RunFailed(f"{model.name}: the converter fails, so there is no such export ({reason})")
+
+
+def describe(
+    name: str, model_file: trained.Trained, classes: Sequence[str], image_size: int, augment: AugmentSpec
+) -> dict[str, Any]:
+    """What export.json, version 1, says of the model: all but the comparison.
+
+    `format`, `model` (the file), `classes`, `image_size`, `crop_ratio`, `short_side` (to which larger images were
+    shrunk when the shards were built, or null), `output`. Beside them stand `input`, `largest_difference` of a
+    probability from the Keras model's, and `compared_on`, how many images.
+    """
+    return {
+        "version": EXPORT_VERSION,
+        "format": name,
+        "model": str(model_file.model),
+        "classes": list(classes),
+        "image_size": image_size,
+        "crop_ratio": augment.center_crop,
+        "short_side": model_file.short_side,
+        "output": f"probabilities: float32 [N, {len(classes)}]",
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    """A file in UTF-8."""
+    path.write_text(text, encoding="utf-8")
+
+
+def _check_output(output: Path) -> None:
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise UserError(f"{output}: is there already; choose another --output")
+    if not (parent := output.absolute().parent).is_dir():
+        raise UserError(f"{output}: there is no folder {parent} to put it in")
+
+
+def _check_packages(name: str) -> None:
+    missing = [p for p in ("tf2onnx", "onnxruntime") if name == "onnx" and importlib.util.find_spec(p) is None]
+    if missing:
+        raise UserError(f"--format onnx: no package {missing[0]} (`pip install 'kimagenet[onnx]'` brings it)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

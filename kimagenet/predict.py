@@ -1,0 +1,138 @@
+"""What a trained model sees in images: python -m kimagenet.predict RUN_OR_MODEL IMAGE…"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kimagenet import cli, trained
+from kimagenet.json_output import finite
+from pipelines.augment import AugmentSpec
+from pipelines.errors import UserError
+from pipelines.loader import BatchSpec
+from pipelines.pool import cpu_count
+
+if TYPE_CHECKING:
+    from kimagenet.outputs import Outputs
+    from pipelines.images import ImageFile
+
+PREDICTION_VERSION = 1
+BATCH_SIZE = 32
+
+DESCRIPTION = """The most probable classes of each image, from the very pixels that an evaluation would make of it: the
+file is cleaned as tools.build_shards cleans it (upright by EXIF, RGB), cut and scaled as an evaluation does. Files that
+cannot be read are named on stderr; the exit code is then 1, or 2 if none could be read."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return cli.run(make_parser(), predict, arguments)
+
+
+def make_parser() -> cli.Parser:
+    """The flags."""
+    parser = cli.Parser("python -m kimagenet.predict", "RUN_OR_MODEL IMAGE… [flags]", DESCRIPTION)
+    trained.add_flags(parser)
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="a file, a folder (all files below it), or -: a list on stdin")
+    add("--top", type=cli.positive_int, default=5, metavar="N", help="how many classes; default: 5")
+    add("--json", action="store_true", help="a JSON object a line for each image instead of a table")
+    add("--names-from", type=Path, metavar="DIR", help="folder of shards that names the classes; default: the run")
+    add("--workers", type=cli.positive_int, metavar="N", help="decoding threads; default: one for each core")
+    return parser
+
+
+def predict(flags: argparse.Namespace) -> int:
+    """Prints what each image shows; returns the exit code. Raises `UserError` before the first image, or if all fail.
+
+    With `--json` a line is an object with `version` (1), `file`, and either `predictions`, a list of `class` (its
+    name), `label` (its number) and `probability` (null if it is not finite), or `error`.
+    """
+    model_file = trained.find(flags.target, flags.checkpoint)
+    check_exist(flags.images)
+    crop_ratio = model_file.crop_ratio if flags.crop_ratio is None else flags.crop_ratio
+    augment = AugmentSpec.evaluation(crop_ratio)
+    cli.import_tensorflow()
+    import numpy as np
+    import tensorflow as tf
+
+    from kimagenet.outputs import make_output_step
+    from pipelines.images import ImageFile, ImageReader
+
+    model = trained.load(model_file.model)
+    classes = trained.class_names(model_file, model.output_shape[-1], flags.names_from)
+    reader = ImageReader(BatchSpec(BATCH_SIZE, model.input_shape[1]), augment, model_file.short_side)
+    step = make_output_step(model, tf.distribute.get_strategy(), flags.top)
+    done = failed = 0
+    for batch in reader.batches(map(ImageFile, list_files(flags.images)), flags.workers or cpu_count()):
+        count = len(batch.files)
+        if count:
+            show(batch.files, step(batch.images, np.zeros(count, np.int32), np.ones(count)), classes, flags.json)
+        for file, reason in batch.rejected:
+            show_error(file.path, reason, flags.json)
+        done, failed = done + count, failed + len(batch.rejected)
+    if not done + failed:
+        raise UserError("there is no image to look at")
+    if not failed:
+        return 0
+    return cli.EXIT_FAILED if done else cli.EXIT_USER_ERROR
+
+
+def check_exist(images: Sequence[str]) -> None:
+    """Raises `UserError` for a name on the command line that is neither a file nor a folder with files."""
+    for name in images:
+        path = Path(name)
+        if name != "-" and not path.exists():
+            raise UserError(f"{name}: no such file or folder")
+        if path.is_dir() and not any(_files_below(path)):
+            raise UserError(f"{name}: there is no file in it")
+
+
+def list_files(images: Sequence[str]) -> Iterator[Path]:
+    """All files that are meant, in the order of the command line; of a folder by name, those with a dot left out."""
+    for name in images:
+        if name == "-":
+            yield from (Path(line) for line in map(str.strip, sys.stdin) if line)
+        elif Path(name).is_dir():
+            yield from _files_below(Path(name))
+        else:
+            yield Path(name)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for here, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(here, name) for name in sorted(files) if not name.startswith("."))
+
+
+def show(files: "Sequence[ImageFile]", outputs: "Outputs", classes: Sequence[str], as_json: bool) -> None:
+    """Prints the most probable classes of a batch."""
+    for file, labels, probabilities in zip(files, outputs.classes, outputs.probabilities, strict=True):
+        found = [(classes[label], int(label), float(p)) for label, p in zip(labels, probabilities, strict=True)]
+        if as_json:
+            keys = ("class", "label", "probability")
+            predictions = [dict(zip(keys, (name, label, finite(p)), strict=True)) for name, label, p in found]
+            print_json(file.path, predictions=predictions)
+        else:
+            print(file.path)
+            print("".join(f"  {p:8.3%}  {name}\n" for name, _, p in found), end="", flush=True)
+
+
+def show_error(path: Path, reason: str, as_json: bool) -> None:
+    """Says why a file has no prediction."""
+    print(f"error: {path}: {reason}", file=sys.stderr)
+    if as_json:
+        print_json(path, error=reason)
+
+
+def print_json(path: Path, **content: Any) -> None:
+    """One line."""
+    line = {"version": PREDICTION_VERSION, "file": str(path), **content}
+    print(json.dumps(line, allow_nan=False), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""Exports give the Keras model's probabilities, appear whole or not at all, and say what they are."""
+
+import importlib.util
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kimagenet import evaluate, export, exporters, models, predict
+from pipelines import AugmentSpec, BatchSpec
+from pipelines.images import ImageReader
+from pipelines.tf_image import Work, evaluation_work
+from pipelines.uniform import RecordUniform
+from tests.data import jpeg, photo
+from tests.odd_run import IMAGE_SIZE, KINDS, SHORT_SIDE, OddRun
+from tools import compare_uses
+
+SIZES = ((1, 1), (2, 3), (17, 20), (32, 32), (48, 77), (64, 64), (97, 64), (375, 500), (1000, 333), (2, 900))
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[bytes]:
+    """Twelve upright JPEGs of many sizes, two of them grey, one progressive."""
+    rng = np.random.default_rng(3)
+    return [jpeg(photo(rng, i % 10, *rng.integers(20, 140, 2)), kind) for i, kind in enumerate((0, 1, 2, 3) * 3)]
+
+
+def pixels(files: list[bytes]) -> np.ndarray:
+    reader = ImageReader(BatchSpec(1, IMAGE_SIZE), AugmentSpec.evaluation(0.9), SHORT_SIDE)
+    return np.stack([reader.pixels(data) for data in files])
+
+
+def from_jpegs(folder: Path, files: list[bytes]) -> np.ndarray:
+    loaded = tf.saved_model.load(str(folder))
+    names = Path(loaded.classes.asset_path.numpy().decode()).read_text().splitlines()
+    assert names == list(KINDS)
+    return loaded.signatures["serving_default"](jpeg=tf.constant(files))["probabilities"].numpy()
+
+
+def by_onnx(folder: Path, files: list[bytes]) -> np.ndarray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    return session.run(None, {"images": pixels(files)})[0]
+
+
+def by_tflite(folder: Path, files: list[bytes]) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        interpreter = tf.lite.Interpreter(str(folder / "model.tflite"))
+    return interpreter.get_signature_runner()(images=pixels(files))["probabilities"]
+
+
+@pytest.mark.parametrize(
+    ("name", "read"), [("savedmodel", from_jpegs), ("onnx", by_onnx), ("tflite", by_tflite)], ids=lambda v: str(v)[:10]
+)
+def test_an_export_gives_what_keras_gives(
+    odd_run: OddRun,
+    tmp_path: Path,
+    drawn: list[bytes],
+    name: str,
+    read: Callable[[Path, list[bytes]], np.ndarray],
+    capsys: pytest.CaptureFixture,
+) -> None:
+    if name == "onnx":
+        pytest.importorskip("tf2onnx", reason="no tf2onnx: the extra onnx brings it")
+    output = tmp_path / "exported"
+    assert export.main([str(odd_run.run.path), f"--output={output}", f"--format={name}"]) == 0
+    assert "compared with Keras on 4 drawn images" in capsys.readouterr().out
+    # Images larger than SHORT_SIDE were shrunk before they became records, and have to be for a SavedModel.
+    files = [data for data in drawn if min(tf.io.decode_jpeg(data).shape[:2]) <= SHORT_SIDE]
+    expected = np.asarray(keras.models.load_model(odd_run.run.final)(pixels(files)))
+    assert len(files) >= 8
+    np.testing.assert_allclose(read(output, files), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(read(output, files[:1]), expected[:1], rtol=0, atol=1e-5)
+    about = json.loads((output / "export.json").read_text())
+    assert (about["version"], about["format"], about["classes"]) == (1, name, list(KINDS))
+    assert (about["image_size"], about["crop_ratio"], about["short_side"]) == (IMAGE_SIZE, 0.9, SHORT_SIDE)
+    assert 0 <= about["largest_difference"] <= 1e-5
+    assert (output / "classes.txt").read_text().splitlines() == list(KINDS)
+    assert [path.name for path in tmp_path.iterdir()] == ["exported"]
+
+
+def test_evaluate_predict_and_the_saved_model_agree(
+    odd_run: OddRun, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """On the images that a SavedModel takes as they lie: the same order of classes, the same loss."""
+    kinds = ("grey", "plain", "progressive", "small")
+    for kind in kinds:
+        (tmp_path / "images" / kind).mkdir(parents=True)
+        (tmp_path / "images" / kind / "x.jpg").write_bytes(odd_run.files[kind].read_bytes())
+    run = str(odd_run.run.path)
+    assert evaluate.main([run, f"--dataset-dir={tmp_path / 'images'}", f"--json={tmp_path / 'x.json'}"]) == 0
+    measured = json.loads((tmp_path / "x.json").read_text())
+    assert export.main([run, f"--output={tmp_path / 'exported'}"]) == 0
+    capsys.readouterr()
+    assert predict.main([run, str(tmp_path / "images"), "--top=10", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    served = from_jpegs(tmp_path / "exported", [odd_run.files[kind].read_bytes() for kind in kinds])
+    losses, right = [], 0
+    for line, kind, probabilities in zip(lines, kinds, served, strict=True):
+        predicted = {p["label"]: p["probability"] for p in line["predictions"]}
+        label = list(KINDS).index(kind)
+        assert list(predicted) == np.argsort(-probabilities, kind="stable").tolist()
+        np.testing.assert_allclose(list(predicted.values()), probabilities[list(predicted)], atol=1e-6)
+        losses.append(-np.log(predicted[label]))
+        right += next(iter(predicted)) == label
+    assert measured["records"] == len(kinds)
+    assert measured["top1_correct"] == right
+    assert measured["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("crop_ratio", [1.0, 0.875, 0.3])
+def test_the_geometry_in_the_graph_is_the_plans(crop_ratio: float) -> None:
+    augment, batch = AugmentSpec.evaluation(crop_ratio), BatchSpec(1, 48)
+    work_of = tf.function(lambda encoded: evaluation_work(encoded, batch, augment))
+    heights, widths = np.array(SIZES).T
+    records = RecordUniform(0, 0, np.arange(len(SIZES)))
+    planned = Work.of(augment.draw(records, heights, widths, batch.image_size), batch)
+    for number, (height, width) in enumerate(SIZES):
+        encoded = tf.io.encode_jpeg(np.zeros((height, width, 3), np.uint8))
+        for found, expected in zip(work_of(encoded), planned, strict=True):
+            np.testing.assert_array_equal(found, expected[number])
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ((0.5, 4), "gives other probabilities than Keras, by up to 5.0e-01; nothing was written"),
+        ((float("nan"), 4), "gives other probabilities"),
+        (
+            ValueError("cannot convert this\nand more"),
+            "demo: the converter fails, so there is no such export (cannot convert this)",
+        ),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_a_failed_export_leaves_nothing(
+    odd_run: OddRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    result: tuple | Exception,
+    message: str,
+) -> None:
+    def compare(*_: object) -> tuple:
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(exporters.EXPORTERS["savedmodel"], "write", lambda *_: None)
+    monkeypatch.setattr(exporters.EXPORTERS["savedmodel"], "compare", compare)
+    code = export.main([str(odd_run.run.path), f"--output={tmp_path / 'exported'}"])
+    error = capsys.readouterr().err
+    assert code == (2 if isinstance(result, OSError) else 1)
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["/no/run", "--output=NEW"], "/no/run: no such run directory or model file"),
+        (["IMAGE", "--output=NEW"], "Keras cannot load it"),
+        (["RUN", "--output=FULL"], "is there already; choose another --output"),
+        (["RUN", "--output=IMAGE"], "is there already; choose another --output"),
+        (["RUN", "--output=/no/folder/x"], "there is no folder /no/folder to put it in"),
+        (["RUN", "--output=/proc/x"], "/proc/x: cannot be written"),
+        (["RUN", "--output=NEW", "--format=onnx"], "no package tf2onnx (`pip install 'kimagenet[onnx]'` brings it)"),
+        (["RUN", "--output=NEW", "--format=pdf"], "invalid choice"),
+        (["SMALL", "--output=NEW", "--names-from=DATA"], "knows 3 classes"),
+        (["FLAT", "--output=NEW"], "not square RGB images"),
+        (["RUN"], "--output"),
+    ],
+)
+def test_wrong_use_gets_one_line(
+    odd_run: OddRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    arguments: list[str],
+    message: str,
+) -> None:
+    places = {
+        "RUN": odd_run.run.path,
+        "IMAGE": odd_run.files["plain"],
+        "NEW": tmp_path / "new",
+        "FULL": odd_run.images,
+        "DATA": odd_run.dataset_dir,
+        "SMALL": tmp_path / "small.keras",
+        "FLAT": tmp_path / "flat.keras",
+    }
+    if "SMALL" in arguments:
+        models.build("demo", 3, 32).save(places["SMALL"])
+    if "FLAT" in arguments:
+        keras.Sequential([keras.Input((7,)), keras.layers.Dense(3)]).save(places["FLAT"])
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else find_spec(name))
+
+    def filled(argument: str) -> str:
+        flag, equals, value = argument.partition("=")
+        return flag + equals + str(places.get(value, value)) if equals else str(places.get(flag, flag))
+
+    try:
+        code = export.main([filled(argument) for argument in arguments])
+    except SystemExit as error:  # argparse
+        code = error.code
+    error = capsys.readouterr().err
+    assert code == 2, error
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert not places["NEW"].exists()
+
+
+def test_the_tool_that_compares_all_uses(
+    odd_run: OddRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Short, for the long version compares 100 photos through both loaders and every export."""
+    flags = compare_uses.build_parser().parse_args([str(odd_run.run.path), "--loaders=tfdata", "--formats=tflite"])
+    assert compare_uses.main(flags) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["evaluate, tfdata", "predict", "export, tflite"]
+    assert all(" 10 images: " in line and line.endswith("top-5 of 0 images") for line in lines)
+    monkeypatch.setitem(compare_uses.READ, "tflite", lambda folder, jpegs, images: np.full((10, 10), 0.1))
+    assert compare_uses.main(flags) == 1
+
+
+def test_mixed_precision_becomes_float32() -> None:
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        mixed = models.build("demo", 3, 32)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    model = exporters.in_float32(mixed)
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    assert exporters.in_float32(model) is model
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_allclose(model(images), mixed(images), atol=0.02)
