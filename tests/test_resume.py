@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
@@ -20,6 +19,7 @@ from kimagenet.loop import Loop
 from kimagenet.run import RunDirectory
 from pipelines import loaders
 from tests.data import TRAIN_RECORDS
+from tests.runs import final_weights, read_log
 
 ROOT = Path(__file__).parents[1]
 LOADERS = [name for name in loaders.names() if name != "synthetic"]
@@ -34,18 +34,10 @@ def command(dataset: Path, output: Path, loader: str, *flags: str) -> list[str]:
     return [*FLAGS, f"--loader={loader}", f"--dataset-dir={dataset}", f"--output={output}", *flags]
 
 
-def final_weights(run: RunDirectory) -> list[np.ndarray]:
-    return keras.models.load_model(run.final).get_weights()
-
-
 def epoch_lines(run: RunDirectory) -> list[dict]:
     """What the log says of epochs, but for the clock."""
-    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
-    return [
-        {k: v for k, v in line.items() if k not in ("time", "images_per_second", "data_wait")}
-        for line in lines
-        if line["event"] == "epoch"
-    ]
+    clock = ("time", "images_per_second", "data_wait")
+    return [{k: v for k, v in line.items() if k not in clock} for line in read_log(run, "epoch")]
 
 
 @pytest.fixture(scope="module", params=LOADERS)
