@@ -6,9 +6,9 @@ log.jsonl has one JSON object per line. All have `event` and `time` (Unix second
   `global_batch`, `replicas` (devices that share it), `global_step`. Lines of steps that a resumed run does again are
   removed before
 * `step`, every --log-steps steps and after the last of an epoch: `epoch` and `step` (from 0), `global_step` (steps
-  done), `learning_rate`, and of the steps since the last such line `loss`, `top1` (means), and, without the first few
-  steps of a run, `images_per_second` (all replicas together) and `data_wait` (the share of the time spent waiting for
-  data)
+  done), `learning_rate`, and of the steps since the last such line or a resume `loss`, `top1` (means), and, without
+  the first few steps of a run, `images_per_second` (all replicas together) and `data_wait` (the share of the time
+  spent waiting for data)
 * `epoch`: `epoch`, `global_step`, `learning_rate` (the last), `loss`, `top1`, `images_per_second`, `data_wait` of the
   epoch; `val_loss`, `val_top1`, `val_top5` where there is a validation split, and `val_raw_loss`, `val_raw_top1`,
   `val_raw_top5` beside them if the recipe averages weights: of the weights as they are

@@ -22,8 +22,8 @@ from pipelines.records import frame
 
 FILE_NAME = "events.out.tfevents"  # TensorBoard knows its files by the last word
 
-# Cards with a common first word stand in one group.
-GROUPS = {"images_per_second": "speed/images_per_second", "data_wait": "speed/data_wait"}
+# TensorBoard shows the charts of one group beside each other; the others are of the group "quality".
+GROUPS = {"learning_rate": "schedule", "images_per_second": "speed", "data_wait": "speed"}
 
 
 class TensorBoardEvents(Reporter):
@@ -60,17 +60,21 @@ class TensorBoardEvents(Reporter):
 
 
 def sheet(images: tf.Tensor, columns: int = 8, rows: int = 4) -> np.ndarray:
-    """The first images [B, H, W, 3] of a batch, of any dtype that loaders give: uint8 [rows·H, columns·W, 3]."""
+    """The first images [B, H, W, 3] of a batch, of any dtype that loaders give: uint8 [rows·H, columns·W, 3].
+
+    A last row that they do not fill ends in black; there are no more rows than needed.
+    """
     pictures = to_input(images[: columns * rows]).numpy()
     pictures = np.clip(np.rint((pictures + 1) * 127.5), 0, 255).astype(np.uint8)
     columns = min(columns, len(pictures))
-    rows = len(pictures) // columns
-    grid = pictures[: columns * rows].reshape(rows, columns, *pictures.shape[1:])
-    return np.concatenate(np.concatenate(grid, axis=1), axis=1) if rows else grid
+    rows = -(-len(pictures) // columns)
+    grid = np.zeros((rows * columns, *pictures.shape[1:]), np.uint8)
+    grid[: len(pictures)] = pictures
+    return np.concatenate(np.concatenate(grid.reshape(rows, columns, *pictures.shape[1:]), axis=1), axis=1)
 
 
 def _scalars(values: dict[str, float]) -> list[Summary.Value]:
-    return [Summary.Value(tag=GROUPS.get(name, name), simple_value=value) for name, value in values.items()]
+    return [Summary.Value(tag=f"{GROUPS.get(name, 'quality')}/{name}", simple_value=v) for name, v in values.items()]
 
 
 def _picture(tag: str, pixels: np.ndarray) -> Summary.Value:

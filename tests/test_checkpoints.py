@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,27 @@ def test_a_checkpoint_of_another_run_is_passed_over(
         f"{newest}: it is of another run; taking the one before",
         f"{second}: it holds step 2, not what its name says; taking the one before",
     ]
+
+
+def test_the_training_goes_on_while_a_checkpoint_is_written(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    next_step_is_done = threading.Event()
+    write = Checkpoint.write
+
+    def write_later(self: Checkpoint, path: Path) -> None:
+        if self.state["step"] == 1:
+            assert next_step_is_done.wait(60)
+        write(self, path)
+
+    monkeypatch.setattr(Checkpoint, "write", write_later)
+    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: batch < 1 or next_step_is_done.set())
+    run = RunDirectory(tmp_path / "run")
+    run.begin(Recipe(), {})
+    with open_split(tiny_dataset, "train", 25) as feed:
+        loop = make_loop(feed)
+        loop.fit(1, [note, KeepCheckpoints(loop, run, every=1, keep=9)])
+    assert len(run.find_checkpoints()) == STEPS
 
 
 def test_a_forced_resume_leaves_no_checkpoints_that_stand_before_its_own(tiny_dataset: Path, tmp_path: Path) -> None:

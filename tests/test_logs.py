@@ -1,11 +1,7 @@
 """What a run says, apart from what it does: log files, the progress line, the sheet of inputs."""
 
 import io
-import resource
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +12,7 @@ from kimagenet.log import ProgressLine, duration
 from kimagenet.log_file import LogFile
 from kimagenet.loop import Totals
 from kimagenet.tensorboard import sheet
-
-
-@contextmanager
-def largest_file(num_bytes: int) -> Iterator[None]:
-    """Within it a file cannot grow beyond `num_bytes`, as on a full disk: a write stops in the middle with an error."""
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, before)
+from tests.runs import largest_file
 
 
 def test_what_a_full_disk_has_no_room_for_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -49,8 +33,10 @@ def test_what_a_full_disk_has_no_room_for_waits(tmp_path: Path, caplog: pytest.L
 
 def test_sheet_puts_images_side_by_side() -> None:
     images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 3), np.uint8) * 51
-    expected = np.concatenate([np.concatenate(list(images[row : row + 2]), axis=1) for row in (0, 2)])
-    np.testing.assert_array_equal(sheet(tf.constant(images), columns=2, rows=3), expected)
+    rows = [np.concatenate(list(images[row : row + 2]), axis=1) for row in (0, 2)]
+    last = np.concatenate([images[4], 0 * images[4]], axis=1)
+    np.testing.assert_array_equal(sheet(tf.constant(images), columns=2, rows=9), np.concatenate([*rows, last]))
+    np.testing.assert_array_equal(sheet(tf.constant(images), columns=2, rows=2), np.concatenate(rows))
 
 
 class _Terminal(io.StringIO):

@@ -86,10 +86,10 @@ def test_tensorboard_has_the_same_numbers(finished_run: RunDirectory) -> None:
     found = {name: _scalars(finished_run.tensorboard / name) for name in ("train", "validation")}
     steps = {line["global_step"]: line["loss"] for line in log if line["event"] == "step"}
     epochs = {line["global_step"]: line["val_top1"] for line in log if line["event"] == "epoch"}
-    assert found["train"]["loss"] == pytest.approx(steps)
-    assert found["validation"]["top1"] == pytest.approx(epochs)
-    speed = {"speed/images_per_second", "speed/data_wait"}
-    assert set(found["train"]) == {"loss", "top1", "learning_rate", "inputs"} | speed
+    assert found["train"]["quality/loss"] == pytest.approx(steps)
+    assert found["validation"]["quality/top1"] == pytest.approx(epochs)
+    quality, speed = {"quality/loss", "quality/top1"}, {"speed/images_per_second", "speed/data_wait"}
+    assert set(found["train"]) == {"inputs", "schedule/learning_rate"} | quality | speed
 
 
 def test_summary_csv_has_a_line_for_each_epoch(finished_run: RunDirectory) -> None:
@@ -107,8 +107,8 @@ def _scalars(directory: Path) -> dict[str, dict[int, float]]:
     for event in read_events(directory):
         for value in event.summary.value:
             if value.HasField("image"):
-                # A batch of 20: two whole rows of 8.
-                assert tf.io.decode_png(value.image.encoded_image_string).shape == (2 * 32, 8 * 32, 3)
+                # A batch of 20: three rows of 8.
+                assert tf.io.decode_png(value.image.encoded_image_string).shape == (3 * 32, 8 * 32, 3)
                 scalars[value.tag] = {}
                 continue
             scalars.setdefault(value.tag, {})[event.step] = value.simple_value
