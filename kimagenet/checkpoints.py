@@ -51,6 +51,7 @@ class KeepCheckpoints(keras.callbacks.Callback):
         super().__init__()
         self._loop = loop
         self._run = run
+        self._run_id = run.id if run else ""
         self._every = every
         self._keep = keep
         self._writer = ThreadPoolExecutor(1, "kimagenet-checkpoint")
@@ -84,7 +85,7 @@ class KeepCheckpoints(keras.callbacks.Callback):
         arrays = self._loop.values()
         if self._run is None:
             return
-        own = {"run": self._run.id, "steps_per_epoch": self._loop.steps_per_epoch, "log_sizes": self._run.log_sizes()}
+        own = {"run": self._run_id, "steps_per_epoch": self._loop.steps_per_epoch, "log_sizes": self._run.log_sizes()}
         checkpoint = Checkpoint(arrays, {**asdict(self._loop.position), **own})
         step = self._loop.global_step
         path = path or self._run.checkpoint(step)

@@ -36,6 +36,17 @@ def local_ranks(strategy: tf.distribute.Strategy) -> range:
     return range(local * cluster.rank, local * (cluster.rank + 1))
 
 
+def all_agree(strategy: tf.distribute.Strategy, value: int) -> bool:
+    """Whether all processes give the same `value`; a collective operation. If they do not, one at least gets False."""
+
+    @tf.function
+    def total() -> tf.Tensor:
+        values = strategy.run(lambda: tf.constant(value, tf.int64))
+        return strategy.reduce("SUM", values, axis=None)
+
+    return int(total()) == value * strategy.num_replicas_in_sync
+
+
 def synchronize_batch_norm(model: keras.Model) -> None:
     """BatchNormalization takes mean and variance over the batches of all replicas, so that these change nothing."""
     for layer in _batch_norms(model):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -22,15 +23,16 @@ class LogFile:
     def append(self, entry: bytes) -> None:
         """Appends one entry; raises nothing if it cannot be written."""
         self._waiting += entry
-        size = 0
+        size = None
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             size = self._path.stat().st_size if self._path.exists() else 0
             with open(self._path, "ab") as stream:
                 stream.write(self._waiting if size else self._header + self._waiting)
         except OSError as error:
-            if self._path.exists():
-                os.truncate(self._path, size)  # a part of it may be there
+            if size is not None:
+                with suppress(OSError):
+                    os.truncate(self._path, size)  # a part of it may be there
             if not self._has_failed:
                 reason = error.strerror or error
                 logger.warning("%s: not written (%s); its lines wait in memory, training goes on", self._path, reason)

@@ -90,12 +90,15 @@ def begin_and_fit(
 ) -> int:
     """From the first step or from the last checkpoint on; returns the exit code."""
     from kimagenet.checkpoints import restore
+    from kimagenet.distribute import all_agree
     from kimagenet.fit import fit
     from kimagenet.loop import Position
 
     start = Position()
     if is_resumed:
         start = restore(loop, run, cluster.is_chief)
+        if not all_agree(loop.training.strategy, start.epoch * loop.steps_per_epoch + start.step):
+            raise UserError(f"{run.path}: not all workers see the same checkpoints in it; start them all again")
         print(f"resume  at epoch {start.epoch + 1}, step {start.step + 1} of {loop.steps_per_epoch:,}", flush=True)
     if cluster.is_chief:
         run.begin(recipe, info)
