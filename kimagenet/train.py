@@ -245,19 +245,19 @@ def print_banner(recipe: Recipe, dataset_dir: Path, loop: "Loop", run: RunDirect
     training, validation = loop.training, loop.validation
     records = f"{len(training.shards.usable):,} train"
     records += f", {len(validation.shards.usable):,} validation" if validation else ", no validation split"
-    left_out = f" ({training.dropped_records} records left out, others each time)" if training.dropped_records else ""
     print(f"data    {dataset_dir}: {records} records, {training.shards.num_classes} classes")
-    steps = f"{training.steps_per_epoch:,} steps of {training.global_batch} per epoch{_shares(recipe, training)}"
-    print(f"loader  {training.description}: {steps}{left_out}")
+    steps = f"{training.steps_per_epoch:,} steps of {training.global_batch} per epoch{_details(recipe, training)}"
+    print(f"loader  {training.description}: {steps}")
     print(f"model   {recipe.model}: {loop.model.count_params():,} parameters, {recipe.image_size} px")
     print(f"run     {run.path}: {recipe.epochs} epochs, {recipe.epochs * training.steps_per_epoch:,} steps", flush=True)
 
 
-def _shares(recipe: Recipe, training: "Feed") -> str:
-    """How a step's batch is shared among replicas, and how many steps make an update."""
-    replicas = training.replicas
+def _details(recipe: Recipe, training: "Feed") -> str:
+    """What a step's batch is on each replica, how many steps make an update, what an epoch leaves out."""
+    replicas, dropped = training.replicas, training.dropped_records
     parts = [f"{training.global_batch // replicas} on each of {replicas} replicas"] if replicas > 1 else []
     parts += [f"an update every {recipe.iter_size}"] if recipe.iter_size > 1 else []
+    parts += [f"{dropped} records left out, others each time"] if dropped else []
     return f" ({', '.join(parts)})" if parts else ""
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -218,6 +219,13 @@ def test_a_finished_run_is_left_alone(whole_run, tiny_dataset: Path, capsys: pyt
     assert whole.final.stat().st_mtime_ns == before
 
 
+def fill_disk(full: ExitStack, last: Path) -> None:
+    """As soon as the checkpoint `last` is there; what is left is room for the logs, for no checkpoint and no model."""
+    while not last.exists():
+        time.sleep(0.01)
+    full.enter_context(largest_file(100_000))
+
+
 def test_a_full_disk_costs_checkpoints_not_the_run(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -225,8 +233,7 @@ def test_a_full_disk_costs_checkpoints_not_the_run(
     run = RunDirectory(tmp_path / "run")
     arguments = command(tiny_dataset, run.path, "tfdata", "--epochs=1", "--log-steps=1")
     with monkeypatch.context() as patched, ExitStack() as full:
-        # Larger than the logs, smaller than a checkpoint or a model.
-        patched.setattr(JsonLines, "on_train_batch_end", at_step(7, lambda: full.enter_context(largest_file(100_000))))
+        patched.setattr(JsonLines, "on_train_batch_end", at_step(7, lambda: fill_disk(full, run.checkpoint(6))))
         assert train.main(arguments) == cli.EXIT_RESUME
     printed = capsys.readouterr().err
     assert "step-000000008.ckpt: not written (File too large); those before it stay" in printed
@@ -245,7 +252,7 @@ def test_stopped_while_the_disk_is_full(
     with monkeypatch.context() as patched, ExitStack() as full:
 
         def stop() -> None:
-            full.enter_context(largest_file(100_000))
+            fill_disk(full, run.checkpoint(3))
             send(signal.SIGTERM)
 
         patched.setattr(JsonLines, "on_train_batch_end", at_step(4, stop))
