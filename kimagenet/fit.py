@@ -1,7 +1,9 @@
 """Carries a training out and leaves its run directory complete, whatever ends it."""
 
+import atexit
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from signal import SIGINT, SIGTERM, getsignal, signal
@@ -69,6 +71,7 @@ def fit(
     except tf.errors.OpError as error:
         if not loop.training.has_peers:
             raise
+        atexit.register(os._exit, EXIT_RESUME)  # TensorFlow's own farewell would wait for the lost worker
         raise ToBeResumed(
             f"another worker was lost at step {loop.global_step:,} ({type(error).__name__}); start all workers again "
             f"with --resume --output {run.path}"

@@ -30,8 +30,8 @@ RUN = """On Ctrl-C or SIGTERM a run ends its step, writes a checkpoint and exits
 --resume, goes on at the very next step. The second one, or one before the first step, leaves at once with 130; the
 last checkpoint is good then as well. A full disk costs checkpoints, which is said, and not the run; lines of the logs
 wait until there is room. Several machines: TF_CONFIG, or SLURM's variables under srun, and one --output that all of
-them see; python -m tools.launch for a trial on one. If a worker is lost the others end with 75; --resume may go on with
-another number of them."""
+them see; python -m tools.launch for a trial on one. If a worker is killed the others end with 75 within a minute;
+--resume may go on with another number of them."""
 
 
 def make_parser() -> cli.Parser:
