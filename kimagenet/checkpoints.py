@@ -12,7 +12,7 @@ import keras
 from kimagenet.checkpoint_file import Checkpoint, DamagedCheckpoint, remove_leftovers
 from kimagenet.loop import Loop, Position, Totals
 from kimagenet.run import RunDirectory, save_model
-from pipelines.errors import RunFailed, UserError
+from pipelines.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class KeepCheckpoints(keras.callbacks.Callback):
         super().__init__()
         self._loop = loop
         self._run = run
+        self._run_id = run.id if run else ""
         self._every = every
         self._keep = keep
         self._writer = ThreadPoolExecutor(1, "kimagenet-checkpoint")
@@ -68,15 +69,11 @@ class KeepCheckpoints(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         self.close()
 
-    def write_now(self, path: Path | None = None) -> None:
-        """Writes a checkpoint of this moment, under a name of its own or as any other; raises `RunFailed`."""
+    def write_now(self, path: Path | None = None) -> bool:
+        """Writes a checkpoint of this moment, under a name of its own or as any other; whether that went well."""
         self._take(path)
         self._wait()
-        if self._run and self._written != self._loop.global_step:
-            raise RunFailed(
-                f"{self._run.checkpoints}: the last checkpoint could not be written; the run can be resumed from an "
-                "older one, if there is one"
-            )
+        return self._run is None or self._written == self._loop.global_step
 
     def close(self) -> None:
         """Waits for the last write."""
@@ -88,9 +85,8 @@ class KeepCheckpoints(keras.callbacks.Callback):
         arrays = self._loop.values()
         if self._run is None:
             return
-        log_bytes = self._run.log.stat().st_size if self._run.log.exists() else 0
-        state = {**asdict(self._loop.position), "steps_per_epoch": self._loop.steps_per_epoch, "log_bytes": log_bytes}
-        checkpoint = Checkpoint(arrays, state)
+        own = {"run": self._run_id, "steps_per_epoch": self._loop.steps_per_epoch, "log_sizes": self._run.log_sizes()}
+        checkpoint = Checkpoint(arrays, {**asdict(self._loop.position), **own})
         step = self._loop.global_step
         path = path or self._run.checkpoint(step)
         self._writing = self._writer.submit(self._write, checkpoint, self._run, path, step)
@@ -99,11 +95,13 @@ class KeepCheckpoints(keras.callbacks.Callback):
         try:
             checkpoint.write(path)
         except OSError as error:
-            logger.warning("%s: not written (%s); older ones stay, training goes on", path, error.strerror or error)
+            logger.warning("%s: not written (%s); those before it stay", path, error.strerror or error)
             return
         self._written = step
-        for old in run.find_checkpoints()[self._keep :]:
-            old.unlink(missing_ok=True)
+        # Later ones are damaged, or of the way that a forced resume left.
+        older = [other for other in run.find_checkpoints() if other.name <= run.checkpoint(step).name]
+        for other in {*run.find_checkpoints()} - {*older[: self._keep]}:
+            other.unlink(missing_ok=True)
 
     def _wait(self) -> None:
         if self._writing is not None:
@@ -114,15 +112,21 @@ class KeepCheckpoints(keras.callbacks.Callback):
 def restore(loop: Loop, run: RunDirectory, is_chief: bool = True) -> Position:
     """Puts the newest good checkpoint of a run into the loop's variables; where the loop has to start.
 
-    Files that are damaged are named and passed over. log.jsonl is cut back to what the checkpoint knows, so that steps
-    which run again are not listed twice; only the chief of several workers does so. Without any checkpoint the position
-    is the beginning; where an epoch has another number of steps than it had, that of the epoch. Raises `UserError` if
-    none of several checkpoints is good, or it belongs to another network or optimizer.
+    Files that are damaged or of another run are named and passed over. The logs are cut back to what the checkpoint
+    knows, so that steps which run again are not listed twice; only the chief of several workers does so. Without any
+    checkpoint the position is the beginning; where an epoch has another number of steps than it had, that of the epoch.
+    Raises `UserError` if none of several checkpoints is good, or it belongs to another network or optimizer.
+
+    The number of workers may be another one than before. A checkpoint holds what all of them share: weights, optimizer
+    state, the sums of iter_size added up, the mean of moving statistics. And a step's global batch is the plan's for
+    (seed, epoch, step), which the workers divide among them: the same records, drawn alike, follow on any number. What
+    belongs to a replica, the draws of mixing and dropout, is another one from there on.
     """
     found = run.find_checkpoints()
     if is_chief:
-        remove_leftovers(run.checkpoints)
-    for path, checkpoint in _readable(found):
+        for folder in (run.path, run.checkpoints):
+            remove_leftovers(folder)
+    for path, checkpoint in _readable(run):
         shapes = [tuple(array.shape) for array in checkpoint.arrays]
         if shapes != [tuple(variable.shape) for variable in loop.variables]:
             raise UserError(f"{path}: is of another network or optimizer than this run's recipe and release make")
@@ -130,12 +134,12 @@ def restore(loop: Loop, run: RunDirectory, is_chief: bool = True) -> Position:
             for variable, array in zip(loop.variables, checkpoint.arrays, strict=True):
                 variable.assign(array)
         if is_chief:
-            run.cut_log(checkpoint.state["log_bytes"])
+            run.cut_logs(checkpoint.state["log_sizes"])
         return _position(checkpoint.state, loop.steps_per_epoch)
     if found:
         raise UserError(f"{run.checkpoints}: no checkpoint can be read; start anew with another --output")
     if is_chief:
-        run.cut_log(0)
+        run.cut_logs({})
     return Position()
 
 
@@ -147,9 +151,19 @@ def _position(state: dict[str, Any], steps_per_epoch: int) -> Position:
     return Position(epoch, state["step"], Totals(**state["totals"]), best)
 
 
-def _readable(paths: list[Path]) -> Iterator[tuple[Path, Checkpoint]]:
-    for path in paths:
+def _readable(run: RunDirectory) -> Iterator[tuple[Path, Checkpoint]]:
+    for path in run.find_checkpoints():
         try:
-            yield path, Checkpoint.read(path)
+            checkpoint = Checkpoint.read(path)
+            _check_belongs(checkpoint.state, run, path)
+            yield path, checkpoint
         except DamagedCheckpoint as error:
             logger.warning("%s: %s; taking the one before", path, error)
+
+
+def _check_belongs(state: dict[str, Any], run: RunDirectory, path: Path) -> None:
+    if state["run"] != run.id:
+        raise DamagedCheckpoint("it is of another run")
+    step = state["epoch"] * state["steps_per_epoch"] + state["step"]
+    if path != run.checkpoint(step):
+        raise DamagedCheckpoint(f"it holds step {step}, not what its name says")

@@ -1,6 +1,7 @@
 """Which devices take part in a run, and how each of them gets its batches."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -33,6 +34,17 @@ def local_ranks(strategy: tf.distribute.Strategy) -> range:
     cluster = Cluster.from_environment()
     local = strategy.num_replicas_in_sync // cluster.size
     return range(local * cluster.rank, local * (cluster.rank + 1))
+
+
+def all_agree(strategy: tf.distribute.Strategy, value: int) -> bool:
+    """Whether all processes give the same `value`; a collective operation. If they do not, one at least gets False."""
+
+    @tf.function
+    def total() -> tf.Tensor:
+        values = strategy.run(lambda: tf.constant(value, tf.int64))
+        return strategy.reduce("SUM", values, axis=None)
+
+    return int(total()) == value * strategy.num_replicas_in_sync
 
 
 def synchronize_batch_norm(model: keras.Model) -> None:
@@ -82,7 +94,8 @@ class Feed:
         self.strategy = strategy
         self.loaders = loaders
         self.shards = loaders[0].shards
-        self.global_batch = loaders[0].batch.batch_size * strategy.num_replicas_in_sync
+        self.replicas = strategy.num_replicas_in_sync
+        self.global_batch = loaders[0].batch.batch_size * self.replicas
         self.steps_per_epoch = loaders[0].steps_per_epoch
         self.dropped_records = loaders[0].dropped_records
 
@@ -91,20 +104,20 @@ class Feed:
         """What reads, for the banner: "dali on the cpu"."""
         first = self.loaders[0]
         device = first.options.device if first.name == "dali" else "cpu"
-        replicas = self.strategy.num_replicas_in_sync
-        count = f"{replicas} × " if replicas > 1 else ""
+        count = f"{self.replicas} × " if self.replicas > 1 else ""
         return f"{count}{first.name} on the {device}"
 
     @property
     def has_peers(self) -> bool:
         """Whether other processes take part."""
-        return len(self.loaders) < self.strategy.num_replicas_in_sync
+        return len(self.loaders) < self.replicas
 
     def records(self, epoch: int, step: int) -> list[str]:
-        """The records of a step that this process read: shard, number and byte."""
+        """The records of a step, of all replicas, other processes' included: shard, number and byte."""
         found = []
-        for loader in self.loaders:
-            for record in loader.plan(epoch, step).records[: loader.batch.batch_size].tolist():
+        for rank in range(self.replicas):
+            plan = replace(self.loaders[0].plan(epoch, step), rank=rank)
+            for record in plan.records[: plan.batch_size].tolist():
                 path = self.shards.paths[self.shards.shard[record]]
                 found.append(f"{path}: record {record} of the split, at byte {self.shards.offsets[record]}")
         return found

@@ -1,7 +1,9 @@
 """Carries a training out and leaves its run directory complete, whatever ends it."""
 
+import atexit
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from signal import SIGINT, SIGTERM, getsignal, signal
@@ -11,9 +13,10 @@ import tensorflow as tf
 
 from kimagenet.checkpoints import KeepCheckpoints, KeepLastAndBest
 from kimagenet.cli import EXIT_RESUME
-from kimagenet.log import JsonLines, ProgressLine, TensorBoardScalars
+from kimagenet.log import JsonLines, ProgressLine, SummaryCsv
 from kimagenet.loop import Loop, NonFiniteLoss, Position, Stopped
 from kimagenet.run import RunDirectory, save_model
+from kimagenet.tensorboard import TensorBoardEvents
 from pipelines.errors import RunFailed, ToBeResumed, UserError
 from pipelines.files import write_atomic
 
@@ -41,21 +44,26 @@ def fit(
         reporters = [
             ProgressLine(loop, epochs),
             JsonLines(loop, run.log, epochs),
-            TensorBoardScalars(loop, run.tensorboard),
+            SummaryCsv(loop, run.summary),
+            TensorBoardEvents(loop, run.tensorboard),
         ]
         callbacks = [*reporters, KeepLastAndBest(loop, run), checkpoints]
     try:
         with stop_on_signals(loop.request_stop):
             loop.fit(epochs, callbacks, start)
     except Stopped:
-        checkpoints.write_now()
+        if not checkpoints.write_now():
+            raise ToBeResumed(
+                f"{run.path}: stopped, but without a checkpoint of the last step; make room, then the same command "
+                "again goes on from the one before, or from the beginning if there is none"
+            ) from None
         if is_chief:
             _save_last(loop, run)
         done = f"stopped after {loop.global_step:,} of {epochs * loop.steps_per_epoch:,} steps"
         print(f"{done}; the same command again, or --resume --output {run.path}, goes on from there", flush=True)
         return EXIT_RESUME
     except NonFiniteLoss as error:
-        raise _explained(error, loop, run, checkpoints) from None
+        raise _explained(error, loop, run, checkpoints, is_chief) from None
     except UserError:
         if not loop.training.has_peers:  # the others' part of the values cannot be had
             checkpoints.write_now()
@@ -63,6 +71,7 @@ def fit(
     except tf.errors.OpError as error:
         if not loop.training.has_peers:
             raise
+        atexit.register(os._exit, EXIT_RESUME)  # TensorFlow's own farewell would wait for the lost worker
         raise ToBeResumed(
             f"another worker was lost at step {loop.global_step:,} ({type(error).__name__}); start all workers again "
             f"with --resume --output {run.path}"
@@ -70,8 +79,18 @@ def fit(
     finally:
         checkpoints.close()
     if is_chief:
-        save_model(loop.model, run.final)
+        _save_final(loop, run)
     return 0
+
+
+def _save_final(loop: Loop, run: RunDirectory) -> None:
+    try:
+        save_model(loop.model, run.final)
+    except OSError as error:
+        raise ToBeResumed(
+            f"{run.final}: not written ({error.strerror or error}); the training is done: make room, then the same "
+            "command again writes it"
+        ) from None
 
 
 def _save_last(loop: Loop, run: RunDirectory) -> None:
@@ -83,13 +102,21 @@ def _save_last(loop: Loop, run: RunDirectory) -> None:
         logger.warning("%s: not written (%s)", run.last, error.strerror or error)
 
 
-def _explained(error: NonFiniteLoss, loop: Loop, run: RunDirectory, checkpoints: KeepCheckpoints) -> RunFailed:
+def _explained(
+    error: NonFiniteLoss, loop: Loop, run: RunDirectory, checkpoints: KeepCheckpoints, is_chief: bool
+) -> RunFailed:
     """Keeps what there is to look at: the records of the batch, and the state after its update."""
-    found = {"epoch": error.epoch, "step": error.step, "records": loop.training.records(error.epoch, error.step)}
-    checkpoints.write_now(run.checkpoints / "nonfinite.ckpt")
+    state = "the state in nonfinite.ckpt" if checkpoints.write_now(run.checkpoints / "nonfinite.ckpt") else "no state"
+    if not is_chief:
+        return RunFailed(str(error))
+    records = loop.training.records(error.epoch, error.step)
     path = run.path / "nonfinite.json"
-    write_atomic(path, (json.dumps(found, indent=1) + "\n").encode())
-    return RunFailed(f"{error}; the records of that batch are in {path}, the state in nonfinite.ckpt; try a lower rate")
+    try:
+        found = {"epoch": error.epoch, "step": error.step, "records": records}
+        write_atomic(path, (json.dumps(found, indent=1) + "\n").encode())
+    except OSError:
+        return RunFailed(f"{error}; there is no room for {path}; the records of that batch are {', '.join(records)}")
+    return RunFailed(f"{error}; the records of that batch are in {path}, {state}; try a lower rate and --force-resume")
 
 
 @contextmanager

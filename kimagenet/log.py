@@ -1,16 +1,20 @@
-"""What a run says: a progress line, log.jsonl, TensorBoard. Each is a Keras callback beside a `Loop`.
+"""What a run says: a progress line, log.jsonl, summary.csv. Each is a Keras callback beside a `Loop`.
 
 log.jsonl has one JSON object per line. All have `event` and `time` (Unix seconds):
 
 * `start`, at the beginning, and `resume` where a run goes on: `version` (1), `epochs`, `steps_per_epoch`,
-  `global_batch`, `global_step`. Lines of steps that a resumed run does again are removed before
+  `global_batch`, `replicas` (devices that share it), `global_step`. Lines of steps that a resumed run does again are
+  removed before
 * `step`, every --log-steps steps and after the last of an epoch: `epoch` and `step` (from 0), `global_step` (steps
-  done), `learning_rate`, and of the steps since the last such line `loss`, `top1` (means), and, without the first few
-  steps of a run, `images_per_second` and `data_wait` (the share of the time spent waiting for data)
+  done), `learning_rate`, and of the steps since the last such line or a resume `loss`, `top1` (means), and, without
+  the first few steps of a run, `images_per_second` (all replicas together) and `data_wait` (the share of the time
+  spent waiting for data)
 * `epoch`: `epoch`, `global_step`, `learning_rate` (the last), `loss`, `top1`, `images_per_second`, `data_wait` of the
   epoch; `val_loss`, `val_top1`, `val_top5` where there is a validation split, and `val_raw_loss`, `val_raw_top1`,
   `val_raw_top5` beside them if the recipe averages weights: of the weights as they are
 * `end`: `global_step`; it is missing if the run was cut off
+
+summary.csv has the same numbers of each epoch, for spreadsheets; `SUMMARY` names its columns.
 """
 
 import json
@@ -22,12 +26,16 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import keras
-import tensorflow as tf
 
+from kimagenet.log_file import LogFile
 from kimagenet.loop import Loop, Totals
-from kimagenet.steps import to_input
 
 LOG_VERSION = 1
+
+SUMMARY = (
+    *("epoch", "global_step", "learning_rate", "loss", "top1", "val_loss", "val_top1", "val_top5"),
+    *("val_raw_loss", "val_raw_top1", "val_raw_top5", "images_per_second", "data_wait"),
+)
 
 _REDRAW_SECONDS = 0.1
 _QUIET_SECONDS = 20.0
@@ -98,7 +106,7 @@ class ProgressLine(Reporter):
             line += f"  top-1 {values['val_top1']:.2%}  top-5 {values['val_top5']:.2%}"
         if "val_raw_top1" in values:
             line += f"  (not averaged: {values['val_raw_top1']:.2%})"
-        self._write(("\r\x1b[K" if self._on_terminal else "") + line + _speed(values) + "\n")
+        self._write(("\r\x1b[K" if self._on_terminal else "") + line + self._speed(values) + "\n")
 
     def on_test_begin(self, logs: Any = None) -> None:
         self._validation_began = time.monotonic()
@@ -109,7 +117,7 @@ class ProgressLine(Reporter):
     def _line(self, step: int) -> str:
         totals = self.loop.epoch_totals
         position = f"epoch {self.current_epoch + 1}/{self._epochs}  {step + 1}/{self.loop.steps_per_epoch}"
-        return f"{position}{self._left(step)}  {_means(totals.means())}{_speed(totals.speed())}"
+        return f"{position}{self._left(step)}  {_means(totals.means())}{self._speed(totals.speed())}"
 
     def _left(self, step: int) -> str:
         """The time left of the whole run, once the speed is known."""
@@ -119,6 +127,14 @@ class ProgressLine(Reporter):
         epochs = self._epochs - self.current_epoch
         steps = epochs * self.loop.steps_per_epoch - step - 1
         return f"  {duration(steps * seconds_per_step + epochs * self._validation_seconds)} left"
+
+    def _speed(self, values: dict[str, float]) -> str:
+        """In total, and on several replicas on each of them."""
+        if "images_per_second" not in values:
+            return ""
+        rate, replicas = values["images_per_second"], self.loop.training.replicas
+        each = f" ({replicas} × {rate / replicas:.0f})" if replicas > 1 else ""
+        return f"  {rate:.0f} images/s{each}  data wait {values['data_wait']:.0%}"
 
     def _write(self, text: str) -> None:
         self._drawn = time.monotonic()
@@ -131,7 +147,7 @@ class JsonLines(Reporter):
 
     def __init__(self, loop: Loop, path: Path, epochs: int) -> None:
         super().__init__(loop)
-        self._path = path
+        self._file = LogFile(path)
         self._epochs = epochs
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -141,6 +157,7 @@ class JsonLines(Reporter):
             epochs=self._epochs,
             steps_per_epoch=self.loop.steps_per_epoch,
             global_batch=self.loop.training.global_batch,
+            replicas=self.loop.training.replicas,
             global_step=self.loop.global_step,
         )
 
@@ -156,56 +173,21 @@ class JsonLines(Reporter):
     def _write(self, event: str, **values: Any) -> None:
         # JSON knows no NaN and no infinity: they are null.
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with open(self._path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"event": event, "time": round(time.time(), 3), **known}, allow_nan=False) + "\n")
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **known}, allow_nan=False)
+        self._file.append((line + "\n").encode())
 
 
-class TensorBoardScalars(Reporter):
-    """The same numbers for TensorBoard, over `global_step`: curves `train` and `validation` in the same charts.
+class SummaryCsv(Reporter):
+    """Appends a line to summary.csv for each epoch: the columns `SUMMARY`, empty where a run has no such number."""
 
-    And a sheet of the first images of the first batch, as the loader gave them.
-    """
-
-    def __init__(self, loop: Loop, directory: Path) -> None:
+    def __init__(self, loop: Loop, path: Path) -> None:
         super().__init__(loop)
-        self._train = tf.summary.create_file_writer(str(directory / "train"))
-        self._validation = tf.summary.create_file_writer(str(directory / "validation"))
-        self._has_sheet = False
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        super().on_train_batch_end(batch, logs)
-        if not self._has_sheet:
-            self._has_sheet = True
-            images = self.loop.training.strategy.experimental_local_results(self.loop.images)[0]
-            with self._train.as_default(step=self.loop.global_step):
-                tf.summary.image("inputs", sheet(images)[None])
-
-    def step(self, step: int, values: dict[str, float]) -> None:
-        self._write(self._train, values)
+        self._file = LogFile(path, (",".join(SUMMARY) + "\n").encode())
 
     def epoch(self, values: dict[str, float]) -> None:
-        prefix = "val_"
-        found = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
-        self._write(self._validation, found)
-
-    def on_train_end(self, logs: Any = None) -> None:
-        self._train.close()
-        self._validation.close()
-
-    def _write(self, writer: Any, values: dict[str, float]) -> None:
-        with writer.as_default(step=self.loop.global_step):
-            for name, value in values.items():
-                tf.summary.scalar(name, value)
-        writer.flush()
-
-
-def sheet(images: tf.Tensor, columns: int = 8, rows: int = 4) -> tf.Tensor:
-    """The first images [B, H, W, 3] of a batch, of any dtype that loaders give, side by side: float32 in [0, 1]."""
-    images = to_input(images)[: columns * rows] / 2 + 0.5
-    columns = min(columns, len(images))
-    rows = len(images) // columns
-    parts = tf.reshape(images[: columns * rows], (rows, columns, *images.shape[1:]))
-    return tf.reshape(tf.transpose(parts, (0, 2, 1, 3, 4)), (rows * images.shape[1], columns * images.shape[2], 3))
+        known = {**values, "epoch": self.current_epoch, "global_step": self.loop.global_step}
+        line = ",".join(str(known.get(name, "")) for name in SUMMARY)
+        self._file.append((line + "\n").encode())
 
 
 def duration(seconds: float) -> str:
@@ -217,9 +199,3 @@ def duration(seconds: float) -> str:
 
 def _means(values: dict[str, float]) -> str:
     return f"loss {values['loss']:.4f}  top-1 {values['top1']:.1%}" if "loss" in values else "loss –"
-
-
-def _speed(values: dict[str, float]) -> str:
-    if "images_per_second" not in values:
-        return ""
-    return f"  {values['images_per_second']:.0f} images/s  data wait {values['data_wait']:.0%}"

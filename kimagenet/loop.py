@@ -291,10 +291,10 @@ class Loop:
             mark = now
             logs = self.epoch_totals.means() | {"learning_rate": learning_rate}
             listeners.on_train_batch_end(step, logs)
-            if self.model.stop_training or self._all_stop:
+            if self.model.stop_training or self._has_to_stop:
                 break
         self._count_step_in_flight()
-        if self._all_stop:
+        if self._has_to_stop:
             raise Stopped
         return logs | self.epoch_totals.means()
 
@@ -338,9 +338,13 @@ class Loop:
         result = evaluate(self._evaluation_step, validation, self._stop_alone)
         return {"loss": result.loss, "top1": result.top1, "top5": result.top5}
 
-    def _stop_alone(self) -> None:
+    @property
+    def _has_to_stop(self) -> bool:
         # Several workers have to stop at the same step: they only learn of each other's wish in a training step.
-        if self._stop_is_requested and not self.training.has_peers:
+        return self._all_stop or (self._stop_is_requested and not self.training.has_peers)
+
+    def _stop_alone(self) -> None:
+        if self._has_to_stop:
             raise Stopped
 
 

@@ -1,8 +1,9 @@
 """The run directory: everything a training leaves behind, each file whole or absent but for the logs.
 
     recipe.json              the resolved recipe; repeats the run
-    run.json                 version, the data set it was trained on, the loader, the versions of the libraries
-    log.jsonl, tensorboard/  see kimagenet.log
+    run.json                 version, the run's id, the data set, the loader, the versions of the libraries
+    log.jsonl, summary.csv   see kimagenet.log
+    tensorboard/             see kimagenet.tensorboard
     checkpoints/last.keras   after each epoch; best.keras: of the epoch with the highest validation top-1
     checkpoints/step-*.ckpt  to resume from: see kimagenet.checkpoint_file
     final.keras              at the end
@@ -13,6 +14,7 @@ optimizer, so `keras.models.load_model` opens them where kimagenet is not instal
 
 import json
 import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +40,7 @@ class RunDirectory:
     recipe = property(lambda self: self.path / "recipe.json")
     info = property(lambda self: self.path / "run.json")
     log = property(lambda self: self.path / "log.jsonl")
+    summary = property(lambda self: self.path / "summary.csv")
     tensorboard = property(lambda self: self.path / "tensorboard")
     checkpoints = property(lambda self: self.path / "checkpoints")
     last = property(lambda self: self.path / "checkpoints" / "last.keras")
@@ -71,12 +74,13 @@ class RunDirectory:
 
     def begin(self, recipe: Recipe, info: dict[str, Any]) -> None:
         """Writes recipe.json and run.json, into a new folder or over those of the run that goes on."""
+        info = {"version": RUN_VERSION, "id": self.id if self.is_begun else uuid.uuid4().hex, **info}
         try:
             if not self.is_begun:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self.checkpoints.mkdir()  # not there yet: of two runs that start at once, one gets the folder
             write_atomic(self.recipe, recipe.to_json().encode())
-            write_atomic(self.info, (json.dumps({"version": RUN_VERSION, **info}, indent=1) + "\n").encode())
+            write_atomic(self.info, (json.dumps(info, indent=1) + "\n").encode())
         except FileExistsError:
             raise UserError(f"{self.path}: another run has just begun here; choose another --output") from None
         except OSError as error:
@@ -90,10 +94,21 @@ class RunDirectory:
         """What there is to resume from, the newest first."""
         return sorted(self.checkpoints.glob("step-*.ckpt"), reverse=True)
 
-    def cut_log(self, num_bytes: int) -> None:
-        """Cuts log.jsonl back to the first `num_bytes`."""
-        if self.log.exists() and self.log.stat().st_size > num_bytes:
-            os.truncate(self.log, num_bytes)
+    def log_sizes(self) -> dict[str, int]:
+        """The bytes of each log file, by its path in the run directory."""
+        files = [self.log, self.summary, *sorted(self.tensorboard.rglob("*.tfevents"))]
+        return {str(path.relative_to(self.path)): path.stat().st_size for path in files if path.exists()}
+
+    def cut_logs(self, sizes: dict[str, int]) -> None:
+        """Cuts the log files back to what they were when `log_sizes` gave `sizes`."""
+        for name, size in self.log_sizes().items():
+            if size > sizes.get(name, 0):
+                os.truncate(self.path / name, sizes.get(name, 0))
+
+    @property
+    def id(self) -> str:
+        """What tells this run's checkpoints from those of others; raises `UserError` as `read_info` does."""
+        return self.read_info().get("id", "")
 
     def read_info(self) -> dict[str, Any]:
         """The content of run.json; raises `UserError` if it is damaged or of another version."""

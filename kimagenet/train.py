@@ -90,12 +90,15 @@ def begin_and_fit(
 ) -> int:
     """From the first step or from the last checkpoint on; returns the exit code."""
     from kimagenet.checkpoints import restore
+    from kimagenet.distribute import all_agree
     from kimagenet.fit import fit
     from kimagenet.loop import Position
 
     start = Position()
     if is_resumed:
         start = restore(loop, run, cluster.is_chief)
+        if not all_agree(loop.training.strategy, start.epoch * loop.steps_per_epoch + start.step):
+            raise UserError(f"{run.path}: not all workers see the same checkpoints in it; start them all again")
         print(f"resume  at epoch {start.epoch + 1}, step {start.step + 1} of {loop.steps_per_epoch:,}", flush=True)
     if cluster.is_chief:
         run.begin(recipe, info)
@@ -245,12 +248,20 @@ def print_banner(recipe: Recipe, dataset_dir: Path, loop: "Loop", run: RunDirect
     training, validation = loop.training, loop.validation
     records = f"{len(training.shards.usable):,} train"
     records += f", {len(validation.shards.usable):,} validation" if validation else ", no validation split"
-    left_out = f" ({training.dropped_records} records left out, others each time)" if training.dropped_records else ""
     print(f"data    {dataset_dir}: {records} records, {training.shards.num_classes} classes")
-    steps = f"{training.steps_per_epoch:,} steps of {training.global_batch} per epoch"
-    print(f"loader  {training.description}: {steps}{left_out}")
+    steps = f"{training.steps_per_epoch:,} steps of {training.global_batch} per epoch{_details(recipe, training)}"
+    print(f"loader  {training.description}: {steps}")
     print(f"model   {recipe.model}: {loop.model.count_params():,} parameters, {recipe.image_size} px")
     print(f"run     {run.path}: {recipe.epochs} epochs, {recipe.epochs * training.steps_per_epoch:,} steps", flush=True)
+
+
+def _details(recipe: Recipe, training: "Feed") -> str:
+    """What a step's batch is on each replica, how many steps make an update, what an epoch leaves out."""
+    replicas, dropped = training.replicas, training.dropped_records
+    parts = [f"{training.global_batch // replicas} on each of {replicas} replicas"] if replicas > 1 else []
+    parts += [f"an update every {recipe.iter_size}"] if recipe.iter_size > 1 else []
+    parts += [f"{dropped} records left out, others each time"] if dropped else []
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 if __name__ == "__main__":

@@ -25,9 +25,13 @@ EPILOG = """Flags of the recipe that are not given keep its value. The recipe is
 a saved MODEL, the one of its run; else, for mobilenet_v2, resnet50 and googlenet_bn, the defaults of keras_imagenet's
 train.py; else the model's own. A saved MODEL may be trained at another --image-size; its head is replaced if the data
 set has another number of classes. The resolved recipe is printed and saved as recipe.json. Every flag also reads with
-_ for -. On Ctrl-C or SIGTERM a run ends its step, writes a checkpoint and exits with 75; the same command again goes
-on at the very next step (a second Ctrl-C leaves at once, with 130). Several machines: TF_CONFIG, SLURM's variables, or
-tools.launch for trials. Exit codes: 0 done, 1 failed, 2 wrong use, 75 stopped, to be resumed, 130 interrupted."""
+_ for -. Exit codes: 0 done, 1 failed, 2 wrong use, 75 stopped: the same command again goes on, 130 left at once."""
+RUN = """On Ctrl-C or SIGTERM a run ends its step, writes a checkpoint and exits with 75; the same command again, or
+--resume, goes on at the very next step. The second one, or one before the first step, leaves at once with 130; the
+last checkpoint is good then as well. A full disk costs checkpoints, which is said, and not the run; lines of the logs
+wait until there is room. Several machines: TF_CONFIG, or SLURM's variables under srun, and one --output that all of
+them see; python -m tools.launch for a trial on one. If a worker is killed the others end with 75 within a minute;
+--resume may go on with another number of them."""
 
 
 def make_parser() -> cli.Parser:
@@ -38,8 +42,8 @@ def make_parser() -> cli.Parser:
         f"one of {names}; or a .keras or .h5 file, or a run directory, to go on from; default: the recipe's"
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help=kinds_of_model)
-    groups = {name: parser.add_argument_group(name) for name in ("run", "data")}
-    run = groups["run"]
+    run = parser.add_argument_group("run", RUN)
+    groups = {"run": run, "data": parser.add_argument_group("data")}
     run.add_argument("--recipe", metavar="NAME|FILE", help=f"{', '.join(models.recipes())}, or a recipe.json")
     run.add_argument("--list-recipes", nargs=0, action=ListRecipes, help="print a table of the recipes and exit")
     run.add_argument("--output", type=Path, metavar="RUN", help="the run directory; default: runs/MODEL-TIME")
@@ -49,7 +53,11 @@ def make_parser() -> cli.Parser:
     run.add_argument("--resume", action="store_true", help="go on with the run in --output, by its own recipe and data")
     run.add_argument("--force-resume", action="store_true", help="go on although recipe or data are not the run's")
     run.add_argument(
-        "--checkpoint-steps", type=cli.positive_int, default=1000, metavar="N", help="steps between checkpoints (1000)"
+        "--checkpoint-steps",
+        type=cli.positive_int,
+        default=1000,
+        metavar="N",
+        help="steps between checkpoints (1000); an epoch ends with one",
     )
     run.add_argument(
         "--keep-checkpoints", type=cli.positive_int, default=3, metavar="N", help="how many of them to keep (3)"

@@ -16,17 +16,21 @@ TRAIN_RECORDS, TRAIN_SHARDS = 101, 3  # both counts are prime: no batch size div
 VALIDATION_RECORDS, VALIDATION_SHARDS = 37, 2
 
 
-def write_tiny_dataset(directory: Path, *, seed: int = 0, label_base: int = 1) -> Path:
+def write_tiny_dataset(directory: Path, *, seed: int = 0, label_base: int = 1, num_classes: int = NUM_CLASSES) -> Path:
     """Writes shards, indexes, sizes and dataset.json into `directory` and returns it.
 
     10 classes, a tint each; 101 training records in 3 shards, 37 validation records in 2; JPEGs of 40 to 120 pixels.
+    With TRAIN_RECORDS classes each training record has a label of its own, which says what was read.
     """
     rng = np.random.default_rng(seed)
+    counts = {"train": (TRAIN_RECORDS, TRAIN_SHARDS), "validation": (VALIDATION_RECORDS, VALIDATION_SHARDS)}
     splits = {
-        "train": _write_split(directory, "train", TRAIN_RECORDS, TRAIN_SHARDS, label_base, rng),
-        "validation": _write_split(directory, "validation", VALIDATION_RECORDS, VALIDATION_SHARDS, label_base, rng),
+        split: _write_split(
+            directory, split, rng.permutation(np.arange(records) % num_classes), shards, label_base, rng
+        )
+        for split, (records, shards) in counts.items()
     }
-    classes = [ClassInfo(name=f"class {number}") for number in range(NUM_CLASSES)]
+    classes = [ClassInfo(name=f"class {number}") for number in range(num_classes)]
     DatasetInfo(label_base=label_base, classes=classes, splits=splits).save(directory)
     return directory
 
@@ -53,12 +57,11 @@ def example(encoded: bytes, label: int) -> bytes:
 
 
 def _write_split(
-    directory: Path, split: str, num_records: int, num_shards: int, label_base: int, rng: np.random.Generator
+    directory: Path, split: str, labels: np.ndarray, num_shards: int, label_base: int, rng: np.random.Generator
 ) -> SplitInfo:
-    labels = rng.permutation(np.arange(num_records) % NUM_CLASSES)
-    sizes = rng.integers(40, 121, (num_records, 2))
+    sizes = rng.integers(40, 121, (len(labels), 2))
     shards = []
-    for number, part in enumerate(np.array_split(np.arange(num_records), num_shards)):
+    for number, part in enumerate(np.array_split(np.arange(len(labels)), num_shards)):
         path = directory / f"{split}-{number:05d}-of-{num_shards:05d}"
         images = (jpeg(photo(rng, labels[i], *sizes[i]), int(i) % 8) for i in part)
         framed = [

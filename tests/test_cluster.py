@@ -16,6 +16,7 @@ from kimagenet.cluster import Cluster
 from kimagenet.run import RunDirectory
 from pipelines import UserError
 from tests.data import VALIDATION_RECORDS
+from tests.runs import read_log
 
 ROOT = Path(__file__).parents[1]
 # A small rate: with sums in another order, BatchNormalization's rounding errors grow from step to step.
@@ -74,13 +75,7 @@ def launch(dataset: Path, output: Path, workers: int) -> subprocess.Popen:
 
 
 def losses(run: RunDirectory) -> np.ndarray:
-    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
-    return np.array([line["loss"] for line in lines if line["event"] == "step"])
-
-
-def validation(run: RunDirectory) -> list[dict]:
-    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
-    return [line for line in lines if line["event"] == "epoch"]
+    return np.array([line["loss"] for line in read_log(run, "step")])
 
 
 def test_workers_train_as_one_process_and_survive_the_loss_of_one(tiny_dataset: Path, tmp_path: Path) -> None:
@@ -107,7 +102,7 @@ def test_workers_train_as_one_process_and_survive_the_loss_of_one(tiny_dataset: 
     assert printed.count("resume  at epoch") == 1
     # Rounding: below 1e-6 at the first step, growing with every one.
     np.testing.assert_allclose(losses(lost), losses(one), rtol=0, atol=2e-4)
-    for ours, theirs in zip(validation(lost), validation(one), strict=True):
+    for ours, theirs in zip(read_log(lost, "epoch"), read_log(one, "epoch"), strict=True):
         assert ours["val_loss"] == pytest.approx(theirs["val_loss"], abs=2e-4)
         assert ours["val_top1"] * VALIDATION_RECORDS == pytest.approx(round(ours["val_top1"] * VALIDATION_RECORDS))
 

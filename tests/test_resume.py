@@ -3,13 +3,11 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
@@ -20,6 +18,8 @@ from kimagenet.loop import Loop
 from kimagenet.run import RunDirectory
 from pipelines import loaders
 from tests.data import TRAIN_RECORDS
+from tests.kill_proof import kill_at, noting_batches, read_notes
+from tests.runs import final_weights, largest_file, read_events, read_log
 
 ROOT = Path(__file__).parents[1]
 LOADERS = [name for name in loaders.names() if name != "synthetic"]
@@ -34,24 +34,44 @@ def command(dataset: Path, output: Path, loader: str, *flags: str) -> list[str]:
     return [*FLAGS, f"--loader={loader}", f"--dataset-dir={dataset}", f"--output={output}", *flags]
 
 
-def final_weights(run: RunDirectory) -> list[np.ndarray]:
-    return keras.models.load_model(run.final).get_weights()
+def assert_same(run: RunDirectory, whole: RunDirectory) -> None:
+    """The same weights, bit for bit, and the same logs but for the clock, nothing missing, nothing twice."""
+    for a, b in zip(final_weights(whole), final_weights(run), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert epoch_lines(run) == epoch_lines(whole)
+    for event in ("step", "epoch"):
+        assert [line["global_step"] for line in read_log(run, event)] == [
+            line["global_step"] for line in read_log(whole, event)
+        ]
+    assert summary(run) == summary(whole)
+    # A log step after a resume has the mean of the steps since then: equal are only the places of the points.
+    assert [point[:2] for point in points(run, "train")] == [point[:2] for point in points(whole, "train")]
+    assert points(run, "validation") == points(whole, "validation")
 
 
 def epoch_lines(run: RunDirectory) -> list[dict]:
     """What the log says of epochs, but for the clock."""
-    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
-    return [
-        {k: v for k, v in line.items() if k not in ("time", "images_per_second", "data_wait")}
-        for line in lines
-        if line["event"] == "epoch"
-    ]
+    clock = ("time", "images_per_second", "data_wait")
+    return [{k: v for k, v in line.items() if k not in clock} for line in read_log(run, "epoch")]
+
+
+def summary(run: RunDirectory) -> list[list[str]]:
+    """The lines of summary.csv without the two columns of the speed."""
+    return [line.split(",")[:-2] for line in run.summary.read_text().splitlines()]
+
+
+def points(run: RunDirectory, name: str) -> list[tuple]:
+    """(step, tag, value) of each of TensorBoard's points but those of the speed: there is none within the warm-up."""
+    events = read_events(run.tensorboard / name)
+    found = [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value]
+    return [point for point in found if not point[1].startswith("speed/")]
 
 
 @pytest.fixture(scope="module", params=LOADERS)
 def whole_run(request, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, RunDirectory]:
     output = tmp_path_factory.mktemp("whole") / request.param
-    assert train.main(command(tiny_dataset, output, request.param)) == 0
+    with noting_batches(output.with_suffix(".jsonl")):
+        assert train.main(command(tiny_dataset, output, request.param)) == 0
     return request.param, RunDirectory(output)
 
 
@@ -91,9 +111,7 @@ def test_stopped_run_goes_on_bit_for_bit(
     assert "goes on from there" in capsys.readouterr().out
     assert train.main(arguments) == 0
     assert "resume  at epoch" in capsys.readouterr().out
-    for a, b in zip(final_weights(whole), final_weights(run), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert epoch_lines(run) == epoch_lines(whole)
+    assert_same(run, whole)
 
 
 def test_stopped_within_a_validation(
@@ -112,32 +130,21 @@ def test_stopped_within_a_validation(
         assert train.main(command(tiny_dataset, run.path, loader)) == cli.EXIT_RESUME
     assert Checkpoint.read(run.find_checkpoints()[0]).state["step"] == STEPS_PER_EPOCH
     assert train.main(["--resume", f"--output={run.path}", f"--loader={loader}", "--workers=1"]) == 0
-    for a, b in zip(final_weights(whole), final_weights(run), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert epoch_lines(run) == epoch_lines(whole)
+    assert_same(run, whole)
 
 
 def test_killed_run_goes_on_bit_for_bit(
     whole_run: tuple[str, RunDirectory], tiny_dataset: Path, tmp_path: Path
 ) -> None:
+    """`python -m tests.kill_proof` does so with many kills."""
     loader, whole = whole_run
     run = RunDirectory(tmp_path / "run")
-    arguments = command(tiny_dataset, run.path, loader)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kimagenet.train", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while len(run.find_checkpoints()) < 2 and time.monotonic() < deadline:
-            assert process.poll() is None
-            time.sleep(0.005)
-    finally:
-        process.kill()
-        process.wait()
-    assert train.main(arguments) == 0
-    for a, b in zip(final_weights(whole), final_weights(run), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert epoch_lines(run) == epoch_lines(whole)
+    arguments, notes = command(tiny_dataset, run.path, loader), tmp_path / "notes.jsonl"
+    kill_at(arguments, notes, STEPS_PER_EPOCH + 4)
+    with noting_batches(notes):
+        assert train.main(arguments) == 0
+    assert_same(run, whole)
+    assert read_notes(notes) == read_notes(whole.path.with_suffix(".jsonl"))
     assert not list(run.path.rglob(".*"))
 
 
@@ -212,22 +219,47 @@ def test_a_finished_run_is_left_alone(whole_run, tiny_dataset: Path, capsys: pyt
     assert whole.final.stat().st_mtime_ns == before
 
 
-def test_a_full_disk_costs_a_checkpoint_not_the_run(
+def fill_disk(full: ExitStack, last: Path) -> None:
+    """As soon as the checkpoint `last` is there; what is left is room for the logs, for no checkpoint and no model."""
+    while not last.exists():
+        time.sleep(0.01)
+    full.enter_context(largest_file(100_000))
+
+
+def test_a_full_disk_costs_checkpoints_not_the_run(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """What was written stays, the training goes on to its end, and once there is room the rest is written."""
+    run = RunDirectory(tmp_path / "run")
+    arguments = command(tiny_dataset, run.path, "tfdata", "--epochs=1", "--log-steps=1")
+    with monkeypatch.context() as patched, ExitStack() as full:
+        patched.setattr(JsonLines, "on_train_batch_end", at_step(7, lambda: fill_disk(full, run.checkpoint(6))))
+        assert train.main(arguments) == cli.EXIT_RESUME
+    printed = capsys.readouterr().err
+    assert "step-000000008.ckpt: not written (File too large); those before it stay" in printed
+    assert "last.keras: not written (File too large); training goes on" in printed
+    assert "final.keras: not written (File too large); the training is done: make room" in printed
+    assert [path.name for path in run.find_checkpoints()] == ["step-000000006.ckpt", "step-000000003.ckpt"]
+    assert train.main(arguments) == 0
+    assert [line["global_step"] for line in read_log(run, "step")] == list(range(1, STEPS_PER_EPOCH + 1))
+    assert final_weights(run)
+
+
+def test_stopped_while_the_disk_is_full(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     run = RunDirectory(tmp_path / "run")
-    write = Checkpoint.write
+    with monkeypatch.context() as patched, ExitStack() as full:
 
-    def full(self, path):
-        if self.state["step"] == 6:
-            raise OSError(28, "No space left on device")
-        write(self, path)
+        def stop() -> None:
+            fill_disk(full, run.checkpoint(3))
+            send(signal.SIGTERM)
 
-    monkeypatch.setattr(Checkpoint, "write", full)
-    assert train.main(command(tiny_dataset, run.path, "tfdata", "--epochs=1")) == 0
-    assert "step-000000006.ckpt: not written (No space left on device)" in capsys.readouterr().err
-    assert [path.name for path in run.find_checkpoints()] == ["step-000000008.ckpt", "step-000000003.ckpt"]
-    assert all(Checkpoint.read(path).arrays for path in run.find_checkpoints())
+        patched.setattr(JsonLines, "on_train_batch_end", at_step(4, stop))
+        assert train.main(command(tiny_dataset, run.path, "tfdata")) == cli.EXIT_RESUME
+    assert "stopped, but without a checkpoint of the last step" in capsys.readouterr().err
+    assert [path.name for path in run.find_checkpoints()] == ["step-000000003.ckpt"]
+    assert not list(run.path.rglob(".*"))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(

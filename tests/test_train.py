@@ -1,6 +1,6 @@
 """The command line of training, and the run directory it leaves behind."""
 
-import io
+import csv
 import json
 import os
 import re
@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import keras
@@ -17,13 +16,12 @@ import pytest
 import tensorflow as tf
 
 from kimagenet import cli, evaluate, models, train
-from kimagenet.log import ProgressLine, duration, sheet
-from kimagenet.loop import Totals
 from kimagenet.recipe import Recipe
 from kimagenet.run import RunDirectory, save_model
 from pipelines import UserError
 from pipelines.loaders import dali
 from tests.data import VALIDATION_RECORDS
+from tests.runs import read_events, read_log
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["demo", "--image-size=32", "--batch-size=20", "--loader=tfdata", "--workers=1"]
@@ -68,9 +66,10 @@ def test_leaves_a_complete_run_directory(finished_run: RunDirectory, tiny_datase
 
 
 def test_log_jsonl_keeps_its_documented_keys(finished_run: RunDirectory) -> None:
-    lines = [json.loads(line) for line in finished_run.log.read_text().splitlines()]
+    lines = read_log(finished_run)
     assert [line["event"] for line in lines] == ["start", *["step"] * 3, "epoch", *["step"] * 3, "epoch", "end"]
-    assert set(lines[0]) == {"event", "time", "version", "epochs", "steps_per_epoch", "global_batch", "global_step"}
+    beginning = {"version", "epochs", "steps_per_epoch", "global_batch", "replicas", "global_step"}
+    assert set(lines[0]) == {"event", "time"} | beginning
     position = {"event", "time", "epoch", "global_step", "learning_rate", "loss", "top1"}
     speed = {"images_per_second", "data_wait"}
     assert set(lines[1]) == position | {"step"}  # within the warm-up
@@ -83,39 +82,41 @@ def test_log_jsonl_keeps_its_documented_keys(finished_run: RunDirectory) -> None
 
 
 def test_tensorboard_has_the_same_numbers(finished_run: RunDirectory) -> None:
-    log = [json.loads(line) for line in finished_run.log.read_text().splitlines()]
+    log = read_log(finished_run)
     found = {name: _scalars(finished_run.tensorboard / name) for name in ("train", "validation")}
     steps = {line["global_step"]: line["loss"] for line in log if line["event"] == "step"}
     epochs = {line["global_step"]: line["val_top1"] for line in log if line["event"] == "epoch"}
-    assert found["train"]["loss"] == pytest.approx(steps)
-    assert found["validation"]["top1"] == pytest.approx(epochs)
-    assert set(found["train"]) == {"loss", "top1", "learning_rate", "images_per_second", "data_wait", "inputs"}
+    assert found["train"]["quality/loss"] == pytest.approx(steps)
+    assert found["validation"]["quality/top1"] == pytest.approx(epochs)
+    quality, speed = {"quality/loss", "quality/top1"}, {"speed/images_per_second", "speed/data_wait"}
+    assert set(found["train"]) == {"inputs", "schedule/learning_rate"} | quality | speed
 
 
-def test_sheet_puts_images_side_by_side() -> None:
-    images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 3), np.uint8) * 51
-    expected = np.concatenate([np.concatenate(list(images[row : row + 2]), axis=1) for row in (0, 2)])
-    np.testing.assert_allclose(sheet(tf.constant(images), columns=2, rows=3), expected / 255, atol=1e-6)
+def test_summary_csv_has_a_line_for_each_epoch(finished_run: RunDirectory) -> None:
+    log = read_log(finished_run)
+    with open(finished_run.summary, newline="") as stream:
+        found = list(csv.DictReader(stream))
+    for line, expected in zip(found, [line for line in log if line["event"] == "epoch"], strict=True):
+        assert {name: float(value) for name, value in line.items() if value} == {
+            name: value for name, value in expected.items() if name not in ("event", "time")
+        }
 
 
 def _scalars(directory: Path) -> dict[str, dict[int, float]]:
     scalars: dict[str, dict[int, float]] = {}
-    for path in directory.iterdir():
-        for record in tf.data.TFRecordDataset(str(path)):
-            event = tf.compat.v1.Event.FromString(record.numpy())
-            for value in event.summary.value:
-                if value.metadata.plugin_data.plugin_name == "images":
-                    width, height, picture = tf.make_ndarray(value.tensor)
-                    assert (int(width), int(height)) == (8 * 32, 2 * 32)  # a batch of 20: two whole rows of 8
-                    assert tf.io.decode_png(picture).shape == (64, 256, 3)
-                    scalars[value.tag] = {}
-                    continue
-                scalars.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
+    for event in read_events(directory):
+        for value in event.summary.value:
+            if value.HasField("image"):
+                # A batch of 20: three rows of 8.
+                assert tf.io.decode_png(value.image.encoded_image_string).shape == (3 * 32, 8 * 32, 3)
+                scalars[value.tag] = {}
+                continue
+            scalars.setdefault(value.tag, {})[event.step] = value.simple_value
     return scalars
 
 
 def test_evaluate_finds_the_number_of_the_run(finished_run: RunDirectory, tmp_path: Path) -> None:
-    last = [json.loads(line) for line in finished_run.log.read_text().splitlines()][-2]
+    last = read_log(finished_run)[-2]
     result = tmp_path / "result.json"
     flags = ["--loader=tfdata", "--batch-size=7", f"--json={result}"]
     assert evaluate.main([str(finished_run.path), *flags]) == 0
@@ -331,49 +332,3 @@ def test_help_needs_no_tensorflow() -> None:
         )
         assert result.returncode == 0, result.stderr
         assert f"usage: python -m kimagenet.{name}" in result.stdout
-
-
-class _Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-class _Loop:
-    """As much of a loop as a progress line looks at."""
-
-    steps_per_epoch = 100
-    totals = Totals()
-    epoch_totals = property(lambda self: self.totals)
-
-    class training:
-        global_batch = 32
-
-    @staticmethod
-    def is_log_step(step: int) -> bool:
-        return (step + 1) % 10 == 0
-
-
-def test_progress_line_knows_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    pages = {}
-    for stream in (io.StringIO(), _Terminal()):
-        loop = _Loop()
-        line = ProgressLine(loop, epochs=3, stream=stream)
-        line.on_epoch_begin(1)
-        for step in range(20):
-            # 16 images a second: 2 seconds a step, a quarter of them waiting
-            loop.totals += Totals(steps=1, loss=2.0, top1=0.25, images=32, seconds=2.0, waited=0.5)
-            time.sleep(0.02)
-            line.on_train_batch_end(step, {"learning_rate": 0.1})
-        line.on_epoch_end(1, {"loss": 2.0, "top1": 0.25, "val_loss": 1.5, "val_top1": 0.5, "val_top5": 1.0})
-        pages[type(stream)] = stream.getvalue()
-    plain, drawn = pages.values()
-    # 2 of 3 epochs are to be done, 20 of 200 steps are: 360 seconds
-    expected = "epoch 2/3  20/100  6:00 left  loss 2.0000  top-1 25.0%  16 images/s  data wait 25%"
-    assert plain.splitlines()[1] == expected
-    assert len(plain.splitlines()) == 3
-    assert "validation: loss 1.5000  top-1 50.00%  top-5 100.00%" in plain.splitlines()[2]
-    assert "\r" not in plain
-    assert drawn.count("\n") == 1
-    assert drawn.count("\r") > 2
-    assert [duration(seconds) for seconds in (7, 754, 5025)] == ["0:07", "12:34", "1:23:45"]

@@ -1,0 +1,46 @@
+"""What runs left behind, as tests read it; and a disk that is full."""
+
+import json
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kimagenet.run import RunDirectory
+
+
+def read_log(run: RunDirectory, event: str | None = None) -> list[dict[str, Any]]:
+    """The lines of log.jsonl, all or those of one event."""
+    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
+    return [line for line in lines if event in (None, line["event"])]
+
+
+def read_events(directory: Path) -> Iterator[Any]:
+    """TensorBoard's events, checksums checked, in their order."""
+    for path in sorted(directory.iterdir()):
+        for record in tf.data.TFRecordDataset(str(path)):
+            yield tf.compat.v1.Event.FromString(record.numpy())
+
+
+def final_weights(run: RunDirectory) -> list[np.ndarray]:
+    """What is in final.keras."""
+    return keras.models.load_model(run.final).get_weights()
+
+
+@contextmanager
+def largest_file(num_bytes: int) -> Iterator[None]:
+    """Within it a file cannot grow beyond `num_bytes`, as on a full disk: a write stops in the middle with an error."""
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)

@@ -1,0 +1,86 @@
+"""What a run says, apart from what it does: log files, the progress line, the sheet of inputs."""
+
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kimagenet.log import ProgressLine, duration
+from kimagenet.log_file import LogFile
+from kimagenet.loop import Totals
+from kimagenet.tensorboard import sheet
+from tests.runs import largest_file
+
+
+def test_what_a_full_disk_has_no_room_for_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "new" / "a.log"
+    file = LogFile(path, b"header\n")
+    file.append(b"first\n")
+    with largest_file(15):
+        file.append(b"second\n")
+        assert path.read_bytes() == b"header\nfirst\n"
+        file.append(b"third\n")
+    assert path.read_bytes() == b"header\nfirst\n"
+    file.append(b"fourth\n")
+    assert path.read_bytes() == b"header\nfirst\nsecond\nthird\nfourth\n"
+    assert [record.message for record in caplog.records] == [
+        f"{path}: not written (File too large); its lines wait in memory, training goes on"
+    ]
+
+
+def test_sheet_puts_images_side_by_side() -> None:
+    images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 3), np.uint8) * 51
+    rows = [np.concatenate(list(images[row : row + 2]), axis=1) for row in (0, 2)]
+    last = np.concatenate([images[4], 0 * images[4]], axis=1)
+    np.testing.assert_array_equal(sheet(tf.constant(images), columns=2, rows=9), np.concatenate([*rows, last]))
+    np.testing.assert_array_equal(sheet(tf.constant(images), columns=2, rows=2), np.concatenate(rows))
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class _Loop:
+    """As much of a loop as a progress line looks at."""
+
+    steps_per_epoch = 100
+    totals = Totals()
+    epoch_totals = property(lambda self: self.totals)
+
+    class training:
+        global_batch = 32
+        replicas = 1
+
+    @staticmethod
+    def is_log_step(step: int) -> bool:
+        return (step + 1) % 10 == 0
+
+
+def test_progress_line_knows_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    pages = {}
+    for stream in (io.StringIO(), _Terminal()):
+        loop = _Loop()
+        line = ProgressLine(loop, epochs=3, stream=stream)
+        line.on_epoch_begin(1)
+        for step in range(20):
+            # 16 images a second: 2 seconds a step, a quarter of them waiting
+            loop.totals += Totals(steps=1, loss=2.0, top1=0.25, images=32, seconds=2.0, waited=0.5)
+            time.sleep(0.02)
+            line.on_train_batch_end(step, {"learning_rate": 0.1})
+        line.on_epoch_end(1, {"loss": 2.0, "top1": 0.25, "val_loss": 1.5, "val_top1": 0.5, "val_top5": 1.0})
+        pages[type(stream)] = stream.getvalue()
+    plain, drawn = pages.values()
+    # 2 of 3 epochs are to be done, 20 of 200 steps are: 360 seconds
+    expected = "epoch 2/3  20/100  6:00 left  loss 2.0000  top-1 25.0%  16 images/s  data wait 25%"
+    assert plain.splitlines()[1] == expected
+    assert len(plain.splitlines()) == 3
+    assert "validation: loss 1.5000  top-1 50.00%  top-5 100.00%" in plain.splitlines()[2]
+    assert "\r" not in plain
+    assert drawn.count("\n") == 1
+    assert drawn.count("\r") > 2
+    assert [duration(seconds) for seconds in (7, 754, 5025)] == ["0:07", "12:34", "1:23:45"]
