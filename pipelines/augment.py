@@ -15,7 +15,7 @@ from pipelines.uniform import RecordUniform
 # Each draw reads fixed columns of `uniform`, so switching one augmentation off leaves the others' draws alone.
 _FLIP, _ROTATE, _ANGLE, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _CROP_X, _CROP_Y, _CROP_TRIES = range(10)
 _TRIES = 10
-_ROUNDING = 1e-6  # pixels: far more than what float64 loses on the way
+ROUNDING = 1e-6  # pixels: far more than what float64 loses on the way
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as JPEG itself
 _RGB_TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -225,7 +225,7 @@ def source_box(affine: np.ndarray, heights: np.ndarray, widths: np.ndarray, imag
     corners = np.array([[0, 0, 1], [image_size, 0, 1], [0, image_size, 1], [image_size, image_size, 1]], np.float64)
     reached = affine @ corners.T  # [N, 2, 4]
     limits = np.stack([widths, heights], axis=1)
-    rim = np.where(is_plain_shrink(affine), -_ROUNDING, 1)[:, None]
+    rim = np.where(is_plain_shrink(affine), -ROUNDING, 1)[:, None]
     low = np.clip(np.floor(reached.min(axis=2) - rim), 0, limits - 1)
     high = np.clip(np.ceil(reached.max(axis=2) + rim), low + 1, limits)
     return np.stack([low[:, 1], low[:, 0], (high - low)[:, 1], (high - low)[:, 0]], axis=1).astype(np.int32)
@@ -234,4 +234,4 @@ def source_box(affine: np.ndarray, heights: np.ndarray, widths: np.ndarray, imag
 def is_plain_shrink(affine: np.ndarray) -> np.ndarray:
     """bool [N]: which of the matrices [N, 2, 3] neither turn nor enlarge."""
     sides = np.abs(affine[:, [0, 1], [0, 1]]).min(axis=1)
-    return (np.abs(affine[:, [0, 1], [1, 0]]).max(axis=1) == 0) & (sides > 1 - _ROUNDING)
+    return (np.abs(affine[:, [0, 1], [1, 0]]).max(axis=1) == 0) & (sides > 1 - ROUNDING)

@@ -45,7 +45,7 @@ class ImageReader:
 
     def __init__(self, batch: BatchSpec, augment: AugmentSpec, short_side: int | None = None) -> None:
         self._batch, self._augment, self._short_side = batch, augment, short_side
-        kinds = [((), tf.string), ((4,), tf.int32), ((2, 3), tf.float32), ((3, 4), tf.float32)]
+        kinds = [((), tf.string), ((4,), tf.int32), ((2, 3), tf.float32), ((3, 4), tf.float32), ((), tf.bool)]
         self._render = tf.function(
             lambda encoded, *work: render(encoded, Work(*work), batch, augment),
             input_signature=[tf.TensorSpec(*kind) for kind in kinds],

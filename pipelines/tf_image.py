@@ -5,9 +5,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from pipelines.augment import AugmentSpec, Draws, is_plain_shrink
+from pipelines.augment import ROUNDING, AugmentSpec, Draws, is_plain_shrink
 from pipelines.loader import BatchSpec
 from pipelines.uniform import RecordUniform
+
+_EXACT = 1e-3  # pixels: what a resize of a region of whole pixels may differ by
 
 
 class Work(NamedTuple):
@@ -30,7 +32,7 @@ class Work(NamedTuple):
         """The plan's draws, in which pixels begin at corners and colours stay in 0…255."""
         affine = between_pixel_centres(draws.affine, draws.box).astype(np.float32)
         covered = batch.image_size * np.abs(draws.affine[:, [1, 0], [1, 0]])
-        resize = is_plain_shrink(draws.affine) & (np.abs(covered - draws.box[:, 2:]).max(axis=1) < 1e-3)
+        resize = is_plain_shrink(draws.affine) & (np.abs(covered - draws.box[:, 2:]).max(axis=1) < _EXACT)
         return cls(draws.box, affine, batch.to_output_range(draws.colour).astype(np.float32), resize)
 
 
@@ -44,14 +46,18 @@ def evaluation_work(encoded: tf.Tensor, batch: BatchSpec, augment: AugmentSpec) 
     side = tf.reduce_min(limits) * augment.center_crop
     scale = side / batch.image_size
     first = ((limits - side) / 2 - limits / 2) + limits / 2
-    low = tf.clip_by_value(tf.floor(first) - 1, 0.0, limits - 1)
-    high = tf.clip_by_value(tf.math.ceil(first + scale * batch.image_size) + 1, low + 1, limits)
+    shrinks = scale > 1 - ROUNDING
+    rim = tf.where(shrinks, tf.constant(-ROUNDING, tf.float64), 1.0)
+    low = tf.clip_by_value(tf.floor(first - rim), 0.0, limits - 1)
+    high = tf.clip_by_value(tf.math.ceil(first + scale * batch.image_size + rim), low + 1, limits)
+    resize = shrinks & (tf.reduce_max(tf.abs(high - low - side)) < _EXACT)
     shift = first + (scale / 2 - 0.5 - low)
     zero = tf.zeros((), tf.float64)
     affine = tf.stack([tf.stack([scale, zero, shift[1]]), tf.stack([zero, scale, shift[0]])])
     one = np.ones(1)
     colour = Work.of(augment.draw(RecordUniform(0, 0, np.zeros(1, np.int64)), one, one, batch.image_size), batch).colour
-    return Work(tf.cast(tf.concat([low, high - low], axis=0), tf.int32), tf.cast(affine, tf.float32), colour[0])
+    box = tf.cast(tf.concat([low, high - low], axis=0), tf.int32)
+    return Work(box, tf.cast(affine, tf.float32), colour[0], resize)
 
 
 def between_pixel_centres(affine: np.ndarray, box: np.ndarray) -> np.ndarray:
