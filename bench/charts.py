@@ -187,8 +187,8 @@ def plans(measurements: Sequence[Measurement]) -> tuple[str, Figure] | None:
         return None
     figure, (left, right) = _figure(2, 3.0)
     for panel, unit, ending, label, colour in (
-        (left, "s", "shards", "order and draws", _BLUE),
-        (left, "s", "for DALI", "written for DALI", "#d98b27"),
+        (left, "s", "in order", "put in order", _BLUE),
+        (left, "s", "for DALI", "drawn and written for DALI", "#d98b27"),
         (right, "MB", "memory", "both", _BLUE),
     ):
         line = [m for m in by_records if m.unit == unit and m.name.endswith(ending)]
