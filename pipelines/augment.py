@@ -42,7 +42,7 @@ class AugmentSpec:
     """The ranges that augmentation is drawn from. The defaults change nothing but the size: largest square, centred.
 
     Attributes:
-        crop_area: share of the source's area that the crop takes.
+        crop_area: share of the source's area that the crop takes, rounded to whole pixels.
         crop_aspect: width / height of the crop, drawn log-uniformly.
         flip: probability of a horizontal flip.
         rotation: largest angle, degrees, either way; `rotation_probability`: how often an image is rotated at all.
