@@ -9,6 +9,7 @@ from kimagenet.recipe import Recipe
 
 RECIPE_COLUMNS = ("recipe", "px", "images/update", "epochs", "optimizer", "rate", "extras", "top-1", "reported by")
 MODEL_COLUMNS = ("model", "parameters", "multiply-adds", "px", "recipe", "original top-1", "published top-1")
+LAYER_COLUMNS = ("layer", "kind", "kernel", "stride", "output", "parameters")
 
 
 class ListRecipes(argparse.Action):
@@ -30,6 +31,23 @@ def recipes_table() -> str:
 def models_table() -> str:
     """All models at 1000 classes, a line each; builds them all, which takes some seconds."""
     return table(MODEL_COLUMNS, map(_model_row, models.names()))
+
+
+def layers_table(name: str) -> str:
+    """The convolutions, pools, concatenations and dense layers of a model at its recipe's size, as papers list them."""
+    from keras import layers
+
+    model = models.build(name, image_size=models.recipes()[name].image_size)
+    shown = (
+        layers.Conv2D,
+        layers.DepthwiseConv2D,
+        layers.MaxPooling2D,
+        layers.AveragePooling2D,
+        layers.GlobalAveragePooling2D,
+        layers.Concatenate,
+        layers.Dense,
+    )
+    return table(LAYER_COLUMNS, (_layer_row(layer) for layer in model.layers if isinstance(layer, shown)))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -70,6 +88,18 @@ def _model_row(name: str) -> tuple[str, ...]:
         name + (f", {modern}" if modern in reported else ""),
         _percent(reported[name]),
         _percent(reported[modern]) if modern in reported else "–",
+    )
+
+
+def _layer_row(layer: Any) -> tuple[str, ...]:
+    kernel = getattr(layer, "kernel_size", getattr(layer, "pool_size", None))
+    return (
+        layer.name,
+        type(layer).__name__,
+        "×".join(map(str, kernel)) if kernel else "–",
+        f"{layer.strides[0]}" if kernel else "–",
+        "×".join(map(str, layer.output.shape[1:])),
+        f"{layer.count_params():,}",
     )
 
 

@@ -78,6 +78,18 @@ def test_models_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.fullmatch(expected, mobilenet)
 
 
+def test_layers_table() -> None:
+    header, *lines = catalog.layers_table("googlenet_bn").splitlines()
+    assert header.split() == ["layer", "kind", "kernel", "stride", "output", "parameters"]
+    rows = {line.split()[0]: line.split()[1:] for line in lines}
+    assert rows["conv1"] == ["Conv2D", "7×7", "2", "112×112×64", "9,408"]
+    assert rows["inception_4e_5x5"] == ["Conv2D", "5×5", "1", "14×14×128", "102,400"]
+    assert rows["pool3"] == ["MaxPooling2D", "3×3", "2", "14×14×480", "0"]
+    assert rows["inception_5b_output"] == ["Concatenate", "–", "–", "7×7×1024", "0"]
+    assert rows["Logits"] == ["Dense", "–", "–", "1000", "1,025,000"]
+    assert len(rows) == 57 + 13 + 9 + 2  # convolutions, pools, blocks; the global pool and the dense layer
+
+
 def test_multiply_adds_by_hand() -> None:
     inputs = keras.Input((8, 6, 3))
     inner_input = keras.Input((4,))

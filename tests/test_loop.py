@@ -91,6 +91,26 @@ def test_equals_keras_fit(tiny_dataset: Path, with_norm: bool) -> None:
     np.testing.assert_allclose(weights_of(ours), weights_of(theirs), rtol=0, atol=1e-6)
 
 
+def test_averaged_weights_are_evaluated_beside_the_trained_ones(tiny_dataset: Path) -> None:
+    model = make_model()
+    with open_split(tiny_dataset, "train", 16) as feed, open_split(tiny_dataset, "validation", 37) as validation:
+        optimizer = keras.optimizers.SGD(0.5, use_ema=True, ema_momentum=0.9)
+        loop = Loop(model, optimizer, feed, validation, ema=True)
+        step = make_evaluation_step(model, feed.strategy)
+        logged: dict[str, float] = {}
+
+        def compare(epoch: int, logs: dict[str, float]) -> None:
+            logged.update(logs)
+            assert evaluate(step, validation).loss == pytest.approx(logs["val_raw_loss"], rel=1e-6)
+            with loop.evaluation_weights():
+                result = evaluate(step, validation)
+            assert (result.loss, result.top1) == pytest.approx((logs["val_loss"], logs["val_top1"]), rel=1e-6)
+
+        loop.fit(2, [keras.callbacks.LambdaCallback(on_epoch_end=compare)])
+        assert abs(logged["val_raw_loss"] - logged["val_loss"]) > 1e-3
+        assert evaluate(step, validation).loss == pytest.approx(logged["val_loss"], rel=1e-6)
+
+
 def test_starts_in_mid_epoch_as_if_it_had_come_there(tiny_dataset: Path) -> None:
     whole, parts = make_model(), make_model()
     with open_split(tiny_dataset, "train", 16) as feed:

@@ -3,9 +3,12 @@
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from kimagenet import train
 from kimagenet.recipe import Recipe
 from kimagenet.schedule import NAMES, Schedule, linear_scaled
 from pipelines.errors import UserError
@@ -98,6 +101,17 @@ def test_a_recipe_names_its_schedule() -> None:
     assert Schedule.of(recipe) == Schedule("exp", 1e-2, 1e-5, 80, 5.0)
     scaled = Schedule.of(recipe.replace(iter_size=16, lr_reference_batch=256))
     assert (scaled.initial_lr, scaled.final_lr) == pytest.approx((2e-2, 2e-5))
+
+
+def test_plot_schedule_draws_the_recipes_with_its_flags(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("matplotlib")
+    pictures = [tmp_path / f"{name}.png" for name in ("first", "again", "other")]
+    for picture, flags in zip(pictures, ([], [], ["--warmup-epochs=9"]), strict=True):
+        assert train.main(["resnet50", "--recipe=resnet50_modern", f"--plot-schedule={picture}", *flags]) == 0
+    assert f"drawn: {pictures[2]}" in capsys.readouterr().out
+    first, again, other = (Image.open(picture).tobytes() for picture in pictures)
+    assert first == again != other
+    assert {path.suffix for path in tmp_path.iterdir()} == {".png"}
 
 
 @pytest.mark.parametrize(

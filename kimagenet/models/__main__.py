@@ -1,21 +1,29 @@
-"""Prints the models: python -m kimagenet.models"""
+"""Prints the models, or one model's layers: python -m kimagenet.models [NAME]"""
 
 import argparse
 import sys
 
-from kimagenet import cli
-from kimagenet.catalog import models_table
+from kimagenet import cli, models
+from kimagenet.catalog import layers_table, models_table
 
 DESCRIPTION = """The models at 1000 classes: parameters (batch statistics included), multiply-adds of one image
 (FLOPs are twice as many), input size, recipes, the top-1 accuracy of keras_imagenet and a published one. No figure was
-re-run here; `python -m kimagenet.train --list-recipes` names the sources."""
+re-run here; `python -m kimagenet.train --list-recipes` names the sources. With NAME: that model's layers, as
+the papers' tables list them."""
 
 
-def show(_: argparse.Namespace) -> None:
-    """Builds every model and prints the table."""
+def build_parser() -> cli.Parser:
+    """The flags of `python -m kimagenet.models`."""
+    parser = cli.Parser("python -m kimagenet.models", "[NAME]", DESCRIPTION)
+    parser.add_argument("name", metavar="NAME", nargs="?", choices=models.names(), help="one of the models")
+    return parser
+
+
+def show(flags: argparse.Namespace) -> None:
+    """Builds every model and prints the table, or builds one and prints its layers."""
     cli.import_tensorflow()
-    print(models_table())
+    print(layers_table(flags.name) if flags.name else models_table())
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(cli.Parser("python -m kimagenet.models", "[-h]", DESCRIPTION), show))
+    sys.exit(cli.run(build_parser(), show))
