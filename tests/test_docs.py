@@ -72,7 +72,7 @@ def test_the_tour(tmp_path: Path) -> None:
         "HOME": str(tmp_path),
         "CUDA_VISIBLE_DEVICES": "",
     }
-    assert len(tour()) >= 4
+    assert len(tour()) >= 3
     for block in tour():
         command = ["bash", "-euo", "pipefail", "-c", block.code]
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
