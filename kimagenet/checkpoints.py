@@ -90,6 +90,7 @@ class KeepCheckpoints(keras.callbacks.Callback):
             return
         log_bytes = self._run.log.stat().st_size if self._run.log.exists() else 0
         state = {**asdict(self._loop.position), "steps_per_epoch": self._loop.steps_per_epoch, "log_bytes": log_bytes}
+        state["corrupt"] = list(self._loop.training.corrupt.lines)
         checkpoint = Checkpoint(arrays, state)
         step = self._loop.global_step
         path = path or self._run.checkpoint(step)
@@ -129,6 +130,7 @@ def restore(loop: Loop, run: RunDirectory, is_chief: bool = True) -> Position:
         with loop.training.strategy.scope():
             for variable, array in zip(loop.variables, checkpoint.arrays, strict=True):
                 variable.assign(array)
+        loop.skip_as_before(checkpoint.state.get("corrupt", []))
         if is_chief:
             run.cut_log(checkpoint.state["log_bytes"])
         return _position(checkpoint.state, loop.steps_per_epoch)

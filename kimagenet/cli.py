@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from pipelines.errors import UserError
+from pipelines.errors import Blocked, UserError
 
 EXIT_FAILED = 1  # the command did what it could; what is wrong was said
 EXIT_USER_ERROR = 2
@@ -78,6 +78,8 @@ def run(
         return command(parsed) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, Blocked):
+            _leave_at_once(error.exit_code)
         return error.exit_code
     except OSError as error:  # a full disk, a folder without permission: the system's words say it
         print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
@@ -118,6 +120,13 @@ def import_tensorflow() -> None:
 def _interrupt(*_: object) -> None:
     """SIGTERM ends a command as Ctrl-C does: temporary files go, what was reached is kept."""
     raise KeyboardInterrupt
+
+
+def _leave_at_once(code: int) -> None:
+    """Without waiting for any thread."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _because(interrupt: KeyboardInterrupt) -> str:

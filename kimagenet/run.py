@@ -3,6 +3,7 @@
     recipe.json              the resolved recipe; repeats the run
     run.json                 version, the data set it was trained on, the loader, the versions of the libraries
     log.jsonl, tensorboard/  see kimagenet.log
+    corrupt.jsonl            records that are skipped, if there are any: see kimagenet.corrupt
     checkpoints/last.keras   after each epoch; best.keras: of the epoch with the highest validation top-1
     checkpoints/step-*.ckpt  to resume from: see kimagenet.checkpoint_file
     final.keras              at the end
@@ -38,6 +39,7 @@ class RunDirectory:
     recipe = property(lambda self: self.path / "recipe.json")
     info = property(lambda self: self.path / "run.json")
     log = property(lambda self: self.path / "log.jsonl")
+    corrupt = property(lambda self: self.path / "corrupt.jsonl")
     tensorboard = property(lambda self: self.path / "tensorboard")
     checkpoints = property(lambda self: self.path / "checkpoints")
     last = property(lambda self: self.path / "checkpoints" / "last.keras")

@@ -16,6 +16,10 @@ class RunFailed(UserError):
     exit_code = 1
 
 
+class Blocked(RunFailed):
+    """A read has never come back. What is stuck in it would keep the process, so it has to be left at once."""
+
+
 class ToBeResumed(UserError):
     """The run ended before its time, through no fault of its own; the same command again goes on."""
 

@@ -1,6 +1,5 @@
 """ShardSet: one split's shards with their indexes and image sizes, checked before anything is read from them."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from pipelines.dataset import DatasetInfo, SplitInfo
 from pipelines.errors import UserError
 from pipelines.files import atomic_writer
 from pipelines.index import read_index
+from pipelines.reading import read_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,17 +83,13 @@ class ShardSet:
         )
 
     def read(self, record: int) -> "StoredImage":
-        """A record's JPEG and label; raises `UserError` if it has none.
+        """A record's JPEG and label; raises `UserError` if it has none, `OSError` if its shard cannot be read.
 
         Its shard is opened anew each time: a thousand shards must not hold a thousand descriptors.
         """
         path = self.paths[self.shard[record]]
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            length = int(self.lengths[record]) - records.HEADER_BYTES - records.FOOTER_BYTES
-            data = os.pread(descriptor, length, int(self.offsets[record]) + records.HEADER_BYTES)
-        finally:
-            os.close(descriptor)
+        length = int(self.lengths[record]) - records.HEADER_BYTES - records.FOOTER_BYTES
+        data = read_bytes(path, int(self.offsets[record]) + records.HEADER_BYTES, length)
         features = records.decode_example(memoryview(data))
         encoded, label = features.get(records.ENCODED), features.get(records.LABEL)
         if not isinstance(encoded, memoryview) or not isinstance(label, int):

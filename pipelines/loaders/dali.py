@@ -6,6 +6,7 @@ reader brings the plan's matrices, one warp and one colour operation apply them.
 
 import importlib.util
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,8 @@ def build_graph(
             name="records",
             path=files.shards,
             index_path=files.indexes,
+            # Mapped, a shard that shrinks or a disk that fails would end the process by SIGBUS, without a word.
+            dont_use_mmap=True,
             features={
                 records.ENCODED: tfrecord.FixedLenFeature((), tfrecord.string, ""),
                 records.LABEL: tfrecord.FixedLenFeature([1], tfrecord.int64, -1),
@@ -186,7 +189,7 @@ class DaliLoader(Loader):
         self._prepared: dict[tuple[int, int], Future[_Prepared]] = {}
 
     def epoch(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
-        steps = self.steps_per_epoch - start_step
+        steps = self.plan(epoch).steps_per_epoch - start_step
         if steps == 0:
             return self._empty()
         current = self._prepare(epoch, start_step)
@@ -204,6 +207,10 @@ class DaliLoader(Loader):
             dataset = dataset.take(steps).apply(tf.data.experimental.assert_cardinality(steps))
         dataset._kimagenet_loader = self  # whose plans it reads: they are removed with the loader
         return dataset
+
+    def skip(self, records: Iterable[int]) -> None:
+        super().skip(records)
+        self._release_except()
 
     def close(self) -> None:
         super().close()
