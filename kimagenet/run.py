@@ -101,7 +101,7 @@ class RunDirectory:
         """The content of run.json; raises `UserError` if it is damaged or of another version."""
         try:
             info = json.loads(self.info.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{self.info}: not a JSON file ({error})") from None
         if not isinstance(info, dict) or info.get("version") != RUN_VERSION:
             raise UserError(f"{self.info}: not the version {RUN_VERSION} of this release")

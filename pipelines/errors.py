@@ -1,5 +1,9 @@
 """The one exception that users see."""
 
+import re
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # a file's name may hold them, and a terminal obeys some
+
 
 class UserError(Exception):
     """Something the user can mend: one line that names the file and the remedy.
@@ -8,6 +12,9 @@ class UserError(Exception):
     """
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return _CONTROL.sub(" ", super().__str__())
 
 
 class RunFailed(UserError):
