@@ -134,6 +134,11 @@ def _decode(encoded: Any, plan: Any, whole_images: bool, on_gpu: bool) -> Any:
         "adjust_orientation": False,  # the builder has applied it, so that every loader sees the same pixels
         "jpeg_fancy_upsampling": True,  # as libjpeg, so that GPU and CPU agree
     }
+    # DALI 2.4's decoder ends the process (SIGSEGV) when it finds bytes that are no image while it decodes the others of
+    # the batch. So what reads heads alone comes first, and nothing of what it gives, which makes the decoder wait for it.
+    shape = fn.peek_image_shape(encoded, adjust_orientation=False)
+    nothing = fn.slice(fn.cast(shape, dtype=types.UINT8), start=[0], shape=[0], axes=[0])
+    encoded = fn.cat(encoded, nothing, axis=0)
     if whole_images:
         return fn.decoders.image(encoded, **options)
     box = {"axis_names": "HW", "normalized_anchor": False, "normalized_shape": False}
