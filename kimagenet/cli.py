@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from pipelines.errors import Blocked, UserError
+from pipelines.errors import Blocked, UserError, one_line
 
 EXIT_FAILED = 1  # the command did what it could; what is wrong was said
 EXIT_USER_ERROR = 2
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
         return known
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USER_ERROR, f"error: {message} (see --help)\n")
+        self.exit(EXIT_USER_ERROR, f"error: {one_line(message)} (see --help)\n")
 
     def _why_unknown(self, argument: str) -> str:
         if not argument.startswith("-"):
@@ -82,7 +82,8 @@ def run(
             _leave_at_once(error.exit_code)
         return error.exit_code
     except OSError as error:  # a full disk, a folder without permission: the system's words say it
-        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        what = f"{error.filename or 'input or output'}: {error.strerror or error}"
+        print(f"error: {one_line(what)}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted{_because(interrupt)}", file=sys.stderr)

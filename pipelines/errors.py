@@ -14,7 +14,7 @@ class UserError(Exception):
     exit_code = 2
 
     def __str__(self) -> str:
-        return _CONTROL.sub(" ", super().__str__())
+        return one_line(super().__str__())
 
 
 class RunFailed(UserError):
@@ -31,6 +31,11 @@ class ToBeResumed(UserError):
     """The run ended before its time, through no fault of its own; the same command again goes on."""
 
     exit_code = 75
+
+
+def one_line(text: str) -> str:
+    """Without what a terminal would take for a command or a new line."""
+    return _CONTROL.sub(" ", text)
 
 
 def first_line(error: BaseException) -> str:

@@ -135,7 +135,7 @@ def _decode(encoded: Any, plan: Any, whole_images: bool, on_gpu: bool) -> Any:
         "jpeg_fancy_upsampling": True,  # as libjpeg, so that GPU and CPU agree
     }
     # DALI 2.4's decoder ends the process (SIGSEGV) when it finds bytes that are no image while it decodes the others of
-    # the batch. So what reads heads alone comes first, and nothing of what it gives, which makes the decoder wait for it.
+    # the batch. So an operator that reads heads alone comes first; the decoder waits for the nothing taken of it.
     shape = fn.peek_image_shape(encoded, adjust_orientation=False)
     nothing = fn.slice(fn.cast(shape, dtype=types.UINT8), start=[0], shape=[0], axes=[0])
     encoded = fn.cat(encoded, nothing, axis=0)
