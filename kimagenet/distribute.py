@@ -10,7 +10,7 @@ import tensorflow as tf
 from kimagenet.cluster import Cluster
 from kimagenet.corrupt import CorruptRecords
 from pipelines.augment import AugmentSpec
-from pipelines.corrupt import check_shards_of, find_corrupt
+from pipelines.corrupt import find_corrupt, problem_of_shards
 from pipelines.errors import Blocked, RunFailed, UserError
 from pipelines.loader import BatchSpec, Loader
 from pipelines.loaders import open_loader
@@ -171,9 +171,12 @@ class Feed:
         where = f"{self.loaders[0].name}: epoch {epoch}, step {step} of the {self.shards.split} split"
         self._is_blocked = isinstance(failure, NoAnswer)
         try:
-            check_shards_of(self.shards, numbers)
+            problem = problem_of_shards(self.shards, numbers)
             if self._is_blocked:
-                raise Blocked(f"{where} did not come within --data-timeout {self._timeout:g}, though its shards answer")
+                late = f"{where} did not come within --data-timeout {self._timeout:g}, though its shards answer"
+                raise Blocked(problem or late) from failure
+            if problem:
+                raise RunFailed(problem) from failure
             found = find_corrupt(self.shards, numbers)
         except OSError as error:
             raise RunFailed(f"{error.filename}: {error.strerror}") from failure

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines import records
-from pipelines.errors import RunFailed, UserError, first_line
+from pipelines.errors import UserError, first_line
 from pipelines.reading import NoAnswer, read_bytes, within
 from pipelines.shards import ShardSet
 
@@ -32,15 +32,17 @@ class CorruptRecord:
         return f"{self.shard}: the record at byte {self.offset} (record {self.record} of {self.split}): {self.reason}"
 
 
-def check_shards_of(shards: ShardSet, numbers: Iterable[int]) -> None:
-    """Raises `RunFailed`, naming the file, if a shard in which one of the records lies cannot be read in full."""
+def problem_of_shards(shards: ShardSet, numbers: Iterable[int]) -> str:
+    """The first shard in which one of the records lies and that cannot be read in full, and why; else nothing."""
     for shard in sorted({int(shards.shard[number]) for number in numbers}):
         last = int((shards.shard <= shard).sum()) - 1
         end = int(shards.offsets[last] + shards.lengths[last])
-        _check_file(shards.paths[shard], end)
+        if problem := _problem_of_file(shards.paths[shard], end):
+            return f"{shards.paths[shard]}: {problem}"
+    return ""
 
 
-def _check_file(path: Path, end: int) -> None:
+def _problem_of_file(path: Path, end: int) -> str:
     def problem() -> str:
         try:
             if (size := os.stat(path).st_size) != end and path.is_file():
@@ -52,11 +54,9 @@ def _check_file(path: Path, end: int) -> None:
         return ""
 
     try:
-        found = within(PROBE_SECONDS, problem)
+        return within(PROBE_SECONDS, problem)
     except NoAnswer:
-        found = f"gives no answer for {PROBE_SECONDS:g} seconds; is its disk or network there?"
-    if found:
-        raise RunFailed(f"{path}: {found}")
+        return f"gives no answer for {PROBE_SECONDS:g} seconds; is its disk or network there?"
 
 
 def find_corrupt(shards: ShardSet, numbers: Iterable[int]) -> list[CorruptRecord]:
