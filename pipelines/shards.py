@@ -13,6 +13,8 @@ from pipelines.files import atomic_writer
 from pipelines.index import read_index
 from pipelines.reading import read_bytes
 
+MOST_PIXELS = 89_478_485  # of an image: beyond, Pillow, and so the builder, takes it for a decompression bomb
+
 
 @dataclass(frozen=True, eq=False)
 class ShardSet:
@@ -76,7 +78,7 @@ class ShardSet:
             shard=np.repeat(np.arange(len(paths), dtype=np.int32), counts),
             offsets=np.concatenate([index.offsets for index in indexes]),
             lengths=np.concatenate([index.sizes for index in indexes]),
-            sizes=_read_sizes(directory, part),
+            sizes=_read_sizes(directory, split, part),
             usable=usable,
             classes=tuple(info_class.name for info_class in info.classes),
             label_base=info.label_base,
@@ -127,7 +129,7 @@ def _checked_index(path: Path, records: int, num_bytes: int):
     return index
 
 
-def _read_sizes(directory: Path, part: SplitInfo) -> np.ndarray:
+def _read_sizes(directory: Path, split: str, part: SplitInfo) -> np.ndarray:
     path = directory / part.sizes
     remedy = f"run `python -m tools.build_index {directory}`"
     try:
@@ -138,4 +140,10 @@ def _read_sizes(directory: Path, part: SplitInfo) -> np.ndarray:
         raise UserError(f"{path}: not a table of image sizes; {remedy}") from None
     if sizes.dtype != np.int32 or sizes.shape != (part.num_records, 2) or np.any(sizes < 1):
         raise UserError(f"{path}: image sizes do not fit the shards; {remedy}")
+    areas = sizes[:, 0].astype(np.int64) * sizes[:, 1]
+    if areas[most := int(areas.argmax())] > MOST_PIXELS:
+        height, width = sizes[most]
+        raise UserError(
+            f"{path}: record {most} of {split} has an image of {height:,} × {width:,} pixels; build it again"
+        )
     return sizes
