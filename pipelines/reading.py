@@ -79,7 +79,10 @@ class Watched(Iterator[T], Generic[T]):
         except Empty:
             raise NoAnswer(f"nothing for {self._seconds:g} seconds") from None
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # or its traceback would lead to itself, and the iterator stay until the collector comes
         return value  # type: ignore[return-value]
 
     def close(self) -> None:

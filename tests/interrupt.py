@@ -111,6 +111,7 @@ def execute(line: list[str], stop: Callable[[subprocess.Popen], None], limit: in
     """Exit code and stderr of a command that `stop` may stop; no file may grow beyond `limit` bytes."""
 
     def restrict() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background process has it ignored
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 

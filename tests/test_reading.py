@@ -1,9 +1,12 @@
 """Disks and networks that fail in the middle of a run: for a moment, for good, or without any answer."""
 
+import contextlib
 import errno
+import gc
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +80,36 @@ def test_watched_iterators_give_what_the_bare_ones_give() -> None:
     while any(thread.name == "kimagenet-next" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_watched_iterator_is_free_when_it_has_ended_or_failed() -> None:
+    """At once, without the garbage collector: a pipeline is hundreds of megabytes."""
+
+    class Pipeline:
+        def __init__(self, error: type[Exception]) -> None:
+            self.error = error
+
+        def __iter__(self) -> "Pipeline":
+            return self
+
+        def __next__(self) -> None:
+            raise self.error
+
+    gc.disable()
+    try:
+        for error in (StopIteration, ValueError):
+            pipeline = Pipeline(error)
+            there = weakref.ref(pipeline)
+            watched = Watched(iter(pipeline), 60.0)
+            with contextlib.suppress(error):
+                next(watched)
+            del watched, pipeline
+            deadline = time.monotonic() + 60
+            while there() is not None:  # its thread ends in a moment
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+    finally:
+        gc.enable()
 
 
 def test_what_gives_no_answer_is_left() -> None:
