@@ -2,6 +2,7 @@
 
 import os
 import resource
+import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,3 +124,15 @@ def full_disk(num_bytes: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Within it, nothing can be written below a folder that exists: root heeds no permissions, but mounts."""
+    for arguments in (["--bind", folder, folder], ["-o", "remount,bind,ro", folder]):
+        if subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode:
+            pytest.skip("mounting is not allowed here, and root heeds no permissions")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
