@@ -108,9 +108,9 @@ def live(name: str, shards: ShardSet) -> Iterator[int]:
     from kimagenet.corrupt import CorruptRecords
     from kimagenet.distribute import choose_strategy, open_feed
 
-    options = {"workers": 1, "corrupt": CorruptRecords("skip"), "timeout": 600.0}
-    batch, augment = BatchSpec(BATCH_SIZE, IMAGE_SIZE), AugmentSpec.train()
-    with open_feed(choose_strategy(), name, shards, batch, augment, **options) as feed:
+    batch, augment, corrupt = BatchSpec(BATCH_SIZE, IMAGE_SIZE), AugmentSpec.train(), CorruptRecords("skip")
+    strategy = choose_strategy()
+    with open_feed(strategy, name, shards, batch, augment, workers=1, corrupt=corrupt, timeout=600.0) as feed:
         for epoch in range(EPOCHS):
             for _ in feed.epoch(epoch):
                 pass

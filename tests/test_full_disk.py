@@ -34,7 +34,7 @@ LINES: dict[str, tuple[Main, str, str]] = {
 
 @pytest.mark.parametrize("name", LINES)
 @pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_what_cannot_be_written_is_not_there(work: Path, name: str, fault: str, capfd: pytest.CaptureFixture) -> None:
+def test_what_cannot_be_written_is_not_there(work: Path, name: str, fault: str, capsys: pytest.CaptureFixture) -> None:
     main, line, output = LINES[name]
     arguments = [*line.format(work).split()]
     if name == "train":
@@ -42,12 +42,12 @@ def test_what_cannot_be_written_is_not_there(work: Path, name: str, fault: str, 
         arguments += ["--image-size=32", "--batch-size=50", "--workers=1"]
     before = interrupt.contents(work)
     trouble: AbstractContextManager[None] = (
-        faults.full_disk(1000 if name == "train" else 200) if fault == "full" else faults.read_only(work / output)
+        faults.full_disk(600 if name == "train" else 200) if fault == "full" else faults.read_only(work / output)
     )
-    capfd.readouterr()
+    capsys.readouterr()
     with trouble:
         assert main(arguments) == 2
-    error = capfd.readouterr().err
+    error = capsys.readouterr().err
     assert re.search(r"^error: [^\n]*" + re.escape(str(work)) + r"[^\n]+\n\Z", error, re.MULTILINE), error
     assert "Traceback" not in error
     after = interrupt.contents(work)
