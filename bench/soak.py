@@ -76,7 +76,7 @@ def soak(flags: argparse.Namespace) -> None:
         commit=machine.commit(),
         machine=machine.machine() | {"load_average_5_min": round(os.getloadavg()[1], 1)},
         versions=machine.versions(),
-        dataset=machine.describe(shards),
+        dataset=machine.describe(shards) | {"name": directory.name},
         measurements=tuple(measurements),
     ).save(flags.output)
     for measurement in measurements:
