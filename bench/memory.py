@@ -19,10 +19,10 @@ def measure(settings: Settings) -> Iterator[Measurement]:
     stamp = settings.stamp(augment="full", dtype="float32", batches_per_epoch=_BATCHES)
     for name in (name for name in settings.loaders if name != "synthetic"):
         _epochs(settings, name, 2)  # libraries load, pools fill
-        before = _threads(), _files()
+        before = threads(), open_files()
         states = _epochs(settings, name, epochs)
         gc.collect()
-        after = _threads(), _files()
+        after = threads(), open_files()
         for column, (what, unit) in enumerate((("resident memory", "MB"), ("threads", "threads"), ("files", "files"))):
             rounds = tuple(state[column] for state in states)
             yield Measurement("memory", f"{name}: {what} by epoch", unit, rounds, stamp)
@@ -39,7 +39,7 @@ def _epochs(settings: Settings, name: str, epochs: int) -> list[tuple[float, int
                 next(batches)
             del batches
             gc.collect()
-            states.append((resident_megabytes(), _threads(), _files()))
+            states.append((resident_megabytes(), threads(), open_files()))
     return states
 
 
@@ -49,10 +49,12 @@ def resident_megabytes(key: str = "VmRSS", pid: int | str | None = "self") -> fl
     return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) * 1024 / 1e6
 
 
-def _threads() -> int:
+def threads() -> int:
+    """Of this process, those of C++ included."""
     tasks = Path("/proc/self/task")
     return len(list(tasks.iterdir())) if tasks.is_dir() else threading.active_count()
 
 
-def _files() -> int:
+def open_files() -> int:
+    """Descriptors of this process."""
     return len(os.listdir("/proc/self/fd"))

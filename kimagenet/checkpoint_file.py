@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from pipelines.errors import first_line
 from pipelines.files import atomic_writer
 
 CHECKPOINT_VERSION = 1
@@ -52,9 +53,13 @@ class Checkpoint:
         content = memoryview(data)[:-_DIGEST_BYTES]
         if hashlib.sha256(content).digest() != data[-_DIGEST_BYTES:]:
             raise DamagedCheckpoint("its checksum is wrong")
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            state = json.loads(file["state"].tobytes())
-            arrays = [file[name] for name in sorted(file.files) if name != "state"]
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                state = dict(json.loads(file["state"].tobytes()))
+                arrays = [file[name] for name in sorted(file.files) if name != "state"]
+        # Whatever zipfile, NumPy and json raise for bytes that somebody else has put together, checksum included.
+        except Exception as error:
+            raise DamagedCheckpoint(f"it was not written by this program ({first_line(error)})") from None
         if (version := state.pop("version", None)) != CHECKPOINT_VERSION:
             raise DamagedCheckpoint(f"its version {version!r} is not the version {CHECKPOINT_VERSION} of this release")
         return cls(arrays, state)

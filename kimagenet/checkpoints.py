@@ -86,6 +86,7 @@ class KeepCheckpoints(keras.callbacks.Callback):
         if self._run is None:
             return
         own = {"run": self._run_id, "steps_per_epoch": self._loop.steps_per_epoch, "log_sizes": self._run.log_sizes()}
+        own["corrupt"] = list(self._loop.training.corrupt.lines)
         checkpoint = Checkpoint(arrays, {**asdict(self._loop.position), **own})
         step = self._loop.global_step
         path = path or self._run.checkpoint(step)
@@ -133,6 +134,7 @@ def restore(loop: Loop, run: RunDirectory, is_chief: bool = True) -> Position:
         with loop.training.strategy.scope():
             for variable, array in zip(loop.variables, checkpoint.arrays, strict=True):
                 variable.assign(array)
+        loop.skip_as_before(checkpoint.state.get("corrupt", []))
         if is_chief:
             run.cut_logs(checkpoint.state["log_sizes"])
         return _position(checkpoint.state, loop.steps_per_epoch)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from pipelines.errors import UserError
+from pipelines.errors import Blocked, UserError, one_line
 
 EXIT_FAILED = 1  # the command did what it could; what is wrong was said
 EXIT_USER_ERROR = 2
@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
         return known
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USER_ERROR, f"error: {message} (see --help)\n")
+        self.exit(EXIT_USER_ERROR, f"error: {one_line(message)} (see --help)\n")
 
     def _why_unknown(self, argument: str) -> str:
         if not argument.startswith("-"):
@@ -79,9 +79,12 @@ def run(
         return command(parsed) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, Blocked):
+            _leave_at_once(error.exit_code)
         return error.exit_code
     except OSError as error:  # a full disk, a folder without permission: the system's words say it
-        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        what = f"{error.filename or 'input or output'}: {error.strerror or error}"
+        print(f"error: {one_line(what)}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted{_because(interrupt)}", file=sys.stderr)
@@ -123,6 +126,13 @@ def without_notes() -> Iterator[None]:
 def _interrupt(*_: object) -> None:
     """SIGTERM ends a command as Ctrl-C does: temporary files go, what was reached is kept."""
     raise KeyboardInterrupt
+
+
+def _leave_at_once(code: int) -> None:
+    """Without waiting for any thread."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _because(interrupt: KeyboardInterrupt) -> str:

@@ -1,18 +1,22 @@
 """Which devices take part in a run, and how each of them gets its batches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kimagenet.cluster import Cluster
+from kimagenet.corrupt import CorruptRecords
 from pipelines.augment import AugmentSpec
-from pipelines.errors import UserError
+from pipelines.corrupt import find_corrupt, problem_of_shards
+from pipelines.errors import Blocked, RunFailed, UserError
 from pipelines.loader import BatchSpec, Loader
 from pipelines.loaders import open_loader
 from pipelines.pool import cpu_count
+from pipelines.reading import NoAnswer, Watched
 from pipelines.shards import ShardSet
 
 
@@ -85,14 +89,30 @@ class Feed:
 
     So every replica decodes its own part, a global batch is the same whatever the number of replicas is, and
     tf.distribute's rules of sharding and splitting never come into play.
+
+    `corrupt` says what becomes of records that cannot be decoded; `timeout` is how many seconds a batch may take,
+    0 = for ever. Raises `UserError` if records may be skipped and other processes would have to know.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy, loaders: list[Loader]) -> None:
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        loaders: list[Loader],
+        corrupt: CorruptRecords | None = None,
+        timeout: float = 0.0,
+    ) -> None:
         self._ranks = local_ranks(strategy)
         if len(loaders) != len(self._ranks):
             raise ValueError(f"{len(loaders)} loaders for {len(self._ranks)} replicas")
         self.strategy = strategy
         self.loaders = loaders
+        self.corrupt = CorruptRecords() if corrupt is None else corrupt
+        if self.has_peers and self.corrupt.policy == "skip":
+            raise UserError(
+                "--on-corrupt skip: one worker cannot tell the others; take stop, and quarantine what it finds"
+            )
+        self._timeout = timeout
+        self._is_blocked = False
         self.shards = loaders[0].shards
         self.replicas = strategy.num_replicas_in_sync
         self.global_batch = loaders[0].batch.batch_size * self.replicas
@@ -122,18 +142,66 @@ class Feed:
                 found.append(f"{path}: record {record} of the split, at byte {self.shards.offsets[record]}")
         return found
 
+    def _numbers(self, epoch: int, step: int) -> list[int]:
+        parts = [loader.plan(epoch, step).records[: loader.batch.batch_size] for loader in self.loaders]
+        return np.concatenate(parts).tolist()
+
+    def skip(self, records: Sequence[int]) -> None:
+        """Takes records out of all epochs from now on; see `Loader.skip`."""
+        for loader in self.loaders:
+            loader.skip(records)
+
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
         """The batches of an epoch from `start_step` on, each ready for `strategy.run`.
 
-        Raises `UserError` with the loader's reason if one cannot be read.
+        There are fewer than `steps_per_epoch` if records are skipped. Raises `RunFailed` with the file, and if it is
+        known the record, if a batch cannot be read.
         """
-        iterators = [loader.batches(epoch, start_step) for loader in self.loaders]
-        for step in range(start_step, self.steps_per_epoch):
+        step = start_step
+        iterators = self._open(epoch, step)
+        while True:
+            failure: Exception
             try:
-                yield self._deal(iterators)
-            except tf.errors.OpError as error:
-                where = f"{self.loaders[0].name}: epoch {epoch}, step {step} of the {self.shards.split} split"
-                raise UserError(f"{where} cannot be read: {_reason(error)}") from error
+                batch = self._deal(iterators)
+            except StopIteration:
+                return
+            except (tf.errors.OpError, NoAnswer) as error:
+                failure = error
+            else:
+                yield batch
+                step += 1
+                continue
+            self._skip_corrupt(epoch, step, failure)
+            del failure  # and with it what it holds of the old iterators
+            iterators = self._open(epoch, step)
+
+    def _open(self, epoch: int, step: int) -> list[Iterator[Any]]:
+        iterators = [loader.batches(epoch, step) for loader in self.loaders]
+        return [Watched(iterator, self._timeout) for iterator in iterators] if self._timeout else iterators
+
+    def _skip_corrupt(self, epoch: int, step: int, failure: Exception) -> None:
+        """Takes the records out that made a step fail. Raises `RunFailed` if none did, or the run may not skip."""
+        numbers = self._numbers(epoch, step)
+        where = f"{self.loaders[0].name}: epoch {epoch}, step {step} of the {self.shards.split} split"
+        self._is_blocked = isinstance(failure, NoAnswer)
+        try:
+            problem = problem_of_shards(self.shards, numbers)
+            if self._is_blocked:
+                late = f"{where} did not come within --data-timeout {self._timeout:g}, though its shards answer"
+                raise Blocked(problem or late) from failure
+            if problem:
+                raise RunFailed(problem) from failure
+            found = find_corrupt(self.shards, numbers)
+        except OSError as error:
+            raise RunFailed(f"{error.filename}: {error.strerror}") from failure
+        if not found:
+            raise RunFailed(f"{where} cannot be read: {_reason(failure)}") from failure
+        self.corrupt.judge(found, epoch, step)
+        self.skip([record.record for record in found])
+        try:
+            self.loaders[0].plan(epoch, step)
+        except UserError as error:
+            raise RunFailed(str(error)) from None
 
     def _deal(self, iterators: list[Iterator[Any]]) -> Any:
         """One batch, or one for each replica."""
@@ -144,8 +212,8 @@ class Feed:
         )
 
     def close(self) -> None:
-        """Closes the loaders."""
-        for loader in self.loaders:
+        """Closes the loaders, unless they are stuck in a read: that would never end."""
+        for loader in [] if self._is_blocked else self.loaders:
             loader.close()
 
     def __enter__(self) -> "Feed":
@@ -167,8 +235,10 @@ def open_feed(
     prefetch: int = 2,
     device: str = "auto",
     strict: bool = False,
+    corrupt: CorruptRecords | None = None,
+    timeout: float = 0.0,
 ) -> Feed:
-    """Opens a loader for each replica; the arguments are those of `open_loader`, `batch` is the global batch.
+    """Opens a loader for each replica; the arguments are those of `open_loader` and `Feed`, `batch` is the global one.
 
     `workers` are shared among this process's replicas, each of which decodes on its own GPU. Raises `UserError` if the
     batch does not divide among them.
@@ -199,12 +269,12 @@ def open_feed(
                 strict=strict,
             )
         )
-    return Feed(strategy, loaders)
+    return Feed(strategy, loaders, corrupt, timeout)
 
 
-def _reason(error: tf.errors.OpError) -> str:
+def _reason(error: Exception) -> str:
     """The line that says why, out of TensorFlow's and DALI's pages."""
-    lines = [line.strip() for line in error.message.splitlines() if line.strip()]
+    lines = [line.strip() for line in getattr(error, "message", str(error)).splitlines() if line.strip()]
     if "encountered:" in lines[:-1]:  # DALI, after its traceback
         return lines[lines.index("encountered:") + 1]
     return lines[0] if lines else type(error).__name__

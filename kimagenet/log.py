@@ -10,8 +10,9 @@ log.jsonl has one JSON object per line. All have `event` and `time` (Unix second
   the first few steps of a run, `images_per_second` (all replicas together) and `data_wait` (the share of the time
   spent waiting for data)
 * `epoch`: `epoch`, `global_step`, `learning_rate` (the last), `loss`, `top1`, `images_per_second`, `data_wait` of the
-  epoch; `val_loss`, `val_top1`, `val_top5` where there is a validation split, and `val_raw_loss`, `val_raw_top1`,
-  `val_raw_top5` beside them if the recipe averages weights: of the weights as they are
+  epoch; `skipped`, the corrupt records that the run goes on without so far (see kimagenet.corrupt); `val_loss`,
+  `val_top1`, `val_top5` where there is a validation split, and `val_raw_loss`, `val_raw_top1`, `val_raw_top5` beside
+  them if the recipe averages weights: of the weights as they are
 * `end`: `global_step`; it is missing if the run was cut off
 
 summary.csv has the same numbers of each epoch, for spreadsheets; `SUMMARY` names its columns.
@@ -34,7 +35,7 @@ LOG_VERSION = 1
 
 SUMMARY = (
     *("epoch", "global_step", "learning_rate", "loss", "top1", "val_loss", "val_top1", "val_top5"),
-    *("val_raw_loss", "val_raw_top1", "val_raw_top5", "images_per_second", "data_wait"),
+    *("val_raw_loss", "val_raw_top1", "val_raw_top5", "images_per_second", "data_wait", "skipped"),
 )
 
 _REDRAW_SECONDS = 0.1
@@ -69,7 +70,7 @@ class Reporter(keras.callbacks.Callback):
             self.step(batch, interval.means() | interval.speed() | {"learning_rate": logs["learning_rate"]})
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.epoch({**logs, **self.loop.epoch_totals.speed()})
+        self.epoch({**logs, **self.loop.epoch_totals.speed(), "skipped": self.loop.num_skipped})
 
 
 class ProgressLine(Reporter):
@@ -106,7 +107,8 @@ class ProgressLine(Reporter):
             line += f"  top-1 {values['val_top1']:.2%}  top-5 {values['val_top5']:.2%}"
         if "val_raw_top1" in values:
             line += f"  (not averaged: {values['val_raw_top1']:.2%})"
-        self._write(("\r\x1b[K" if self._on_terminal else "") + line + self._speed(values) + "\n")
+        skipped = f"  {values['skipped']} corrupt records skipped" if values["skipped"] else ""
+        self._write(("\r\x1b[K" if self._on_terminal else "") + line + self._speed(values) + skipped + "\n")
 
     def on_test_begin(self, logs: Any = None) -> None:
         self._validation_began = time.monotonic()

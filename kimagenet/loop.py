@@ -111,10 +111,9 @@ class Evaluation:
 def evaluate(step: Any, feed: Feed, before_step: Callable[[], None] = lambda: None) -> Evaluation:
     """Reads an evaluation feed once through `make_evaluation_step`'s step. Sums are float64, counts exact."""
     sums = np.zeros(4)
-    batches = feed.epoch(0)
-    for _ in range(feed.steps_per_epoch):
+    for batch in feed.epoch(0):
         before_step()
-        sums += step(*next(batches)).numpy()
+        sums += step(*batch).numpy()
     loss, top1, top5, records = sums
     return Evaluation(round(records), round(top1), round(top5), loss / records)
 
@@ -200,6 +199,11 @@ class Loop:
         return Position(self._epoch, self._step, self.epoch_totals if self._step else Totals(), self._best_top1)
 
     @property
+    def num_skipped(self) -> int:
+        """Corrupt records that the run goes on without, of both splits."""
+        return len(self.training.corrupt)
+
+    @property
     def variables(self) -> list[keras.Variable]:
         """All that a run has to keep: weights, statistics, seeds of layers; state of the optimizer and its wrappers."""
         return [*self.model.variables, *self.model.optimizer.variables]
@@ -208,6 +212,13 @@ class Loop:
         """Copies of the `variables`, the same on all workers: a collective operation."""
         self._average_statistics()
         return [np.array(variable.numpy()) for variable in self.variables]
+
+    def skip_as_before(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Takes the corrupt records out that a run which goes on has listed."""
+        self.training.corrupt.lines = list(lines)
+        for feed in (self.training, self.validation):
+            if feed is not None:
+                feed.skip(feed.corrupt.of(feed.shards.split))
 
     def request_stop(self) -> None:
         """Lets `fit` raise `Stopped` at the end of a step, of the same one on all workers, or within a validation."""
@@ -272,10 +283,13 @@ class Loop:
         logs = {"learning_rate": self._set_learning_rate(epoch, min(first, self.steps_per_epoch - 1))}
         mark = perf_counter()
         for step in range(first, self.steps_per_epoch):
-            listeners.on_train_batch_begin(step)
             asked = perf_counter()
-            images, labels, *_ = next(batches)
+            if (batch := next(batches, None)) is None:  # an epoch that lacks skipped records ends sooner
+                self._step = self.steps_per_epoch
+                break
+            images, labels, *_ = batch
             waited = perf_counter() - asked
+            listeners.on_train_batch_begin(step)
             learning_rate = self._set_learning_rate(epoch, step)
             self.images = images
             stop = tf.constant(self._stop_is_requested, tf.float32)

@@ -12,6 +12,10 @@ from pipelines.errors import UserError
 
 RECIPE_VERSION = 1
 
+# Far beyond what makes sense: a hostile or mistyped recipe must not get as far as the memory.
+_LARGEST = 2**32
+_LARGEST_OF = {"image_size": 2**13, "batch_size": 2**20, "iter_size": 2**20, "epochs": 2**20}
+
 # Names of kimagenet.optim.build; the first three are the original's.
 OPTIMIZERS = ("sgd", "adam", "rmsprop", "adamw", "lamb", "lion", "nadam", "adamax", "adagrad", "adadelta", "adafactor")
 AUGMENTS = ("full", "standard", "none")
@@ -93,10 +97,15 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
-            if kind is float and type(value) is int:
-                object.__setattr__(self, name, float(value))
-            elif type(value) is not kind:
-                raise UserError(f"recipe: {name} must be {kind.__name__}, not {value!r}")
+            if kind is float and type(value) is int and abs(value) < _LARGEST:
+                value = float(value)
+                object.__setattr__(self, name, value)
+            if type(value) is not kind:
+                raise UserError(f"recipe: {name} must be {kind.__name__}, not {_shown(value)}")
+            if kind in (int, float) and not abs(value) < _LARGEST_OF.get(name, _LARGEST):
+                raise UserError(
+                    f"recipe: {name} must be less than {_LARGEST_OF.get(name, _LARGEST):,}, not {_shown(value)}"
+                )
         for f in dataclasses.fields(self):
             choices = f.metadata["choices"]
             if choices and getattr(self, f.name) not in choices:
@@ -175,8 +184,14 @@ class Recipe:
             mapping = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: not a JSON file ({error})") from None
         if not isinstance(mapping, dict):
             raise UserError(f"{path}: a recipe is a JSON object")
         return cls.from_mapping(mapping, str(path))
+
+
+def _shown(value: Any) -> str:
+    """For an error's message: of a long value only its beginning."""
+    text = repr(value)
+    return text if len(text) <= 40 else text[:40] + "…"

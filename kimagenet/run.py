@@ -4,6 +4,7 @@
     run.json                 version, the run's id, the data set, the loader, the versions of the libraries
     log.jsonl, summary.csv   see kimagenet.log
     tensorboard/             see kimagenet.tensorboard
+    corrupt.jsonl            records that are skipped, if there are any: see kimagenet.corrupt
     checkpoints/last.keras   after each epoch; best.keras: of the epoch with the highest validation top-1
     checkpoints/step-*.ckpt  to resume from: see kimagenet.checkpoint_file
     final.keras              at the end
@@ -41,6 +42,7 @@ class RunDirectory:
     info = property(lambda self: self.path / "run.json")
     log = property(lambda self: self.path / "log.jsonl")
     summary = property(lambda self: self.path / "summary.csv")
+    corrupt = property(lambda self: self.path / "corrupt.jsonl")
     tensorboard = property(lambda self: self.path / "tensorboard")
     checkpoints = property(lambda self: self.path / "checkpoints")
     last = property(lambda self: self.path / "checkpoints" / "last.keras")
@@ -114,7 +116,7 @@ class RunDirectory:
         """The content of run.json; raises `UserError` if it is damaged or of another version."""
         try:
             info = json.loads(self.info.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{self.info}: not a JSON file ({error})") from None
         if not isinstance(info, dict) or info.get("version") != RUN_VERSION:
             raise UserError(f"{self.info}: not the version {RUN_VERSION} of this release")

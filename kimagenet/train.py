@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kimagenet import cli, models, saved
 from kimagenet.cluster import Cluster
+from kimagenet.corrupt import CorruptRecords
 from kimagenet.recipe import Recipe
 from kimagenet.resume import check_same, identity
 from kimagenet.run import RunDirectory
@@ -74,6 +75,9 @@ def train(flags: argparse.Namespace) -> int:
         loop = build_loop(recipe, training, validation, flags.log_steps)
         print_banner(recipe, dataset_dir, loop, run)
         code = begin_and_fit(loop, recipe, run, flags, cluster, is_resumed, describe_run(dataset_dir, loop, dataset))
+    if loop.num_skipped:
+        for_good = f"{cli.python()} -m tools.check_shards {dataset_dir} --quarantine"
+        print(f"{loop.num_skipped} corrupt records were skipped, see {run.corrupt}; to quarantine them: `{for_good}`")
     if not code:
         print(f"done: {run.final}; evaluate it with `{cli.python()} -m kimagenet.evaluate {run.path}`")
     return code
@@ -102,6 +106,7 @@ def begin_and_fit(
         print(f"resume  at epoch {start.epoch + 1}, step {start.step + 1} of {loop.steps_per_epoch:,}", flush=True)
     if cluster.is_chief:
         run.begin(recipe, info)
+        loop.training.corrupt.keep_in(run.corrupt)
     return fit(
         loop,
         recipe.epochs,
@@ -177,6 +182,8 @@ def open_feeds(
         "prefetch": flags.prefetch,
         "device": flags.data_device,
         "strict": flags.strict_loader,
+        "corrupt": CorruptRecords(flags.on_corrupt, flags.max_corrupt),
+        "timeout": flags.data_timeout,
     }
     augment = AugmentSpec.named(recipe.augment)
     training = stack.enter_context(open_feed(strategy, flags.loader, training_shards, batch, augment, **options))

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 from kimagenet import cli, models, saved
 from kimagenet.catalog import ListRecipes
+from kimagenet.corrupt import LIMIT, POLICIES
 from kimagenet.recipe import PRECISIONS, Recipe
 from pipelines import loaders
 from pipelines.errors import UserError
@@ -73,6 +74,22 @@ def make_parser() -> cli.Parser:
         "--workers", type=cli.positive_int, metavar="N", help="decoding threads; default: one for each core"
     )
     data.add_argument("--prefetch", type=cli.positive_int, default=2, metavar="N", help="batches kept ready")
+    data.add_argument(
+        "--on-corrupt",
+        choices=POLICIES,
+        default="stop",
+        help="a record that cannot be decoded ends the run, or is left out",
+    )
+    data.add_argument(
+        "--max-corrupt", type=int, default=LIMIT, metavar="N", help=f"records that may be left out ({LIMIT})"
+    )
+    data.add_argument(
+        "--data-timeout",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="seconds that a batch may take (600); 0 = for ever",
+    )
     kinds = get_type_hints(Recipe)
     for field in dataclasses.fields(Recipe):
         if field.name != "model":

@@ -152,10 +152,10 @@ def check_tasks(directory: Path, info: DatasetInfo | None, decode: bool) -> tupl
         return [CheckTask(directory / name, None, "", None, range(MAX_LABEL + 1), decode) for name in names], []
     labels = range(info.label_base, info.label_base + info.num_classes)
     tasks, faults = [], []
-    for part in info.splits.values():
+    for split, part in info.splits.items():
         sizes: np.ndarray | None = None
         try:
-            sizes = read_sizes(directory, part)
+            sizes = read_sizes(directory, split, part)
         except UserError as error:
             faults.append(Fault(part.sizes, str(error).removeprefix(f"{directory / part.sizes}: ")))
         first = 0

@@ -1,7 +1,7 @@
 """What every loader promises: an epoch of the plan as a `tf.data.Dataset` of batches."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -95,6 +95,7 @@ class Loader(ABC):
         self.rank = rank
         self.world_size = world_size
         self.options = options
+        self.skipped: tuple[int, ...] = ()
         self.steps_per_epoch = self.plan(0).steps_per_epoch
         self.dropped_records = self.plan(0).dropped_records
         self._opener = ThreadPoolExecutor(1, "kimagenet-epoch")
@@ -112,14 +113,26 @@ class Loader(ABC):
             rank=self.rank,
             world_size=self.world_size,
             start_step=start_step,
+            skipped=self.skipped,
         )
+
+    def skip(self, records: Iterable[int]) -> None:
+        """Takes records out of every plan from now on. What was opened before has to be opened anew.
+
+        `steps_per_epoch` stays what it was, so that steps keep their numbers: an epoch that lacks records ends sooner.
+        """
+        for opening in self._opened.values():
+            _ = opening.cancel() or opening.exception()  # one that has begun is waited for
+        self._opened.clear()
+        self.skipped = tuple(sorted({*self.skipped, *records}))
 
     @abstractmethod
     def epoch(self, epoch: int, start_step: int = 0) -> "tf.data.Dataset":
         """The batches of one epoch from `start_step` on.
 
-        Read `steps_per_epoch - start_step` of them: on a GPU, DALI's dataset has no end of its own. A dataset stays
-        readable until an epoch that is neither the next nor the one before is opened, or the loader is closed.
+        Read `steps_per_epoch - start_step` of them (the plan's, where records are skipped): on a GPU, DALI's dataset
+        has no end of its own. A dataset stays readable until an epoch that is neither the next nor the one before is
+        opened, or the loader is closed.
         """
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
@@ -129,8 +142,9 @@ class Loader(ABC):
         """
         ready = self._opened.pop(epoch, None) if start_step == 0 else None
         iterator = ready.result() if ready else iter(self.epoch(epoch, start_step))
-        for step in range(start_step, self.steps_per_epoch):
-            if step == max(start_step, self.steps_per_epoch - _OPEN_AHEAD) and not self.augment.is_evaluation:
+        steps = self.plan(epoch).steps_per_epoch
+        for step in range(start_step, steps):
+            if step == max(start_step, steps - _OPEN_AHEAD) and not self.augment.is_evaluation:
                 self._opened[epoch + 1] = self._opener.submit(self._open, epoch + 1)
             yield next(iterator)
 

@@ -24,9 +24,13 @@ class EpochPlan:
     batch is left out in this epoch (`dropped_records`), other records in the next one.
     Evaluation: every usable record once in file order; the last global batch is filled up with repeats of weight 0.
 
+    Records that turn out to be corrupt in the middle of a run are `skipped`: they are shuffled as if nothing was wrong
+    with them, then taken out. So whatever stood before the first of them keeps its place, and what follows moves up.
+
     Attributes:
         batch_size: records per step on this rank. image_size: side of the output, pixels.
         block_size: records that stay together in the shuffle; None chooses 1 for up to 50,000 records, else 32.
+        skipped: usable records that are left out all the same, ascending.
     """
 
     shards: ShardSet
@@ -39,6 +43,7 @@ class EpochPlan:
     world_size: int = 1
     start_step: int = 0
     block_size: int | None = None
+    skipped: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "image_size", "world_size"):
@@ -51,8 +56,9 @@ class EpochPlan:
         if not 0 <= self.rank < self.world_size:
             raise UserError(f"plan: rank {self.rank} is not in a world of {self.world_size}")
         if self.steps_per_epoch == 0:
+            without = f", without {len(self.skipped)} corrupt ones," if self.skipped else ""
             raise UserError(
-                f"plan: {len(self.shards.usable)} records in the {self.shards.split} split do not fill one batch of "
+                f"plan: {self.num_records} records in the {self.shards.split} split{without} do not fill one batch of "
                 f"{self.batch_size} × {self.world_size}; take a smaller --batch-size"
             )
         if not 0 <= self.start_step <= self.steps_per_epoch:
@@ -63,16 +69,21 @@ class EpochPlan:
         """Records per step over all ranks."""
         return self.batch_size * self.world_size
 
+    @cached_property
+    def num_records(self) -> int:
+        """Records that may be read: the usable ones but for the skipped."""
+        return len(self._without_skipped(self.shards.usable))
+
     @property
     def steps_per_epoch(self) -> int:
         """Steps of a whole epoch, whatever `start_step` is."""
-        usable = len(self.shards.usable)
-        return -(-usable // self.global_batch) if self.augment.is_evaluation else usable // self.global_batch
+        count = self.num_records
+        return -(-count // self.global_batch) if self.augment.is_evaluation else count // self.global_batch
 
     @property
     def dropped_records(self) -> int:
-        """Usable records that no rank sees in this epoch."""
-        return max(0, len(self.shards.usable) - self.steps_per_epoch * self.global_batch)
+        """Records that may be read, and that no rank sees in this epoch."""
+        return max(0, self.num_records - self.steps_per_epoch * self.global_batch)
 
     @cached_property
     def records(self) -> np.ndarray:
@@ -83,7 +94,7 @@ class EpochPlan:
     def weights(self) -> np.ndarray:
         """float32 [steps × batch_size]: 1, or 0 for the repeats that fill the last evaluation batch."""
         positions = np.arange(self.steps_per_epoch * self.global_batch)
-        return self._mine((positions < len(self.shards.usable)).astype(np.float32))
+        return self._mine((positions < self.num_records).astype(np.float32))
 
     def draw(self, start: int, stop: int) -> Draws:
         """The two matrices and the source box for the positions `start` … `stop` − 1."""
@@ -100,10 +111,14 @@ class EpochPlan:
         usable = self.shards.usable
         total = self.steps_per_epoch * self.global_batch
         if self.augment.is_evaluation:
-            return np.concatenate([usable, np.full(total - len(usable), usable[-1])])
+            order = self._without_skipped(usable)
+            return np.concatenate([order, np.full(total - len(order), order[-1])])
         rng = np.random.default_rng([self.seed, self.epoch])
         block_size = self.block_size or (1 if len(usable) <= _LARGEST_RECORD_SHUFFLE else _BLOCK_RECORDS)
-        return shuffle_in_blocks(rng, usable, self.shards.shard[usable], block_size)[:total]
+        return self._without_skipped(shuffle_in_blocks(rng, usable, self.shards.shard[usable], block_size))[:total]
+
+    def _without_skipped(self, records: np.ndarray) -> np.ndarray:
+        return records[~np.isin(records, self.skipped)] if self.skipped else records
 
     def _mine(self, values: np.ndarray) -> np.ndarray:
         """This rank's part of one value per global position."""

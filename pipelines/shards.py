@@ -1,6 +1,5 @@
 """ShardSet: one split's shards with their indexes and image sizes, checked before anything is read from them."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,9 @@ from pipelines.dataset import DatasetInfo, SplitInfo
 from pipelines.errors import UserError
 from pipelines.files import atomic_writer
 from pipelines.index import read_index
+from pipelines.reading import read_bytes
+
+MOST_PIXELS = 89_478_485  # of an image: beyond, Pillow, and so the builder, takes it for a decompression bomb
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,24 +78,20 @@ class ShardSet:
             shard=np.repeat(np.arange(len(paths), dtype=np.int32), counts),
             offsets=np.concatenate([index.offsets for index in indexes]),
             lengths=np.concatenate([index.sizes for index in indexes]),
-            sizes=read_sizes(directory, part),
+            sizes=read_sizes(directory, split, part),
             usable=usable,
             classes=tuple(info_class.name for info_class in info.classes),
             label_base=info.label_base,
         )
 
     def read(self, record: int) -> "StoredImage":
-        """A record's JPEG and label; raises `UserError` if it has none.
+        """A record's JPEG and label; raises `UserError` if it has none, `OSError` if its shard cannot be read.
 
         Its shard is opened anew each time: a thousand shards must not hold a thousand descriptors.
         """
         path = self.paths[self.shard[record]]
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            length = int(self.lengths[record]) - records.HEADER_BYTES - records.FOOTER_BYTES
-            data = os.pread(descriptor, length, int(self.offsets[record]) + records.HEADER_BYTES)
-        finally:
-            os.close(descriptor)
+        length = int(self.lengths[record]) - records.HEADER_BYTES - records.FOOTER_BYTES
+        data = read_bytes(path, int(self.offsets[record]) + records.HEADER_BYTES, length)
         features = records.decode_example(memoryview(data))
         encoded, label = features.get(records.ENCODED), features.get(records.LABEL)
         if not isinstance(encoded, memoryview) or not isinstance(label, int):
@@ -131,7 +129,8 @@ def _checked_index(path: Path, records: int, num_bytes: int):
     return index
 
 
-def read_sizes(directory: Path, part: SplitInfo) -> np.ndarray:
+def read_sizes(directory: Path, split: str, part: SplitInfo) -> np.ndarray:
+    """The sidecar of image sizes, int32 [N, 2]; raises `UserError` if it does not fit or an image is absurdly large."""
     path = directory / part.sizes
     remedy = f"run `python -m tools.build_index {directory}`"
     try:
@@ -142,4 +141,10 @@ def read_sizes(directory: Path, part: SplitInfo) -> np.ndarray:
         raise UserError(f"{path}: not a table of image sizes; {remedy}") from None
     if sizes.dtype != np.int32 or sizes.shape != (part.num_records, 2) or np.any(sizes < 1):
         raise UserError(f"{path}: image sizes do not fit the shards; {remedy}")
+    areas = sizes[:, 0].astype(np.int64) * sizes[:, 1]
+    if areas[most := int(areas.argmax())] > MOST_PIXELS:
+        height, width = sizes[most]
+        raise UserError(
+            f"{path}: record {most} of {split} has an image of {height:,} × {width:,} pixels; build it again"
+        )
     return sizes

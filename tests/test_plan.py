@@ -116,6 +116,32 @@ def test_a_quarantined_record_changes_nothing_for_the_others(train: ShardSet) ->
     np.testing.assert_array_equal(rest.draws.affine, whole.draws.affine[same])
 
 
+@BLOCKS
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_skipped_records_leave_all_before_them_in_place(
+    train: ShardSet, world_size: int, block_size: int | None
+) -> None:
+    whole = plan(train, batch_size=1, block_size=block_size).records
+    skipped = tuple(sorted(whole[[30, 31, 77]].tolist()))
+    fields = {"world_size": world_size, "block_size": block_size, "skipped": skipped}
+    ranks = [plan(train, rank=rank, **fields) for rank in range(world_size)]
+    order = np.concatenate([rank.records.reshape(-1, BATCH) for rank in ranks], axis=1).reshape(-1)
+    expected = np.delete(whole, [30, 31, 77])
+    np.testing.assert_array_equal(order, expected[: len(order)])
+    assert ranks[0].dropped_records == len(expected) - len(order) < BATCH * world_size
+    tail = plan(train, start_step=5, **fields)
+    np.testing.assert_array_equal(tail.records, ranks[0].records[5 * BATCH :])
+
+
+def test_evaluation_pads_what_is_left_of_skipped_records(validation: ShardSet) -> None:
+    last = validation.num_records - 1
+    found = plan(validation, augment=AugmentSpec.evaluation(), skipped=(0, last))
+    np.testing.assert_array_equal(found.records[found.weights == 1], np.arange(1, last))
+    assert set(found.records[found.weights == 0]) == {last - 1}
+    with pytest.raises(UserError, match=r"0 records in the validation split, without 37 corrupt ones, do not fill"):
+        plan(validation, augment=AugmentSpec.evaluation(), skipped=tuple(range(last + 1)))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -74,7 +74,7 @@ def test_log_jsonl_keeps_its_documented_keys(finished_run: RunDirectory) -> None
     speed = {"images_per_second", "data_wait"}
     assert set(lines[1]) == position | {"step"}  # within the warm-up
     assert set(lines[5]) == position | speed | {"step"}
-    assert set(lines[8]) == position | speed | {"val_loss", "val_top1", "val_top5"}
+    assert set(lines[8]) == position | speed | {"val_loss", "val_top1", "val_top5", "skipped"}
     assert [line["step"] for line in lines[1:4]] == [1, 3, 4]
     assert [line["global_step"] for line in lines[5:]] == [7, 9, 10, 10, 10]
     # An epoch's means are those of its intervals, by their numbers of steps.

@@ -90,8 +90,11 @@ def main(flags: argparse.Namespace) -> None:
 
 def epochs_of(directory: RunDirectory) -> list[dict[str, Any]]:
     """The log's epoch lines; raises `UserError` if there is none with a validation."""
-    lines = [json.loads(line) for line in directory.log.read_text(encoding="utf-8").splitlines()]
-    epochs = [line for line in lines if line["event"] == "epoch" and "val_top1" in line]
+    try:
+        lines = [json.loads(line) for line in directory.log.read_text(encoding="utf-8").splitlines()]
+        epochs = [line for line in lines if line["event"] == "epoch" and "val_top1" in line]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise UserError(f"{directory.log}: not the log of a run") from None
     if not epochs:
         raise UserError(f"{directory.log}: no epoch with a validation yet")
     return epochs

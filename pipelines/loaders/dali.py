@@ -6,6 +6,7 @@ reader brings the plan's matrices, one warp and one colour operation apply them.
 
 import importlib.util
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,8 @@ def build_graph(
             name="records",
             path=files.shards,
             index_path=files.indexes,
+            # Mapped, a shard that shrinks or a disk that fails would end the process by SIGBUS, without a word.
+            dont_use_mmap=True,
             features={
                 records.ENCODED: tfrecord.FixedLenFeature((), tfrecord.string, ""),
                 records.LABEL: tfrecord.FixedLenFeature([1], tfrecord.int64, -1),
@@ -131,6 +134,11 @@ def _decode(encoded: Any, plan: Any, whole_images: bool, on_gpu: bool) -> Any:
         "adjust_orientation": False,  # the builder has applied it, so that every loader sees the same pixels
         "jpeg_fancy_upsampling": True,  # as libjpeg, so that GPU and CPU agree
     }
+    # DALI 2.4's decoder ends the process (SIGSEGV) when it finds bytes that are no image while it decodes the others of
+    # the batch. So an operator that reads heads alone comes first; the decoder waits for the nothing taken of it.
+    shape = fn.peek_image_shape(encoded, adjust_orientation=False)
+    nothing = fn.slice(fn.cast(shape, dtype=types.UINT8), start=[0], shape=[0], axes=[0])
+    encoded = fn.cat(encoded, nothing, axis=0)
     if whole_images:
         return fn.decoders.image(encoded, **options)
     box = {"axis_names": "HW", "normalized_anchor": False, "normalized_shape": False}
@@ -186,7 +194,7 @@ class DaliLoader(Loader):
         self._prepared: dict[tuple[int, int], Future[_Prepared]] = {}
 
     def epoch(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
-        steps = self.steps_per_epoch - start_step
+        steps = self.plan(epoch).steps_per_epoch - start_step
         if steps == 0:
             return self._empty()
         current = self._prepare(epoch, start_step)
@@ -204,6 +212,10 @@ class DaliLoader(Loader):
             dataset = dataset.take(steps).apply(tf.data.experimental.assert_cardinality(steps))
         dataset._kimagenet_loader = self  # whose plans it reads: they are removed with the loader
         return dataset
+
+    def skip(self, records: Iterable[int]) -> None:
+        super().skip(records)
+        self._release_except()
 
     def close(self) -> None:
         super().close()

@@ -24,7 +24,7 @@ class SyntheticLoader(Loader):
         labels = rng.integers(0, self.shards.num_classes, count, dtype=np.int32)
         if self.batch.dtype != "uint8":
             images = (images * np.float32(2 / 255) - 1).astype(self.batch.dtype)
-        batch = tf.data.Dataset.from_tensors((images, labels)).cache().repeat(self.steps_per_epoch - start_step)
+        batch = tf.data.Dataset.from_tensors((images, labels)).cache().repeat(plan.steps_per_epoch - start_step)
         if not self.augment.is_evaluation:
             return batch
         weights = tf.data.Dataset.from_tensor_slices(plan.weights.reshape(-1, count))

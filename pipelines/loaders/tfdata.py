@@ -37,7 +37,7 @@ class TfdataLoader(Loader):
             image = render(encoded, Work(*work), self.batch, self.augment)
             return (image, label, weight) if self.augment.is_evaluation else (image, label)
 
-        steps = self.steps_per_epoch - start_step
+        steps = plan.steps_per_epoch - start_step
         dataset = tf.data.Dataset.range(steps).map(read).unbatch()
         dataset = dataset.map(execute, num_parallel_calls=self.options.workers, deterministic=True)
         dataset = dataset.batch(self.batch.batch_size, drop_remainder=True).prefetch(self.options.prefetch)

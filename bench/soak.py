@@ -1,0 +1,157 @@
+"""Does anything pile up in half an hour? Loaders at full speed: short epochs, corrupt records, closing, reopening.
+
+    python -m bench.soak --output FILE.json --png FILE.png [--dataset-dir DIR] [--minutes 15]
+
+A life: a copy of the data set in which some records are corrupt is opened with --on-corrupt skip, read for some
+epochs as fast as it goes (each corrupt record met is an exception and a pipeline that is built anew), and closed. The
+lives of the loaders take turns. Resident memory, threads and open files are noted at the end of every epoch.
+"""
+
+import argparse
+import gc
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench import machine
+from bench.measurement import Measurement, Result
+from bench.memory import open_files, resident_megabytes, threads
+from kimagenet import cli
+from pipelines import AugmentSpec, BatchSpec, ShardSet, loaders
+from pipelines.shards import StoredImage
+
+QUESTION = "soak"
+EPOCHS = 12  # of a life
+CORRUPT = 4  # records of a life
+RECORDS = 192  # of an epoch: a second or some
+BATCH_SIZE, IMAGE_SIZE = 32, 128
+UNITS = {"resident memory": "MB", "threads": "threads", "files": "files"}
+State = tuple[float, float, int, int]  # seconds since the start, megabytes, threads, files
+
+
+def make_parser() -> cli.Parser:
+    """The flags."""
+    parser = cli.Parser("python -m bench.soak", "--output FILE.json [flags]", (__doc__ or "").partition("\n")[0])
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="result file")
+    parser.add_argument("--png", type=Path, metavar="FILE.png", help="draw the curves as well")
+    parser.add_argument("--dataset-dir", type=Path, metavar="DIR", help="folder of shards; default: the demo data")
+    parser.add_argument("--minutes", type=float, default=15.0, metavar="M", help="of each loader (15)")
+    return parser
+
+
+def soak(flags: argparse.Namespace) -> None:
+    """Reads for so long, prints a line for each life, writes the files."""
+    from kimagenet.demo import ensure_demo
+
+    cli.import_tensorflow()
+    directory = flags.dataset_dir or ensure_demo()
+    names = [name for name in loaders.names() if name != "synthetic"]
+    states: dict[str, list[State]] = {name: [] for name in names}
+    spent = dict.fromkeys(names, 0.0)
+    skipped = dict.fromkeys(names, 0)
+    with TemporaryDirectory() as scratch:
+        shards = damaged_copy(ShardSet.open(directory, "train"), Path(scratch))
+        for name in names:
+            for _ in live(name, shards):  # libraries load, pools fill
+                pass
+        start = time.monotonic()
+        while min(spent.values()) < 60 * flags.minutes:
+            name = min(names, key=lambda name: spent[name])
+            began = time.monotonic()
+            count = 0
+            for count in live(name, shards):  # noqa: B007
+                state = resident_megabytes(), threads(), open_files()
+                states[name].append((time.monotonic() - start, *state))
+            skipped[name] += count
+            spent[name] += time.monotonic() - began
+            print(f"{name}: {spent[name] / 60:.1f} min, {skipped[name]} skipped", *state, flush=True)
+    measurements = measure(states, spent, skipped)
+    Result(
+        command=f"python -m bench.soak --output {flags.output.name} --minutes {flags.minutes:g}",
+        date=machine.date(),
+        commit=machine.commit(),
+        machine=machine.machine() | {"load_average_5_min": round(os.getloadavg()[1], 1)},
+        versions=machine.versions(),
+        dataset=machine.describe(shards) | {"name": directory.name},
+        measurements=tuple(measurements),
+    ).save(flags.output)
+    for measurement in measurements:
+        print(measurement.line())
+    if flags.png:
+        draw(states, flags.png)
+
+
+def damaged_copy(shards: ShardSet, folder: Path) -> ShardSet:
+    """The first records, of which some have lost the head of their image."""
+    records = shards.usable[:RECORDS]
+    copies = {}
+    for path in {shards.paths[number] for number in shards.shard[records]}:
+        copies[path] = folder / path.name
+        copies[path].write_bytes(path.read_bytes())
+    for record in records[:: len(records) // CORRUPT][:CORRUPT].tolist():
+        stored: StoredImage = shards.read(record)
+        path, offset = shards.paths[shards.shard[record]], int(shards.offsets[record])
+        with open(copies[path], "r+b") as stream:
+            stream.seek(offset)
+            place = stream.read(int(shards.lengths[record])).index(stored.encoded)
+            stream.seek(offset + place)
+            stream.write(bytes(20))
+    return replace(shards, paths=tuple(copies.get(path, path) for path in shards.paths), usable=records)
+
+
+def live(name: str, shards: ShardSet) -> Iterator[int]:
+    """One life; after each epoch, the number of records that were skipped so far."""
+    from kimagenet.corrupt import CorruptRecords
+    from kimagenet.distribute import choose_strategy, open_feed
+
+    batch, augment, corrupt = BatchSpec(BATCH_SIZE, IMAGE_SIZE), AugmentSpec.train(), CorruptRecords("skip")
+    strategy = choose_strategy()
+    with open_feed(strategy, name, shards, batch, augment, workers=1, corrupt=corrupt, timeout=600.0) as feed:
+        for epoch in range(EPOCHS):
+            for _ in feed.epoch(epoch):
+                pass
+            if epoch == EPOCHS - 1:
+                gc.collect()
+            yield len(feed.corrupt)
+
+
+def measure(states: dict[str, list[State]], spent: dict[str, float], skipped: dict[str, int]) -> list[Measurement]:
+    """A round is an epoch."""
+    found = []
+    for name, rows in states.items():
+        images = len(rows) * RECORDS
+        settings = {"epochs": len(rows), "minutes": spent[name] / 60, "skipped": skipped[name], "images": images}
+        for column, (what, unit) in enumerate({"at": "s", **UNITS}.items()):
+            rounds = tuple(row[column] for row in rows)
+            found.append(Measurement(QUESTION, f"{name}: {what}", unit, rounds, settings))
+    return found
+
+
+def draw(states: dict[str, list[State]], path: Path) -> None:
+    """Three curves over time, one colour a loader."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    for column, (axes, (what, unit)) in enumerate(
+        zip(figure.subplots(len(UNITS), sharex=True), UNITS.items(), strict=True), start=1
+    ):
+        for name, rows in states.items():
+            axes.plot([row[0] / 60 for row in rows], [row[column] for row in rows], ".", markersize=2, label=name)
+        axes.set_ylabel(what if unit == what else f"{what}, {unit}")
+        axes.set_ylim(bottom=0)
+    axes.set_xlabel("minutes")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return cli.run(make_parser(), soak, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

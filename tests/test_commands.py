@@ -1,0 +1,182 @@
+"""Every command line with each kind of bad input: exit code 2, one line on stderr, nothing left behind."""
+
+import re
+import runpy
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipelines.index import index_path
+from tests import faults
+
+ROOT = Path(__file__).parents[1]
+
+# A command that could work, but for what is wrong with {data}, {run}, {model}, {images} or {out}.
+COMMANDS: dict[str, str] = {
+    "bench": "memory --dataset-dir={data} --output={out}/result.json",
+    "bench.soak": "--dataset-dir={data} --output={out}/result.json",
+    "kimagenet.doctor": "--json={out}/doctor.json",
+    "kimagenet.evaluate": "{run} --dataset-dir={data} --json={out}/result.json",
+    "kimagenet.export": "{run} --output={out}/export --names-from={data}",
+    "kimagenet.models": "",
+    "kimagenet.predict": "{run} {images} --names-from={data}",
+    "kimagenet.train": "demo --loader=tfdata --dataset-dir={data} --output={out}/run",
+    "tools.build_index": "{data}",
+    "tools.build_shards": "--source={images} --output={out}/shards --workers=1",
+    "tools.check_shards": "{data} --json={out}/faults.json --workers=1",
+    "tools.compare_uses": "{run}",
+    "tools.launch": "--workers=1 demo --dataset-dir={data} --output={out}/run",
+    "tools.plot_runs": "{run} --output={out}/runs.png",
+    "tools.preview": "{data} --output={out}/preview.png --loader tfdata",
+    "tools.try_models": "{data} --output={out}/models.md",
+}
+# One with argparse's own words for wrong use, one that takes no arguments at all.
+FOREIGN = {"bench.optimizers", "bench.estimate"}
+
+
+def found_commands() -> list[str]:
+    """Every module of ours that `python -m` runs."""
+    names = []
+    for path in sorted(path for package in ("bench", "kimagenet", "tools") for path in (ROOT / package).rglob("*.py")):
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
+            names.append(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__"))
+    return names
+
+
+def _no_folder(data: Path) -> Path:
+    return data / "nowhere"
+
+
+def _file(data: Path) -> Path:
+    return data / "dataset.json"
+
+
+def _empty(data: Path) -> Path:
+    (data.parent / "empty").mkdir()
+    return data.parent / "empty"
+
+
+def _garbage(data: Path) -> Path:
+    folder = data.parent / "garbage"
+    folder.mkdir()
+    for name in ("dataset.json", "run.json", "recipe.json", "log.jsonl", "train-00000-of-00001"):
+        (folder / name).write_bytes(b"\x00\xff{[garbage\n" * 9)
+    return folder
+
+
+def _deep(data: Path) -> Path:
+    folder = data.parent / "deep"
+    folder.mkdir()
+    for name in ("dataset.json", "run.json", "recipe.json"):
+        (folder / name).write_bytes(b"[" * 100_000)
+    return folder
+
+
+def _escaping(data: Path) -> Path:
+    text = (data / "dataset.json").read_text().replace("train-00000-of-00003", "../../etc/passwd")
+    (data / "dataset.json").unlink()
+    (data / "dataset.json").write_text(text)
+    return data
+
+
+def _stale(data: Path) -> Path:
+    for path in data.glob("*-of-*[0-9]"):
+        faults.truncate(path)
+        index_path(path).unlink()
+    return data
+
+
+BAD: dict[str, Callable[[Path], Path]] = {
+    "no such folder": _no_folder,
+    "a file for a folder": _file,
+    "an empty folder": _empty,
+    "garbage": _garbage,
+    "deeply nested": _deep,
+    "names that lead out": _escaping,
+    "shards cut off": _stale,
+}
+WRONG_FLAGS = ["--no-such-flag", "--no-such-flag=\n", "--output", "--workers=-3"]
+# Not tools.launch: what it hands on is refused in another process.
+TAKES_FOLDERS = [name for name, line in COMMANDS.items() if re.search("{(data|run|images)}", line)]
+TAKES_FOLDERS.remove("tools.launch")
+
+
+@pytest.fixture
+def places(tiny_dataset: Path, tmp_path: Path) -> dict[str, Path]:
+    """Folders that may be spoiled: shards; one to write into; a file."""
+    data = faults.copy_dataset(tiny_dataset, tmp_path / "shards")
+    (tmp_path / "out").mkdir()
+    return {"data": data, "run": data, "images": data, "out": tmp_path / "out"}
+
+
+def run(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """`python -m NAME …` within this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # runpy's: the module has been imported before
+        try:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        except SystemExit as leaving:
+            return int(leaving.code or 0)
+    return 0
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def assert_refused(
+    name: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> str:
+    monkeypatch.chdir(tmp_path)
+    before = tree(tmp_path)
+    capfd.readouterr()
+    code = run(name, arguments, monkeypatch)
+    error = capfd.readouterr().err
+    assert code == 2, error
+    assert re.fullmatch(r"error: [^\n]+\n", error)
+    assert tree(tmp_path) == before
+    return error
+
+
+def test_every_command_is_in_the_table() -> None:
+    assert set(found_commands()) <= {*COMMANDS, *FOREIGN}
+
+
+def _here(names: list[str]) -> list[str]:
+    return [name for name in names if name in found_commands()]
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("name", _here(TAKES_FOLDERS))
+def test_bad_folders_get_one_line(
+    name: str,
+    bad: str,
+    places: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+) -> None:
+    spoiled = BAD[bad](places["data"])
+    arguments = COMMANDS[name].format(**places | {"data": spoiled, "run": spoiled, "images": spoiled}).split()
+    assert str(spoiled) in assert_refused(name, arguments, tmp_path, monkeypatch, capfd)
+
+
+@pytest.mark.parametrize("flag", WRONG_FLAGS)
+@pytest.mark.parametrize("name", _here(list(COMMANDS)))
+def test_wrong_flags_get_one_line(
+    name: str,
+    flag: str,
+    places: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+) -> None:
+    if name == "tools.launch":
+        arguments = ["--workers=x" if flag == "--output" else flag]  # what follows is handed on
+    else:
+        arguments = [*COMMANDS[name].format(**places).split(), flag]
+    assert_refused(name, arguments, tmp_path, monkeypatch, capfd)

@@ -1,0 +1,288 @@
+"""Records that become corrupt after the build: skipped or named, and nothing else is lost, repeated or changed."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kimagenet import cli, train
+from kimagenet.corrupt import CorruptRecords
+from kimagenet.distribute import Feed, open_feed
+from kimagenet.log import JsonLines
+from kimagenet.run import RunDirectory
+from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, UserError
+from pipelines.corrupt import find_corrupt
+from pipelines.errors import RunFailed
+from tests import faults
+from tests.data import TRAIN_RECORDS, VALIDATION_RECORDS
+from tests.test_loaders import READING, needs_dali
+from tests.test_resume import at_step, epoch_lines, final_weights, send
+
+BATCH_SIZE = 8
+EPOCHS = 3
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
+    return faults.copy_dataset(tiny_dataset, tmp_path / "shards")
+
+
+def open_split(dataset: Path, name: str, split: str = "train", **options) -> Feed:
+    augment = AugmentSpec.evaluation() if split == "validation" else AugmentSpec.train()
+    shards = ShardSet.open(dataset, split)
+    batch = BatchSpec(BATCH_SIZE, 32)
+    corrupt = CorruptRecords("skip", 1000)
+    return open_feed(
+        tf.distribute.get_strategy(), name, shards, batch, augment, workers=1, **{"corrupt": corrupt} | options
+    )
+
+
+def some(count: int, of: int, seed: int = 0) -> set[int]:
+    return set(np.random.default_rng(seed).permutation(of)[:count].tolist())
+
+
+def expected_order(feed: Feed, epoch: int, bad: set[int], known: set[int]) -> list[list[int]]:
+    """The batches that have to come, and `known` grown by the bad records that are met on the way.
+
+    Apart from the plan's own filter: the order of a plan with no skipped records, walked along record by record.
+    """
+    loader = feed.loaders[0]
+    order = EpochPlan(feed.shards, loader.augment, 1, 32, epoch=epoch).records.tolist()
+    rest = [record for record in order if record not in known]
+    batches: list[list[int]] = []
+    while len(rest) >= BATCH_SIZE:
+        batch, rest = rest[:BATCH_SIZE], rest[BATCH_SIZE:]
+        if met := bad & set(batch):
+            known |= met
+            rest = [record for record in batch + rest if record not in met]
+        else:
+            batches.append(batch)
+    return batches
+
+
+@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize(("share", "kind"), [(0.01, "example"), (0.1, "image head")])
+def test_skipping_loses_and_repeats_nothing(dataset: Path, name: str, share: float, kind: str) -> None:
+    """Pixel for pixel: the batches are those of the same records in the data set as it was."""
+    bad = some(round(share * TRAIN_RECORDS), TRAIN_RECORDS)
+    known: set[int] = set()
+    with open_split(dataset, name) as feed:
+        good = {}  # what each record looks like in each epoch
+        for epoch in range(EPOCHS):
+            plan = EpochPlan(feed.shards, feed.loaders[0].augment, 1, 32, epoch=epoch)
+            with open_split(dataset, name) as whole:
+                whole.loaders[0].batch = BatchSpec(1, 32)
+                for record, (image, label) in zip(plan.records.tolist(), whole.loaders[0].epoch(epoch), strict=True):
+                    good[epoch, record] = image.numpy()[0], int(label[0])
+        faults.corrupt(feed.shards, bad, kind)
+        for epoch in range(EPOCHS):
+            batches = expected_order(feed, epoch, bad, known)
+            found = [(images.numpy(), labels.numpy()) for images, labels in feed.epoch(epoch)]
+            assert len(found) == len(batches)
+            for (images, labels), records in zip(found, batches, strict=True):
+                assert labels.tolist() == [good[epoch, record][1] for record in records]
+                np.testing.assert_array_equal(images, [good[epoch, record][0] for record in records])
+            assert set(feed.corrupt.of("train")) == known
+        assert known == bad  # a seed with which three epochs meet all of them
+        assert feed.steps_per_epoch == TRAIN_RECORDS // BATCH_SIZE
+    for line in feed.corrupt.lines:
+        assert line["offset"] == feed.shards.offsets[line["record"]]
+        assert line["shard"] == str(feed.shards.paths[feed.shards.shard[line["record"]]])
+
+
+@pytest.mark.parametrize("name", READING)
+def test_evaluation_counts_every_other_record_once(dataset: Path, name: str) -> None:
+    bad = some(5, VALIDATION_RECORDS, 1) | {VALIDATION_RECORDS - 1}
+    with open_split(dataset, name, "validation") as feed:
+        faults.corrupt(feed.shards, bad, "image head")
+        wanted = [feed.shards.read(i).label - 1 for i in range(VALIDATION_RECORDS) if i not in bad]
+        for _ in range(2):
+            batches = [(labels.numpy(), weights.numpy()) for _, labels, weights in feed.epoch(0)]
+            labels, weights = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+            assert labels[weights == 1].tolist() == wanted
+            assert set(feed.corrupt.of("validation")) == bad
+            assert len(feed.corrupt) == len(bad)
+
+
+@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("kind", faults.RECORD_DAMAGES)
+def test_stop_names_the_record(dataset: Path, name: str, kind: str) -> None:
+    with open_split(dataset, name, corrupt=CorruptRecords()) as feed:
+        plan = feed.loaders[0].plan(0)
+        record = int(plan.records[3 * BATCH_SIZE + 5])
+        faults.corrupt(feed.shards, [record], kind)
+        batches = feed.epoch(0)
+        for _ in range(3):
+            next(batches)
+        with pytest.raises(RunFailed) as caught:
+            next(batches)
+    message = str(caught.value)
+    path = feed.shards.paths[feed.shards.shard[record]]
+    place = f"{path}: the record at byte {feed.shards.offsets[record]} (record {record} of train): "
+    assert message.startswith(place)
+    assert message.endswith(f"quarantine with `python -m tools.check_shards {dataset} --quarantine`")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", READING)
+def test_when_every_record_is_corrupt_the_run_ends(dataset: Path, name: str) -> None:
+    with open_split(dataset, name) as feed:
+        faults.corrupt(feed.shards, range(TRAIN_RECORDS))
+        with pytest.raises(RunFailed, match=r"records in the train split, without \d+ corrupt ones, do not fill"):
+            list(feed.epoch(0))
+        assert TRAIN_RECORDS - BATCH_SIZE < len(feed.corrupt) <= TRAIN_RECORDS
+    with open_split(dataset, name, corrupt=CorruptRecords("skip", 20)) as feed:
+        with pytest.raises(
+            RunFailed, match=r"\(and 7 more in its batch\); 16 were skipped before, --max-corrupt is 20"
+        ):
+            list(feed.epoch(0))
+        assert len(feed.corrupt) == 16
+
+
+class TwoReplicas:
+    """As much of a strategy as a feed needs; the two parts of a batch are put together again."""
+
+    num_replicas_in_sync = 2
+
+    def experimental_distribute_values_from_function(self, value_of):
+        parts = [value_of(SimpleNamespace(replica_id_in_sync_group=rank)) for rank in range(2)]
+        return tuple(tf.concat(part, 0) for part in zip(*parts, strict=True))
+
+
+def test_the_loaders_of_all_replicas_skip(dataset: Path) -> None:
+    """Two replicas read what one reads, whichever of them meets the corrupt records."""
+    bad, batch = some(8, TRAIN_RECORDS, 3), BatchSpec(BATCH_SIZE, 32)
+    shards = ShardSet.open(dataset, "train")
+    faults.corrupt(shards, bad)
+    with open_split(dataset, "tfdata") as one:
+        expected = [labels.numpy().tolist() for epoch in range(2) for _, labels in one.epoch(epoch)]
+    corrupt = CorruptRecords("skip")
+    with open_feed(TwoReplicas(), "tfdata", shards, batch, AugmentSpec.train(), workers=1, corrupt=corrupt) as two:
+        assert len(two.loaders) == 2
+        assert [labels.numpy().tolist() for epoch in range(2) for _, labels in two.epoch(epoch)] == expected
+        assert corrupt.lines == one.corrupt.lines
+
+
+def test_of_several_processes_none_may_skip(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+    shards = ShardSet.open(dataset, "train")
+    arguments = TwoReplicas(), "tfdata", shards, BatchSpec(BATCH_SIZE, 32), AugmentSpec.train()
+    with pytest.raises(UserError, match="--on-corrupt skip"):
+        open_feed(*arguments, corrupt=CorruptRecords("skip"))
+    open_feed(*arguments).close()
+
+
+def test_an_error_that_is_no_records_fault_stays_what_it_is(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_split(dataset, "tfdata") as feed:
+
+        def broken(*_) -> None:
+            raise tf.errors.InternalError(None, None, "the decoder is ill\nand more")
+
+        monkeypatch.setattr(feed, "_deal", broken)
+        with pytest.raises(RunFailed, match=r"step 0 of the train split cannot be read: the decoder is ill$"):
+            next(feed.epoch(0))
+        assert not feed.corrupt.lines
+
+
+def test_bit_rot_that_decodes_is_told_by_the_checksum(dataset: Path) -> None:
+    shards = ShardSet.open(dataset, "train")
+    faults.flip_bit(shards.paths[0], int(shards.offsets[7]) + 12 + int(shards.lengths[7]) // 2, 3)
+    assert [(found.record, found.reason) for found in find_corrupt(shards, [3, 7])] == [(7, "its checksum is wrong")]
+
+
+RUN = ["demo", "--image-size=32", "--batch-size=12", "--epochs=2", "--workers=1", "--ema=0.9", "--checkpoint-steps=3"]
+RUN += ["--on-corrupt=skip", "--log-steps=4"]
+
+
+@pytest.mark.parametrize("name", READING)
+def test_a_run_that_skips_is_resumed_exactly(
+    dataset: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for split, bad in (("train", some(5, TRAIN_RECORDS)), ("validation", {3, 30})):
+        faults.corrupt(ShardSet.open(dataset, split), bad)
+    whole, parts = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "parts")
+    arguments = [*RUN, f"--loader={name}", f"--dataset-dir={dataset}"]
+    assert train.main([*arguments, f"--output={whole.path}"]) == 0
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in whole.corrupt.read_text().splitlines()]
+    assert {line["record"] for line in lines if line["split"] == "validation"} == {3, 30}
+    assert f"{len(lines)} corrupt records were skipped, see {whole.corrupt}" in printed.out
+    assert [line["skipped"] for line in epoch_lines(whole)][-1] == len(lines)
+    assert printed.err.count("skipped: ") == len(lines)
+    with monkeypatch.context() as patched:
+        step = 8 * lines[0]["epoch"] + lines[0]["step"] + 1
+        patched.setattr(JsonLines, "on_train_batch_end", at_step(step, lambda: send(signal.SIGTERM)))
+        assert train.main([*arguments, f"--output={parts.path}"]) == cli.EXIT_RESUME
+    assert parts.corrupt.read_text().splitlines()
+    assert train.main(["--resume", f"--output={parts.path}", "--on-corrupt=skip", f"--loader={name}"]) == 0
+    assert parts.corrupt.read_bytes() == whole.corrupt.read_bytes()
+    assert epoch_lines(parts) == epoch_lines(whole)
+    for a, b in zip(final_weights(whole), final_weights(parts), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_that_stops_leaves_a_checkpoint_and_goes_on_with_skip(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    faults.corrupt(ShardSet.open(dataset, "train"), some(5, TRAIN_RECORDS))
+    run = RunDirectory(tmp_path / "run")
+    arguments = [*RUN, "--loader=tfdata", f"--dataset-dir={dataset}", f"--output={run.path}", "--on-corrupt=stop"]
+    assert train.main(arguments) == cli.EXIT_FAILED
+    assert len(re.findall("^error: .*train-0000.* --on-corrupt skip", capsys.readouterr().err, re.MULTILINE)) == 1
+    assert run.find_checkpoints()
+    assert train.main([*arguments[:-1], "--on-corrupt=skip"]) == 0
+    assert keras.models.load_model(run.final)
+
+
+LARGE_BATCHES = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import numpy as np, tensorflow as tf
+from kimagenet.corrupt import CorruptRecords
+from kimagenet.distribute import open_feed
+from pipelines import AugmentSpec, BatchSpec, ShardSet
+from pipelines.dataset import ClassInfo, DatasetInfo, ShardInfo, SplitInfo
+from pipelines.index import scan, write_index
+from pipelines.records import frame
+from pipelines.shards import write_sizes
+from tests import faults
+from tests.data import example, jpeg, photo
+
+folder, count = Path(sys.argv[1]), 192
+image = jpeg(photo(np.random.default_rng(0), 0, 375, 500))
+path = folder / "train-00000-of-00001"
+path.write_bytes(frame(example(image, 1)) * count)
+write_index(path, scan(path))
+write_sizes(folder / "sizes.npy", np.tile([375, 500], (count, 1)))
+split = SplitInfo(shards=[ShardInfo(file=path.name, records=count, bytes=path.stat().st_size)], sizes="sizes.npy")
+DatasetInfo(label_base=1, classes=[ClassInfo(name="a")], splits={"train": split}).save(folder)
+shards = ShardSet.open(folder, "train")
+faults.corrupt(shards, range(0, count, 24))
+strategy, batch, corrupt = tf.distribute.get_strategy(), BatchSpec(32, 64), CorruptRecords("skip")
+with open_feed(strategy, "dali", shards, batch, AugmentSpec.train(), workers=1, corrupt=corrupt) as feed:
+    for epoch in range(2):
+        assert sum(1 for _ in feed.epoch(epoch)) == 5
+assert sorted(corrupt.of("train")) == list(range(0, count, 24))
+print("whole")
+"""
+
+
+@needs_dali
+def test_bytes_that_are_no_image_do_not_end_the_process(tmp_path: Path) -> None:
+    """DALI 2.4 did with them what only shows with large images and batches: a segmentation fault."""
+    result = subprocess.run(
+        [sys.executable, "-c", LARGE_BATCHES, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "whole" in result.stdout

@@ -1,0 +1,166 @@
+"""Disks and networks that fail in the middle of a run: for a moment, for good, or without any answer."""
+
+import contextlib
+import errno
+import gc
+import re
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from kimagenet.distribute import Feed, open_feed
+from pipelines import AugmentSpec, BatchSpec, ShardSet, corrupt, reading
+from pipelines.errors import Blocked, RunFailed
+from pipelines.reading import NoAnswer, Watched, read_bytes, within
+from tests import faults
+from tests.test_loaders import READING
+
+
+@pytest.fixture
+def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
+    return faults.copy_dataset(tiny_dataset, tmp_path / "shards")
+
+
+def open_train(dataset: Path, name: str, timeout: float = 0.0) -> Feed:
+    shards = ShardSet.open(dataset, "train")
+    strategy = tf.distribute.get_strategy()
+    return open_feed(strategy, name, shards, BatchSpec(8, 32), AugmentSpec.train(), workers=1, timeout=timeout)
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What `read_bytes` would have waited."""
+    slept: list[float] = []
+    monkeypatch.setattr(reading.time, "sleep", slept.append)
+    return slept
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_transient_errors_are_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pauses: list[float], number: int
+) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+    failures = faults.failing_reads(monkeypatch, number, 3)
+    assert read_bytes(tmp_path / "file", 2, 5) == b"23456"
+    assert len(failures) == 3
+    assert pauses == [0.1, 0.4, 1.6]
+
+
+def test_errors_that_stay_are_raised_in_the_end_with_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    with pytest.raises(OSError, match="ends at byte 10, 3 bytes too early") as caught:
+        read_bytes(path, 8, 5)
+    assert caught.value.filename == str(path)
+    with pytest.raises(FileNotFoundError):
+        read_bytes(tmp_path / "none", 0, 1)
+    assert not pauses
+    faults.failing_reads(monkeypatch, errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        read_bytes(path, 0, 1)
+    assert sum(pauses) == pytest.approx(8.5)
+
+
+def test_watched_iterators_give_what_the_bare_ones_give() -> None:
+    assert list(Watched(iter([1, 2, 3]), 60.0)) == [1, 2, 3]
+    failing = Watched((1 // x for x in (1, 0)), 60.0)
+    assert next(failing) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(failing)
+    assert within(60.0, lambda: 7) == 7
+    del failing
+    deadline = time.monotonic() + 60
+    while any(thread.name == "kimagenet-next" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_watched_iterator_is_free_when_it_has_ended_or_failed() -> None:
+    """At once, without the garbage collector: a pipeline is hundreds of megabytes."""
+
+    class Pipeline:
+        def __init__(self, error: type[Exception]) -> None:
+            self.error = error
+
+        def __iter__(self) -> "Pipeline":
+            return self
+
+        def __next__(self) -> None:
+            raise self.error
+
+    gc.disable()
+    try:
+        for error in (StopIteration, ValueError):
+            pipeline = Pipeline(error)
+            there = weakref.ref(pipeline)
+            watched = Watched(iter(pipeline), 60.0)
+            with contextlib.suppress(error):
+                next(watched)
+            del watched, pipeline
+            deadline = time.monotonic() + 60
+            while there() is not None:  # its thread ends in a moment
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+    finally:
+        gc.enable()
+
+
+def test_what_gives_no_answer_is_left() -> None:
+    answer = threading.Event()
+    with pytest.raises(NoAnswer):
+        within(0.05, answer.wait)
+    answer.set()
+
+
+FILE_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "vanishes": (Path.unlink, "No such file or directory"),
+    "shrinks": (faults.truncate, r"has [\d,]+ bytes now, not [\d,]+; copy or build it again"),
+    "is emptied": (lambda path: faults.truncate(path, 0), "has 0 bytes now"),
+    "is a folder": (lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
+}
+
+
+@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("damage", FILE_DAMAGES)
+def test_a_shard_that_is_gone_in_mid_run_is_named(dataset: Path, name: str, damage: str) -> None:
+    act, message = FILE_DAMAGES[damage]
+    with open_train(dataset, name) as feed:
+        batches = feed.epoch(0)
+        next(batches)
+        for path in feed.shards.paths:
+            act(path)
+        pattern = f"^{re.escape(str(dataset))}/train-0000[012]-of-00003: {message}[^\n]*$"
+        with pytest.raises(RunFailed, match=pattern):
+            list(batches)
+        assert not feed.corrupt.lines
+
+
+@pytest.mark.parametrize("name", READING)
+def test_a_shard_that_gives_no_answer_is_named(dataset: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corrupt, "PROBE_SECONDS", 0.3)
+    feed = open_train(dataset, name)
+    next(feed.epoch(0))  # the first batch, with all that it sets up, may take its time
+    monkeypatch.setattr(feed, "_timeout", 1.0)
+    shard = feed.shards.paths[feed.shards.shard[feed.loaders[0].plan(1).records[0]]]
+    faults.replace_by_fifo(shard)
+    with pytest.raises(Blocked, match=f"^{re.escape(str(shard))}: gives no answer for 0.3 seconds"):
+        next(feed.epoch(1))
+    faults.release_fifo(shard)
+    feed.close()
+
+
+def test_data_that_is_slow_for_no_files_fault(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    feed = open_train(dataset, "tfdata", timeout=0.2)
+    go_on = threading.Event()
+    monkeypatch.setattr(feed.loaders[0], "batches", lambda *_: (go_on.wait() for _ in range(1)))
+    with pytest.raises(Blocked, match=r"did not come within --data-timeout 0.2, though its shards answer"):
+        next(feed.epoch(0))
+    go_on.set()
+    feed.close()
