@@ -105,6 +105,7 @@ class Feed:
         if len(loaders) != len(self._ranks):
             raise ValueError(f"{len(loaders)} loaders for {len(self._ranks)} replicas")
         self.strategy = strategy
+        self.replicas = strategy.num_replicas_in_sync
         self.loaders = loaders
         self.corrupt = CorruptRecords() if corrupt is None else corrupt
         if self.has_peers and self.corrupt.policy == "skip":
@@ -114,7 +115,6 @@ class Feed:
         self._timeout = timeout
         self._is_blocked = False
         self.shards = loaders[0].shards
-        self.replicas = strategy.num_replicas_in_sync
         self.global_batch = loaders[0].batch.batch_size * self.replicas
         self.steps_per_epoch = loaders[0].steps_per_epoch
         self.dropped_records = loaders[0].dropped_records
