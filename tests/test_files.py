@@ -23,7 +23,8 @@ def test_so_is_a_folder_that_stands_in_the_way(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError) as caught:
         write_atomic(tmp_path, b"")
     assert caught.value.filename == str(tmp_path)
-    assert list(tmp_path.iterdir()) == [] and not list(tmp_path.parent.glob(".*.tmp"))
+    assert list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.parent.glob(".*.tmp"))
 
 
 def test_so_is_a_write_that_fails(tmp_path: Path) -> None:
@@ -32,11 +33,12 @@ def test_so_is_a_write_that_fails(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left") as caught, atomic_writer(path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(path)
-    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_errors_that_have_words_of_their_own_keep_them(tmp_path: Path) -> None:
-    with pytest.raises(gzip.BadGzipFile, match="^no gzip$"), atomic_writer(tmp_path / "x"):
+    with pytest.raises(gzip.BadGzipFile, match=r"^no gzip$"), atomic_writer(tmp_path / "x"):
         raise gzip.BadGzipFile("no gzip")
 
 
