@@ -17,7 +17,7 @@ from bench.timing import rates, ratios, run_interleaved
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet
 from pipelines.pool import cpu_count
 
-IMAGENET_RECORDS, IMAGENET_SHARDS = 1_280_000, 1024
+IMAGENET_RECORDS = 1_280_000
 RECORDS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 SHARDS = (1, 4, 16, 64, 256, 1024)
 

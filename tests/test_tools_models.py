@@ -15,7 +15,7 @@ from tools import plot_runs, try_models
 def test_try_models(tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     output = tmp_path / "models.md"
     flags = ["--models", "demo", "--loaders", "tfdata", "--image-size=32", "--batches=2", "--passes=4"]
-    assert cli.run(try_models.build_parser(), try_models.main, [str(tiny_dataset), f"--output={output}", *flags]) == 0
+    assert try_models.main([str(tiny_dataset), f"--output={output}", *flags]) == 0
     rows = [line for line in output.read_text().splitlines() if line.startswith("| demo |")]
     assert len(rows) == 1
     first, last = (float(loss) for loss in rows[0].split("|")[2].split("→"))

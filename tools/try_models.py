@@ -32,8 +32,8 @@ assert not any(name.split(".")[0] in ("kimagenet", "pipelines") for name in sys.
 """
 
 
-def build_parser() -> Parser:
-    """The flags of `python -m tools.try_models`."""
+def make_parser() -> Parser:
+    """The flags."""
     parser = Parser("python -m tools.try_models", "DIR --output FILE.md [flags]", __doc__ or "")
     add = parser.add_argument
     add("directory", metavar="DIR", type=Path, help="folder of shards")
@@ -47,7 +47,7 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(flags: argparse.Namespace) -> None:
+def try_models(flags: argparse.Namespace) -> None:
     """Prints and writes the table; fails if a loss does not fall or a file's predictions are others."""
     import_tensorflow()
     from kimagenet.distribute import choose_strategy, open_feed
@@ -155,5 +155,10 @@ saved file: the largest difference of any probability of the last batch (allowed
 """
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return run(make_parser(), try_models, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(run(build_parser(), main))
+    sys.exit(main())
