@@ -31,7 +31,10 @@ def test_rows_show_the_same_records(tiny_dataset: Path, tmp_path: Path, augment:
     assert bands[1][:, :SIZE].std() > 2
 
 
-@pytest.mark.parametrize("wrong", [["--loader", "nonsense"], ["--split", "nonsense"], ["--columns", "1000"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [["--loader", "nonsense"], ["--split", "nonsense"], ["--columns", "1000"], ["--output", "missing/sheet.png"]],
+)
 def test_bad_use_is_one_line(
     tiny_dataset: Path, tmp_path: Path, wrong: list[str], capsys: pytest.CaptureFixture
 ) -> None:

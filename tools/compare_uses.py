@@ -36,14 +36,14 @@ def make_parser() -> Parser:
 
 def compare_uses(flags: argparse.Namespace) -> int:
     """Prints a line for each use; returns the exit code."""
-    import_tensorflow()
-    from kimagenet.exporters import use_cpu
-
-    use_cpu()
     model_file = trained.find(flags.target)
     if model_file.dataset_dir is None:
         raise UserError(f"{flags.target}: not a run directory")
     shards = ShardSet.open(model_file.dataset_dir, flags.split)
+    import_tensorflow()
+    from kimagenet.exporters import use_cpu
+
+    use_cpu()
     records = shards.usable[: flags.records]
     jpegs = [shards.read(int(record)).encoded for record in records]
     expected: np.ndarray | None = None

@@ -46,8 +46,8 @@ def make_parser() -> Parser:
 
 def draw_gallery(flags: argparse.Namespace) -> None:
     """Draws a sheet for each parameter."""
-    import_tensorflow()
     shards = ShardSet.open(flags.directory, "train")
+    import_tensorflow()
     flags.output.mkdir(parents=True, exist_ok=True)
     for parameter, sweep in SWEEPS.items():
         rows = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from kimagenet.cli import Parser, import_tensorflow, positive_int, run
+from kimagenet.json_output import check_writable
 from kimagenet.recipe import AUGMENTS
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, open_loader
 from pipelines.files import atomic_writer
@@ -35,8 +36,9 @@ def make_parser() -> Parser:
 def preview(flags: argparse.Namespace) -> None:
     """Draws the sheet and writes it."""
     augment = AugmentSpec.evaluation() if flags.augment == "evaluation" else AugmentSpec.named(flags.augment)
-    import_tensorflow()
+    check_writable(flags.output)
     shards = ShardSet.open(flags.directory, flags.split)
+    import_tensorflow()
     columns, size = flags.columns, flags.image_size
     plan = EpochPlan(shards, augment, columns, size, seed=flags.seed, epoch=flags.epoch)
     rows = {"stored": [_stored(shards, int(record), size) for record in plan.records[:columns]]}

@@ -17,6 +17,7 @@ import numpy as np
 from kimagenet import models
 from kimagenet.catalog import table
 from kimagenet.cli import Parser, import_tensorflow, positive_int, run
+from kimagenet.json_output import check_writable
 from pipelines import AugmentSpec, BatchSpec, ShardSet
 from pipelines.files import write_atomic
 
@@ -49,10 +50,11 @@ def make_parser() -> Parser:
 
 def try_models(flags: argparse.Namespace) -> None:
     """Prints and writes the table; fails if a loss does not fall or a file's predictions are others."""
+    check_writable(flags.output)
+    shards = ShardSet.open(flags.directory, "train")
     import_tensorflow()
     from kimagenet.distribute import choose_strategy, open_feed
 
-    shards = ShardSet.open(flags.directory, "train")
     batch = BatchSpec(flags.batch_size, flags.image_size)
     columns = ("model", *(f"{loader}: first pass → last" for loader in flags.loaders), "file against model", "seconds")
     with ExitStack() as stack:
