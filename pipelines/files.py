@@ -14,20 +14,10 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
     If the block raises, the temporary file is removed and `path` is left as it was. An `OSError` names `path`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-        sync(path.parent)
-    except OSError as error:
-        _name(error, temporary, path)
-        raise
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+    with _in_place(path) as temporary, open(temporary, "wb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -43,19 +33,28 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     `path` must not exist, or be an empty folder. If the block raises, nothing is left. An `OSError` names `path`, or
     the file that was to lie in it.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with _in_place(path) as temporary:
         temporary.mkdir()
         yield temporary
         for file in temporary.rglob("*"):
             sync(file)
+
+
+@contextmanager
+def _in_place(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; what the block makes of it is renamed to `path`, or removed if that fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
         _name(error, temporary, path)
         raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # of a file it is silent
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _name(error: OSError, temporary: Path, path: Path) -> None:

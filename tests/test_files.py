@@ -27,6 +27,13 @@ def test_so_is_a_folder_that_stands_in_the_way(tmp_path: Path) -> None:
     assert not list(tmp_path.parent.glob(".*.tmp"))
 
 
+def test_so_is_a_folder_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NotADirectoryError) as caught:
+        write_atomic(tmp_path / "file" / "x", b"")
+    assert caught.value.filename == str(tmp_path / "file" / "x")
+
+
 def test_so_is_a_write_that_fails(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"before")
