@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def main(arguments: argparse.Namespace) -> None:
         for these in settings:
             measurements += _printed(question, these)
     result = Result(
-        command=machine.command(sys.argv[1:]),
+        command=machine.command(complete(sys.argv[1:], settings[0])),
         date=machine.date(),
         commit=machine.commit(),
         machine=machine.machine(),
@@ -89,6 +89,13 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.output:
         result.save(arguments.output)
         print(f"\nwritten: {arguments.output}; draw it with `python -m bench report {arguments.output} --output …`")
+
+
+def complete(arguments: Sequence[str], settings: Settings) -> list[str]:
+    """The command line with the rounds and seconds that it left to defaults: these may change, a result stays."""
+    flags = {"--rounds": str(settings.rounds), "--seconds": f"{settings.seconds:g}"}
+    given = {argument.partition("=")[0] for argument in arguments}
+    return [*arguments, *(word for flag, value in flags.items() if flag not in given for word in (flag, value))]
 
 
 def ask(question: str, settings: Settings) -> Iterator[Measurement]:

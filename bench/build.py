@@ -28,7 +28,7 @@ from bench.settings import Settings
 from bench.timing import Sample, Turn, cpu_seconds, rates, ratios, run_turns, turn_of
 from pipelines.adopt import adopt_shards
 from pipelines.check import check_tasks
-from pipelines.dataset import ClassInfo, DatasetInfo
+from pipelines.dataset import ClassInfo, DatasetInfo, shard_name
 from pipelines.index import scan
 from pipelines.pool import run_tasks
 from pipelines.shard_checker import CheckTask, ShardCheck, check_shard
@@ -94,7 +94,7 @@ def shard_tasks(entries: Sequence[Entry], folder: Path) -> list[ShardTask]:
     images = itertools.cycle(entries)
     return [
         ShardTask(
-            folder / f"train-{number:05d}-of-{_SHARDS:05d}",
+            folder / shard_name("train", number, _SHARDS),
             tuple(itertools.islice(images, _SHARD_IMAGES)),
             (ClassInfo(name="any"),),
             None,

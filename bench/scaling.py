@@ -15,9 +15,10 @@ from bench.memory import resident_megabytes
 from bench.settings import Settings
 from bench.timing import rates, ratios, run_interleaved
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet
+from pipelines.dataset import shard_name
 from pipelines.pool import cpu_count
 
-IMAGENET_RECORDS, IMAGENET_SHARDS = 1_280_000, 1024
+IMAGENET_RECORDS = 1_280_000
 RECORDS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 SHARDS = (1, 4, 16, 64, 256, 1024)
 
@@ -98,7 +99,7 @@ def made_up_shards(records: int, shards: int) -> ShardSet:
     first = np.searchsorted(shard, np.arange(shards))
     return ShardSet(
         split="train",
-        paths=tuple(Path(f"/nowhere/train-{number:05d}-of-{shards:05d}") for number in range(shards)),
+        paths=tuple(Path("/nowhere", shard_name("train", number, shards)) for number in range(shards)),
         shard=shard,
         offsets=ends - lengths - (ends - lengths)[first][shard],
         lengths=lengths,

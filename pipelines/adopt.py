@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines import records
-from pipelines.dataset import DATASET_FILE, ClassInfo, DatasetInfo, ShardInfo, SplitInfo
+from pipelines.dataset import DATASET_FILE, ClassInfo, DatasetInfo, ShardInfo, SplitInfo, shard_name
 from pipelines.errors import UserError
 from pipelines.index import locate, write_index
 from pipelines.pool import run_tasks
@@ -120,7 +120,7 @@ def find_shards(directory: Path) -> dict[str, list[str]]:
             sets = " and ".join(f"{split}-*-of-{count:05d}" for count in sorted(counts))
             raise UserError(f"{directory}: holds shards of several data sets, {sets}; keep one of them")
         ((count, numbers),) = counts.items()
-        expected = [f"{split}-{number:05d}-of-{count:05d}" for number in range(count)]
+        expected = [shard_name(split, number, count) for number in range(count)]
         if missing := sorted(set(range(count)) - numbers):
             raise UserError(f"{directory / expected[missing[0]]}: the shard is missing; copy or build it again")
         if len(numbers) > count:

@@ -177,7 +177,12 @@ class AugmentSpec:
         return np.deg2rad(np.where(uniform(_ROTATE) < self.rotation_probability, angle, 0.0))
 
     def _colour(self, uniform: RecordUniform, count: int) -> np.ndarray:
-        """Brightness, then contrast; saturation and hue keep greys, so their place in the order does not matter."""
+        """float64 [N, 3, 4]: brightness, then contrast; saturation and hue keep greys, so they may stand anywhere.
+
+        Others differ: contrast turns about the image's mean in Pillow and TensorFlow, which a plan cannot know.
+        Saturation is Pillow's, TensorFlow's works in HSV; hue is DALI's turn in YIQ, torchvision's one in HSV. Loaders
+        clip once, after all of it.
+        """
         brightness = 255 * _between(uniform(_BRIGHTNESS), (-self.brightness, self.brightness))
         contrast = _between(uniform(_CONTRAST), self.contrast)
         saturation = _between(uniform(_SATURATION), self.saturation)[:, None, None]

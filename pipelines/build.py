@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from pipelines.dataset import DATASET_FILE, DatasetInfo, ShardInfo, SplitInfo
+from pipelines.dataset import DATASET_FILE, DatasetInfo, ShardInfo, SplitInfo, shard_name
 from pipelines.errors import UserError
 from pipelines.files import write_atomic
 from pipelines.pool import run_tasks
@@ -73,11 +73,6 @@ class BuildReport:
     info: DatasetInfo
     rejected: tuple[Rejected, ...]
     reencoded: dict[str, int]
-
-
-def shard_name(split: str, number: int, count: int) -> str:
-    """The file name of shard `number` of `count`, as the original project's: train-00000-of-01024."""
-    return f"{split}-{number:05d}-of-{count:05d}"
 
 
 def shuffled_shards(entries: Sequence[Entry], num_shards: int, seed: int) -> list[list[Entry]]:

@@ -16,6 +16,11 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\
 Count = Annotated[int, Field(ge=0, lt=2**40)]
 
 
+def shard_name(split: str, number: int, count: int) -> str:
+    """The file name of shard `number` of `count`, as the original project's: train-00000-of-01024."""
+    return f"{split}-{number:05d}-of-{count:05d}"
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

@@ -12,23 +12,12 @@ from typing import BinaryIO
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """Opens a temporary file beside `path`; after the block it is fsynced and renamed to `path`.
 
-    If the block raises, the temporary file is removed and `path` is left as it was.
+    If the block raises, the temporary file is removed and `path` is left as it was. An `OSError` names `path`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-        sync(path.parent)
-    except OSError as error:
-        if error.filename is None:  # of a write, where the system knows but a number
-            error.filename = str(path)
-        raise
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+    with _in_place(path) as temporary, open(temporary, "wb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -41,18 +30,39 @@ def write_atomic(path: Path, data: bytes) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path`; after the block its files are synced and it is renamed to `path`.
 
-    `path` must not exist, or be an empty folder. If the block raises, nothing is left.
+    `path` must not exist, or be an empty folder. If the block raises, nothing is left. An `OSError` names `path`, or
+    the file that was to lie in it.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
+    with _in_place(path) as temporary:
+        temporary.mkdir()
         yield temporary
         for file in temporary.rglob("*"):
             sync(file)
+
+
+@contextmanager
+def _in_place(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; what the block makes of it is renamed to `path`, or removed if that fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
         os.replace(temporary, path)
         sync(path.parent)
+    except OSError as error:
+        _name(error, temporary, path)
+        raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # of a file it is silent
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _name(error: OSError, temporary: Path, path: Path) -> None:
+    """Lets an error speak of the name that the user gave; the system gives a failed write none at all."""
+    if error.filename is None and error.errno is not None:
+        error.filename = str(path)
+    elif str(error.filename).startswith(str(temporary)):
+        error.filename = str(path) + str(error.filename).removeprefix(str(temporary))
 
 
 def sync(path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench import build, estimate, machine, original_builder, peers
-from bench.__main__ import QUESTIONS, make_parser
+from bench.__main__ import QUESTIONS, complete, make_parser
 from bench.decode import find_jpegs
 from bench.latency import stalls
 from bench.measurement import Measurement, Result, select
@@ -226,6 +226,12 @@ def test_select() -> None:
 def test_the_command_line_is_kept_without_folders() -> None:
     line = machine.command(["loaders", "--dataset-dir", "/home/me/data/photos", "--rounds", "3"])
     assert line == "python -m bench loaders --dataset-dir photos --rounds 3"
+
+
+def test_the_command_line_is_kept_with_what_it_left_to_defaults(shards: ShardSet) -> None:
+    settings = Settings(shards, (), rounds=5, seconds=6.0)
+    assert complete(["loaders", "--rounds=3"], settings) == ["loaders", "--rounds=3", "--seconds", "6"]
+    assert complete(["--seconds", "2"], settings) == ["--seconds", "2", "--rounds", "5"]
 
 
 def test_the_report_is_one_page(tmp_path: Path) -> None:

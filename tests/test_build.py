@@ -11,8 +11,8 @@ import tensorflow as tf
 from PIL import Image
 
 from pipelines import ShardSet, UserError, records
-from pipelines.build import REJECTED_FILE, BuildOptions, build, rebalanced, shard_name, shuffled_shards
-from pipelines.dataset import DatasetInfo
+from pipelines.build import REJECTED_FILE, BuildOptions, build, rebalanced, shuffled_shards
+from pipelines.dataset import DatasetInfo, shard_name
 from pipelines.index import read_index, scan
 from pipelines.sources import Entry, Place, open_source
 from tests.builds import CLASSES, OPTIONS, TRAIN_PER_CLASS, VALIDATION_PER_CLASS, contents, read_with_tensorflow

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import ShardSet, UserError, records, shard_writer
-from pipelines.build import BuildOptions, build, shard_name
+from pipelines.build import BuildOptions, build
+from pipelines.dataset import shard_name
 from pipelines.sources import open_source
 from tests.builds import OPTIONS, ROOT, contents
 

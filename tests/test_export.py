@@ -223,13 +223,13 @@ def test_the_tool_that_compares_all_uses(
     odd_run: OddRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """Short, for the long version compares 100 photos through both loaders and every export."""
-    flags = compare_uses.build_parser().parse_args([str(odd_run.run.path), "--loaders=tfdata", "--formats=tflite"])
-    assert compare_uses.main(flags) == 0
+    arguments = [str(odd_run.run.path), "--loaders=tfdata", "--formats=tflite"]
+    assert compare_uses.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["evaluate, tfdata", "predict", "export, tflite"]
     assert all(" 10 images: " in line and line.endswith("top-5 of 0 images") for line in lines)
     monkeypatch.setitem(compare_uses.READ, "tflite", lambda folder, jpegs, images: np.full((10, 10), 0.1))
-    assert compare_uses.main(flags) == 1
+    assert compare_uses.main(arguments) == 1
 
 
 def test_mixed_precision_becomes_float32() -> None:

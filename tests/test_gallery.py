@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kimagenet.cli import run
 from pipelines import AugmentSpec
 from pipelines.loaders import dali
 from tools import gallery
@@ -28,7 +27,7 @@ def test_rows_agree_and_the_sweep_is_seen(tiny_dataset: Path, tmp_path: Path, mo
     sweep = [(f"{x:g}", {"contrast": (x, x)}) for x in (0.5, 1.0)]
     monkeypatch.setattr(gallery, "SWEEPS", {"contrast": sweep})
     flags = [str(tiny_dataset), "--output", str(tmp_path), "--image-size", str(SIZE), "--loader", *loaders]
-    assert run(gallery.build_parser(), gallery.main, flags) == 0
+    assert gallery.main(flags) == 0
     pixels = np.asarray(Image.open(tmp_path / "contrast.png"), np.int32)
     left = pixels.shape[1] - 2 * STEP
     rows = [pixels[30 + row * STEP : 30 + row * STEP + SIZE, left:] for row in range(len(loaders))]

@@ -66,15 +66,18 @@ def test_lookahead_gives_the_same_in_other_modes(name: str, mode: str) -> None:
     check(*run(SETTINGS[name].replace(sync_period=7, slow_step_size=0.8), mode))
 
 
-def test_lookahead_by_hand() -> None:
-    """Optax's path: from 3 by steps of 1; every second update goes half the way back."""
+@pytest.mark.parametrize(("share", "path"), [(1 / 3, [2, 1, 2, 1, 0, 1]), (1 / 2, [2, 1, 1.5, 0.5, -0.5, 0])])
+def test_lookahead_by_hand(share: float, path: list[float]) -> None:
+    """From 3 by steps of 1; every third update goes only `share` of the way. The first path is the one of Optax."""
     weight = keras.Variable([3.0])
-    optimizer = optim.Lookahead(keras.optimizers.SGD(1.0), sync_period=3)
+    optimizer = optim.Lookahead(keras.optimizers.SGD(1.0), sync_period=3, slow_step_size=share)
     found = []
-    for _ in range(6):
+    for _ in range(7):
         optimizer.apply([tf.constant([1.0])], [weight])
         found.append(float(weight.numpy()[0]))
-    assert found == [2.0, 1.0, 1.5, 0.5, -0.5, 0.0]
+    assert found == pytest.approx([*path, path[-1] - 1], abs=1e-6)
+    optimizer.finalize_variable_values([weight])
+    assert weight.numpy() == pytest.approx(path[-1], abs=1e-6)  # slow weights stay behind in mid-cycle
 
 
 @pytest.mark.parametrize("name", ["momentum", "adam"])
@@ -339,6 +342,7 @@ def test_config_round_trip() -> None:
         lambda: optim.ClipGlobalNorm(keras.optimizers.SGD(), 0),
         lambda: optim.ClipGlobalNorm(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()), 1.0),
         lambda: optim.Lookahead(keras.optimizers.SGD()).apply([tf.constant(1.0)]),
+        lambda: optim.IterSize(keras.optimizers.SGD(), 2).stateless_apply([], [], []),
     ],
 )
 def test_bad_arguments_are_refused(make) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kimagenet.cli import run
 from pipelines.loaders import dali
 from tools import preview
 
@@ -15,7 +14,7 @@ SIZE, STEP = 40, 48
 
 def sheet(dataset: Path, output: Path, *flags: str) -> np.ndarray:
     arguments = [str(dataset), "--output", str(output), "--columns", "5", "--image-size", str(SIZE), *flags]
-    assert run(preview.build_parser(), preview.main, arguments) == 0
+    assert preview.main(arguments) == 0
     return np.asarray(Image.open(output), np.int32)
 
 
@@ -32,11 +31,14 @@ def test_rows_show_the_same_records(tiny_dataset: Path, tmp_path: Path, augment:
     assert bands[1][:, :SIZE].std() > 2
 
 
-@pytest.mark.parametrize("wrong", [["--loader", "nonsense"], ["--split", "nonsense"], ["--columns", "1000"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [["--loader", "nonsense"], ["--split", "nonsense"], ["--columns", "1000"], ["--output", "missing/sheet.png"]],
+)
 def test_bad_use_is_one_line(
     tiny_dataset: Path, tmp_path: Path, wrong: list[str], capsys: pytest.CaptureFixture
 ) -> None:
     arguments = [str(tiny_dataset), "--output", str(tmp_path / "a.png"), "--loader", "tfdata", *wrong]
-    assert run(preview.build_parser(), preview.main, arguments) == 2
+    assert preview.main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not list(tmp_path.iterdir())

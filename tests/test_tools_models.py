@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from kimagenet import cli
 from kimagenet.recipe import Recipe
 from kimagenet.run import RunDirectory
 from tools import plot_runs, try_models
@@ -15,7 +14,7 @@ from tools import plot_runs, try_models
 def test_try_models(tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     output = tmp_path / "models.md"
     flags = ["--models", "demo", "--loaders", "tfdata", "--image-size=32", "--batches=2", "--passes=4"]
-    assert cli.run(try_models.build_parser(), try_models.main, [str(tiny_dataset), f"--output={output}", *flags]) == 0
+    assert try_models.main([str(tiny_dataset), f"--output={output}", *flags]) == 0
     rows = [line for line in output.read_text().splitlines() if line.startswith("| demo |")]
     assert len(rows) == 1
     first, last = (float(loss) for loss in rows[0].split("|")[2].split("→"))
@@ -44,7 +43,7 @@ def test_plot_runs(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixtu
     pytest.importorskip("matplotlib")
     output = tmp_path / "curves.png"
     flags = [*map(str, runs), f"--output={output}", "--names", "original", "modern"]
-    assert cli.run(plot_runs.build_parser(), plot_runs.main, flags) == 0
+    assert plot_runs.main(flags) == 0
     assert "modern: validation top-1 75.00% after 3 of 3 epochs" in capsys.readouterr().out
     assert Image.open(output).width > 500
     axes = plot_runs.draw({path.name: plot_runs.Curves.read("x", [RunDirectory(path)]) for path in runs}).axes
@@ -56,7 +55,7 @@ def test_plot_runs(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_plot_runs_averages_runs_of_one_name(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("matplotlib")
     flags = [*map(str, runs), f"--output={tmp_path / 'curves.png'}", "--names", "sgd", "sgd", "--updates"]
-    assert cli.run(plot_runs.build_parser(), plot_runs.main, flags) == 0
+    assert plot_runs.main(flags) == 0
     assert "sgd: validation top-1 62.50% (50.00% to 75.00% in 2 runs) after 3 of 3 epochs" in capsys.readouterr().out
     curves = plot_runs.Curves.read("sgd", [RunDirectory(path) for path in runs])
     axes = plot_runs.draw({"sgd": curves}, by_updates=True).axes
@@ -74,5 +73,5 @@ def test_plot_runs_refuses_what_is_no_run(runs: list[Path], tmp_path: Path, caps
         ([*map(str, runs), "--names", "x", "x"], "not equally far: 2, 3 epochs"),
     ):
         output = f"--output={tmp_path / 'curves.png'}"
-        assert cli.run(plot_runs.build_parser(), plot_runs.main, [*flags, output]) == 2
+        assert plot_runs.main([*flags, output]) == 2
         assert message in capsys.readouterr().err

@@ -20,8 +20,8 @@ from pipelines.errors import UserError
 LARGEST_DIFFERENCE = 1e-5  # of a probability
 
 
-def build_parser() -> Parser:
-    """The flags of `python -m tools.compare_uses`."""
+def make_parser() -> Parser:
+    """The flags."""
     description = f"""{__doc__} All are compared, on the CPU, with what an evaluation gives through the first loader.
     The exit code is 1 if a probability differs by more than {LARGEST_DIFFERENCE:g} or five best classes are others."""
     parser = Parser("python -m tools.compare_uses", "RUN [flags]", description)
@@ -34,16 +34,16 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(flags: argparse.Namespace) -> int:
+def compare_uses(flags: argparse.Namespace) -> int:
     """Prints a line for each use; returns the exit code."""
-    import_tensorflow()
-    from kimagenet.exporters import use_cpu
-
-    use_cpu()
     model_file = trained.find(flags.target)
     if model_file.dataset_dir is None:
         raise UserError(f"{flags.target}: not a run directory")
     shards = ShardSet.open(model_file.dataset_dir, flags.split)
+    import_tensorflow()
+    from kimagenet.exporters import use_cpu
+
+    use_cpu()
     records = shards.usable[: flags.records]
     jpegs = [shards.read(int(record)).encoded for record in records]
     expected: np.ndarray | None = None
@@ -156,5 +156,10 @@ def top5(values: np.ndarray) -> np.ndarray:
     return np.argsort(-values, axis=1, kind="stable")[:, :5]
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return run(make_parser(), compare_uses, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(run(build_parser(), main))
+    sys.exit(main())

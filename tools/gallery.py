@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ SWEEPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 }
 
 
-def build_parser() -> Parser:
-    """The flags of `python -m tools.gallery`."""
+def make_parser() -> Parser:
+    """The flags."""
     parser = Parser("python -m tools.gallery", "DIR --output FOLDER [flags]", __doc__ or "")
     parser.add_argument("directory", metavar="DIR", type=Path, help="folder of shards")
     parser.add_argument("--output", metavar="FOLDER", type=Path, required=True, help="one PNG for each parameter")
@@ -43,23 +44,20 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(arguments: argparse.Namespace) -> None:
+def draw_gallery(flags: argparse.Namespace) -> None:
     """Draws a sheet for each parameter."""
+    shards = ShardSet.open(flags.directory, "train")
     import_tensorflow()
-    shards = ShardSet.open(arguments.directory, "train")
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    flags.output.mkdir(parents=True, exist_ok=True)
     for parameter, sweep in SWEEPS.items():
         rows = {
-            name: [
-                render(name, shards, AugmentSpec(**changes), arguments.image_size, arguments.seed)
-                for _, changes in sweep
-            ]
-            for name in arguments.loader
+            name: [render(name, shards, AugmentSpec(**changes), flags.image_size, flags.seed) for _, changes in sweep]
+            for name in flags.loader
         }
         sheet = draw_sheet(rows, [title for title, _ in sweep])
-        with atomic_writer(arguments.output / f"{parameter}.png") as stream:
+        with atomic_writer(flags.output / f"{parameter}.png") as stream:
             sheet.save(stream, "PNG", optimize=True)
-        print(f"{arguments.output / parameter}.png: {_difference(rows)}")
+        print(f"{flags.output / parameter}.png: {_difference(rows)}")
 
 
 def render(loader: str, shards: ShardSet, spec: AugmentSpec, size: int, seed: int) -> Image.Image:
@@ -77,5 +75,10 @@ def _difference(rows: dict[str, list[Image.Image]]) -> str:
     return f"{len(first)} images a row; rows differ by {mean:.3f} grey levels on average, {most} at most"
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return run(make_parser(), draw_gallery, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(run(build_parser(), main))
+    sys.exit(main())

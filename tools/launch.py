@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 from kimagenet.cli import Parser, positive_int, run
 
@@ -20,8 +21,8 @@ the others get --grace seconds to end by themselves. Ctrl-C and SIGTERM are pass
 first worker that failed: 75 says that the same command again resumes the run."""
 
 
-def build_parser() -> Parser:
-    """The flags of `python -m tools.launch`."""
+def make_parser() -> Parser:
+    """The flags."""
     parser = Parser("python -m tools.launch", "--workers N [MODEL] --output RUN [flags of train]", DESCRIPTION)
     parser.add_argument("--workers", type=positive_int, required=True, metavar="N", help="how many processes")
     parser.add_argument("--grace", type=float, default=60, metavar="S", help="seconds for the others to end (60)")
@@ -29,7 +30,7 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(flags: argparse.Namespace) -> int:
+def launch(flags: argparse.Namespace) -> int:
     """Starts the workers, waits for them; returns the exit code."""
     addresses = [f"localhost:{port}" for port in free_ports(flags.workers)]
     processes = [start(rank, addresses, flags.arguments) for rank in range(flags.workers)]
@@ -82,5 +83,10 @@ def _how(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return run(make_parser(), launch, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(run(build_parser(), main))
+    sys.exit(main())

@@ -60,8 +60,8 @@ class Curves:
         return f"{name}: validation top-1 {last.mean():.2%}{spread} after {done}"
 
 
-def build_parser() -> Parser:
-    """The flags of `python -m tools.plot_runs`."""
+def make_parser() -> Parser:
+    """The flags."""
     parser = Parser("python -m tools.plot_runs", "RUN… --output PNG [--names NAME…]", __doc__ or "")
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run directories")
     parser.add_argument("--output", metavar="PNG", type=Path, required=True, help="picture to write")
@@ -71,7 +71,7 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(flags: argparse.Namespace) -> None:
+def plot_runs(flags: argparse.Namespace) -> None:
     """Draws the picture and prints the last validation top-1 of each name."""
     names = flags.names or [path.name for path in flags.runs]
     if len(names) != len(flags.runs):
@@ -121,5 +121,10 @@ def draw(curves: dict[str, Curves], title: str = "", by_updates: bool = False) -
     return figure
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return run(make_parser(), plot_runs, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(run(build_parser(), main))
+    sys.exit(main())

@@ -3,11 +3,13 @@
 import argparse
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from kimagenet.cli import Parser, import_tensorflow, positive_int, run
+from kimagenet.json_output import check_writable
 from kimagenet.recipe import AUGMENTS
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, open_loader
 from pipelines.files import atomic_writer
@@ -16,8 +18,8 @@ _MARGIN, _TITLE = 8, 22
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 
 
-def build_parser() -> Parser:
-    """The flags of `python -m tools.preview`."""
+def make_parser() -> Parser:
+    """The flags."""
     parser = Parser("python -m tools.preview", "DIR --output PNG [flags]", __doc__ or "")
     parser.add_argument("directory", metavar="DIR", type=Path, help="folder of shards")
     parser.add_argument("--output", metavar="PNG", type=Path, required=True, help="picture to write")
@@ -31,25 +33,26 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(arguments: argparse.Namespace) -> None:
+def preview(flags: argparse.Namespace) -> None:
     """Draws the sheet and writes it."""
-    augment = AugmentSpec.evaluation() if arguments.augment == "evaluation" else AugmentSpec.named(arguments.augment)
+    augment = AugmentSpec.evaluation() if flags.augment == "evaluation" else AugmentSpec.named(flags.augment)
+    check_writable(flags.output)
+    shards = ShardSet.open(flags.directory, flags.split)
     import_tensorflow()
-    shards = ShardSet.open(arguments.directory, arguments.split)
-    columns, size = arguments.columns, arguments.image_size
-    plan = EpochPlan(shards, augment, columns, size, seed=arguments.seed, epoch=arguments.epoch)
+    columns, size = flags.columns, flags.image_size
+    plan = EpochPlan(shards, augment, columns, size, seed=flags.seed, epoch=flags.epoch)
     rows = {"stored": [_stored(shards, int(record), size) for record in plan.records[:columns]]}
     titles: list[str] = []
-    for name in arguments.loader:
+    for name in flags.loader:
         batch = BatchSpec(columns, size, "uint8")
-        with open_loader(name, shards, batch, augment, seed=arguments.seed, strict=True) as loader:
-            images, labels = next(iter(loader.epoch(arguments.epoch)))[:2]
+        with open_loader(name, shards, batch, augment, seed=flags.seed, strict=True) as loader:
+            images, labels = next(iter(loader.epoch(flags.epoch)))[:2]
             rows[loader.name] = [Image.fromarray(image) for image in images.numpy()]
             titles = [shards.classes[label] for label in labels.numpy()]
     sheet = draw_sheet(rows, titles)
-    with atomic_writer(arguments.output) as stream:
+    with atomic_writer(flags.output) as stream:
         sheet.save(stream, "PNG")
-    print(f"{arguments.output}: {columns} records of {arguments.split}, rows: {', '.join(rows)}")
+    print(f"{flags.output}: {columns} records of {flags.split}, rows: {', '.join(rows)}")
 
 
 def draw_sheet(rows: dict[str, list[Image.Image]], titles: list[str]) -> Image.Image:
@@ -78,5 +81,10 @@ def _stored(shards: ShardSet, record: int, size: int) -> Image.Image:
     return ImageOps.pad(image, (size, size), color=(235, 235, 235))
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return run(make_parser(), preview, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(run(build_parser(), main))
+    sys.exit(main())

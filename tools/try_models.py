@@ -17,6 +17,7 @@ import numpy as np
 from kimagenet import models
 from kimagenet.catalog import table
 from kimagenet.cli import Parser, import_tensorflow, positive_int, run
+from kimagenet.json_output import check_writable
 from pipelines import AugmentSpec, BatchSpec, ShardSet
 from pipelines.files import write_atomic
 
@@ -32,8 +33,8 @@ assert not any(name.split(".")[0] in ("kimagenet", "pipelines") for name in sys.
 """
 
 
-def build_parser() -> Parser:
-    """The flags of `python -m tools.try_models`."""
+def make_parser() -> Parser:
+    """The flags."""
     parser = Parser("python -m tools.try_models", "DIR --output FILE.md [flags]", __doc__ or "")
     add = parser.add_argument
     add("directory", metavar="DIR", type=Path, help="folder of shards")
@@ -47,12 +48,13 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(flags: argparse.Namespace) -> None:
+def try_models(flags: argparse.Namespace) -> None:
     """Prints and writes the table; fails if a loss does not fall or a file's predictions are others."""
+    check_writable(flags.output)
+    shards = ShardSet.open(flags.directory, "train")
     import_tensorflow()
     from kimagenet.distribute import choose_strategy, open_feed
 
-    shards = ShardSet.open(flags.directory, "train")
     batch = BatchSpec(flags.batch_size, flags.image_size)
     columns = ("model", *(f"{loader}: first pass → last" for loader in flags.loaders), "file against model", "seconds")
     with ExitStack() as stack:
@@ -155,5 +157,10 @@ saved file: the largest difference of any probability of the last batch (allowed
 """
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return run(make_parser(), try_models, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(run(build_parser(), main))
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from kimagenet import cli, models
 from kimagenet.catalog import layers_table, models_table
@@ -12,8 +13,8 @@ re-run here; `python -m kimagenet.train --list-recipes` names the sources. With 
 the papers' tables list them."""
 
 
-def build_parser() -> cli.Parser:
-    """The flags of `python -m kimagenet.models`."""
+def make_parser() -> cli.Parser:
+    """The flags."""
     parser = cli.Parser("python -m kimagenet.models", "[NAME]", DESCRIPTION)
     parser.add_argument("name", metavar="NAME", nargs="?", choices=models.names(), help="one of the models")
     return parser
@@ -25,5 +26,10 @@ def show(flags: argparse.Namespace) -> None:
     print(layers_table(flags.name) if flags.name else models_table())
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return cli.run(make_parser(), show, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(build_parser(), show))
+    sys.exit(main())

@@ -78,6 +78,10 @@ class Wrapper(keras.optimizers.Optimizer):
         else:
             tf.distribute.get_replica_context().merge_call(update, args=(list(grads),))
 
+    def stateless_apply(self, *_: Any, **__: Any) -> Any:
+        """Keras' way for JAX. Its own would change TensorFlow's variables all the same, so it is refused."""
+        raise ValueError(f"{type(self).__name__}.apply must be called, not stateless_apply")
+
     def _update(self, strategy: tf.distribute.Strategy, grads: list[Any], variables: list[Any]) -> None:
         """One step in cross-replica context (or on the only replica): grads [V] of per-replica values, or None."""
         raise NotImplementedError
