@@ -20,6 +20,7 @@ from pipelines.errors import UserError, first_line
 from pipelines.loader import BatchSpec, Loader
 from pipelines.loaders import _native
 from pipelines.loaders._dali_files import PLAN, PLAN_FLOATS, PlanFiles, make_folder, write_plan
+from pipelines.memory import return_free_memory
 
 # TensorFlow must be there when the plugin is built.
 _INSTALL = (
@@ -234,10 +235,14 @@ class DaliLoader(Loader):
         return _Prepared(folder, write_plan(plan, self.batch, Path(folder.name)))
 
     def _release_except(self, *epochs: int) -> None:
-        for key in [key for key in self._prepared if key[0] not in epochs]:
+        """Removes the plans of other epochs, and what their pipelines have freed."""
+        ended = [key for key in self._prepared if key[0] not in epochs]
+        for key in ended:
             future = self._prepared.pop(key)
             if not future.cancel() and future.exception() is None:
                 future.result().folder.cleanup()
+        if ended:
+            return_free_memory()
 
     def _dataset(self, files: PlanFiles) -> tf.data.Dataset:
         from nvidia.dali.plugin import tf as dali_tf
