@@ -27,8 +27,14 @@ class EpochPlan:
     Records that turn out to be corrupt in the middle of a run are `skipped`: they are shuffled as if nothing was wrong
     with them, then taken out. So whatever stood before the first of them keeps its place, and what follows moves up.
 
+    Raises `UserError` if a value is out of range or the records do not fill one global batch.
+
     Attributes:
-        batch_size: records per step on this rank. image_size: side of the output, pixels.
+        shards: one split. augment: what is drawn for each record; its kind says whether this is an evaluation.
+        batch_size: records per step on this rank, at least 1. image_size: side of the output, pixels.
+        seed, epoch: from 0; with the record they make every draw, and alone they make the order.
+        rank, world_size: which part of each global batch, 0 ≤ rank < world_size.
+        start_step: steps of the epoch that are left out because they are done, 0 … steps_per_epoch.
         block_size: records that stay together in the shuffle; None chooses 1 for up to 50,000 records, else 32.
         skipped: usable records that are left out all the same, ascending.
     """

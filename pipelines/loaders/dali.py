@@ -76,12 +76,9 @@ def build_graph(
     With `device="gpu"` it can be built into a graph and serialized on a machine without a GPU, but not run.
     Keep it one function for both devices: what differs is named in a conditional expression.
     """
-    from nvidia.dali import fn, pipeline_def, tfrecord, types
+    from nvidia.dali import fn, pipeline_def, types
 
     on_gpu = device == "gpu"
-    # Lazily: an error at construction inside DALIDataset would abort the process, later it is an exception.
-    reading = {"lazy_init": True, "prefetch_queue_depth": 2}
-
     dtypes = [_dali_dtype(batch.dtype), types.INT32, types.FLOAT]
     outputs = 3 if evaluation else 2
 
@@ -93,36 +90,46 @@ def build_graph(
         output_ndim=[3, 0, 0][:outputs],
     )
     def graph():
-        record = fn.readers.tfrecord(
-            name="records",
-            path=files.shards,
-            index_path=files.indexes,
-            # Mapped, a shard that shrinks or a disk that fails would end the process by SIGBUS, without a word.
-            dont_use_mmap=True,
-            features={
-                records.ENCODED: tfrecord.FixedLenFeature((), tfrecord.string, ""),
-                records.LABEL: tfrecord.FixedLenFeature([1], tfrecord.int64, -1),
-            },
-            **reading,
-        )
-        plan = fn.readers.tfrecord(
-            name="plan",
-            path=[files.plan],
-            index_path=[files.plan_index],
-            features={PLAN: tfrecord.FixedLenFeature([PLAN_FLOATS], tfrecord.float32, 0.0)},
-            **reading,
-        )[PLAN]
-        image = _decode(record[records.ENCODED], plan, files.whole_images, on_gpu)
+        encoded, stored_label, plan = _read(files)
+        image = _decode(encoded, plan, files.whole_images, on_gpu)
         if native:
             image = fn.kimagenet_warp_colour(image, plan, size=batch.image_size, dtype=_dali_dtype(batch.dtype))
         else:
             image = _warp(image, fn.reshape(plan[0:6], shape=[2, 3]), batch.image_size, on_gpu)
             image = _colour(image, fn.reshape(plan[6:18], shape=[3, 4]), batch.dtype)
-        label = fn.cast(record[records.LABEL][0], dtype=types.INT32) - label_base
+        label = fn.cast(stored_label, dtype=types.INT32) - label_base
         parts = (image, label, plan[22])[:outputs]
         return tuple(part.gpu() for part in parts) if on_gpu else parts
 
     return graph()
+
+
+def _read(files: PlanFiles) -> tuple[Any, Any, Any]:
+    """JPEG, label as it is stored, and the plan's floats: two readers in lockstep."""
+    from nvidia.dali import fn, tfrecord
+
+    # Lazily: an error at construction inside DALIDataset would abort the process, later it is an exception.
+    reading = {"lazy_init": True, "prefetch_queue_depth": 2}
+    record = fn.readers.tfrecord(
+        name="records",
+        path=files.shards,
+        index_path=files.indexes,
+        # Mapped, a shard that shrinks or a disk that fails would end the process by a signal, without a word.
+        dont_use_mmap=True,
+        features={
+            records.ENCODED: tfrecord.FixedLenFeature((), tfrecord.string, ""),
+            records.LABEL: tfrecord.FixedLenFeature([1], tfrecord.int64, -1),
+        },
+        **reading,
+    )
+    plan = fn.readers.tfrecord(
+        name="plan",
+        path=[files.plan],
+        index_path=[files.plan_index],
+        features={PLAN: tfrecord.FixedLenFeature([PLAN_FLOATS], tfrecord.float32, 0.0)},
+        **reading,
+    )
+    return record[records.ENCODED], record[records.LABEL][0], plan[PLAN]
 
 
 def _decode(encoded: Any, plan: Any, whole_images: bool, on_gpu: bool) -> Any:

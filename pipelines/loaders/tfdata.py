@@ -38,10 +38,15 @@ class TfdataLoader(Loader):
             return (image, label, weight) if self.augment.is_evaluation else (image, label)
 
         steps = plan.steps_per_epoch - start_step
-        dataset = tf.data.Dataset.range(steps).map(read).unbatch()
+        dataset = tf.data.Dataset.range(steps)
+        dataset = dataset.map(read)
+        dataset = dataset.unbatch()
         dataset = dataset.map(execute, num_parallel_calls=self.options.workers, deterministic=True)
-        dataset = dataset.batch(self.batch.batch_size, drop_remainder=True).prefetch(self.options.prefetch)
+        dataset = dataset.batch(self.batch.batch_size, drop_remainder=True)
+        dataset = dataset.prefetch(self.options.prefetch)
         options = tf.data.Options()
+        # Nothing is left to it, and an iterator that ends would wait for its thread.
+        options.autotune.enabled = False
         # The plan has dealt the records to the ranks already.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         # One thread an operation: the images of a batch are the parallel part.
