@@ -25,6 +25,9 @@ from random import Random
 
 import numpy as np
 
+from kimagenet import models
+from pipelines import ShardSet
+from tests import faults
 from tests.data import jpeg, photo, write_tiny_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -34,11 +37,15 @@ STOPPED = {"sigint": {0, 75, 130, -2}, "kill": {0, -9}, "full": {0, 1, 2}}
 
 @dataclass(frozen=True)
 class Command:
-    """`prepare` fills a folder, `line` works in it, `result` is what has to be the same in the end."""
+    """`prepare` fills a folder, `line` works in it, `result` is what has to be the same in the end.
+
+    `code` is the exit code of one that nobody disturbs.
+    """
 
     prepare: Callable[[Path], object]
     line: Callable[[Path], list[str]]
     result: Callable[[Path], object]
+    code: int = 0
 
 
 def write_images(folder: Path) -> None:
@@ -98,13 +105,24 @@ COMMANDS = {
         lambda folder: ["kimagenet.train", "demo", *RUN, f"--dataset-dir={folder}/shards", f"--output={folder}/run"],
         lambda folder: [array.tobytes() for array in numbers(folder)],
     ),
+    "check": Command(
+        lambda folder: faults.corrupt(ShardSet.open(write_tiny_dataset_in(folder / "shards"), "train"), [7]),
+        lambda folder: ["tools.check_shards", f"{folder}/shards", "--quarantine", "--workers=2"],
+        lambda folder: contents(folder / "shards"),
+        code=1,
+    ),
+    "export": Command(
+        lambda folder: models.build("demo", 10, 32).save(folder / "model.keras"),
+        lambda folder: ["kimagenet.export", f"{folder}/model.keras", f"--output={folder}/exported"],
+        lambda folder: sorted(str(path.relative_to(folder)) for path in (folder / "exported").rglob("*")),
+    ),
 }
 
 
-def write_tiny_dataset_in(folder: Path) -> None:
+def write_tiny_dataset_in(folder: Path) -> Path:
     """The tests' data set in a new folder."""
     folder.mkdir()
-    write_tiny_dataset(folder)
+    return write_tiny_dataset(folder)
 
 
 def execute(line: list[str], stop: Callable[[subprocess.Popen], None], limit: int | None = None) -> tuple[int, str]:
@@ -141,17 +159,17 @@ def round_of(command: Command, how: str, seconds: float, size: int, random: Rand
         command.prepare(folder)
         line = command.line(folder)
         code, error = execute(line, stop, int(size * random.random()) if how == "full" else None)
-        if code not in STOPPED[how]:
+        if code not in {command.code, *STOPPED[how]}:
             return f"WRONG: exit code {code}: {error[-500:]}"
         again = 0
         # An output that is there already is refused with 2: the first command was done, or nearly.
-        if code != 0 and (again := execute(line, lambda _: None)[0]) not in (0, 2):
+        if code != command.code and (again := execute(line, lambda _: None)[0]) not in (command.code, 2):
             return f"WRONG: exit code {again} of the second"
         if command.result(folder) != expected:
             return "WRONG: another result"
         if left := [str(path) for path in folder.rglob(".*") if re.search(r"\.tmp$|\.keras$", path.name)]:
             return f"WRONG: left behind {left}"
-        return f"stopped with {code}" if code else "had ended"
+        return "had ended" if code == command.code else f"stopped with {code}"
 
 
 def measure(command: Command) -> tuple[float, int, object]:
@@ -162,10 +180,11 @@ def measure(command: Command) -> tuple[float, int, object]:
         before = set(folder.rglob("*"))
         began = time.monotonic()
         code, error = execute(command.line(folder), lambda _: None)
-        if code:
+        if code != command.code:
             raise RuntimeError(error)
         seconds = time.monotonic() - began
-        size = max(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path not in before)
+        new = [path.stat().st_size for path in folder.rglob("*") if path.is_file() and path not in before]
+        size = max(new, default=0)
         return seconds, size, command.result(folder)
 
 
