@@ -1,6 +1,7 @@
 """AugmentSpec: the matrices against plain geometry and colour arithmetic, the draws against the ranges of the spec."""
 
 import colorsys
+import dataclasses
 
 import numpy as np
 import pytest
@@ -207,14 +208,70 @@ def test_numbers_belong_to_the_record() -> None:
         {"crop_area": (0.6, 1.1)},
         {"crop_area": (0.0, 1.0)},
         {"crop_aspect": (2.0, 1.0)},
+        {"crop_aspect": (0.0, 1.0)},
+        {"crop_aspect": (1.0, float("inf"))},
         {"saturation": (-0.1, 1.0)},
         {"contrast": (float("nan"), 1.0)},
         {"flip": 1.5},
+        {"rotation_probability": -0.1},
+        {"brightness": 1.5},
         {"rotation": -1.0},
+        {"hue": 180.5},
         {"center_crop": 0.0},
+        {"center_crop": 1.5},
         {"center_crop": 0.875, "flip": 0.5},
+        {"center_crop": 0.875, "rotation": 15.0, "rotation_probability": 0.5},
+        {"center_crop": 0.875, "hue": 5.0},
+        {"center_crop": 0.875, "crop_area": (0.5, 0.5)},
+        {"center_crop": 0.875, "crop_aspect": (1.0, 1.5)},
     ],
 )
 def test_wrong_ranges_are_refused(wrong: dict) -> None:
     with pytest.raises(UserError, match="augmentation"):
         AugmentSpec(**wrong)
+
+
+def test_the_ends_of_ranges_are_allowed() -> None:
+    AugmentSpec(crop_area=(1e-9, 1.0), crop_aspect=(1e-9, 1.0), contrast=(0.0, 0.0), saturation=(0.0, 9.0))
+    AugmentSpec(flip=1.0, rotation=180.0, rotation_probability=1.0, brightness=1.0, hue=180.0)
+    AugmentSpec(flip=0.0, rotation=0.0, rotation_probability=0.0, brightness=0.0, hue=0.0, center_crop=1.0)
+
+
+def test_a_spec_says_what_it_changes() -> None:
+    """Loaders leave out what a spec cannot do, so an answer too few would show in the pixels."""
+    cases = {
+        "nothing": ({}, set()),
+        "crop": ({"crop_area": (0.5, 0.5)}, {"is_random"}),
+        "aspect": ({"crop_aspect": (0.5, 2.0)}, {"is_random"}),
+        "flip": ({"flip": 0.1}, {"is_random"}),
+        "no angle": ({"rotation_probability": 1.0}, set()),
+        "never turned": ({"rotation": 15.0}, set()),
+        "rotation": ({"rotation": 15.0, "rotation_probability": 0.1}, {"turns", "is_random"}),
+        "brightness": ({"brightness": 0.1}, {"jitters", "is_random"}),
+        "contrast": ({"contrast": (1.0, 1.2)}, {"jitters", "is_random"}),
+        "saturation": ({"saturation": (0.5, 1.0)}, {"jitters", "is_random"}),
+        "hue": ({"hue": 1.0}, {"jitters", "is_random"}),
+        "evaluation": ({"center_crop": 0.875}, {"is_evaluation"}),
+    }
+    asked = ("turns", "jitters", "is_random", "is_evaluation")
+    found = {
+        case: {name for name in asked if getattr(AugmentSpec(**fields), name)} for case, (fields, _) in cases.items()
+    }
+    assert found == {case: expected for case, (_, expected) in cases.items()}
+
+
+def test_the_specs_that_have_names() -> None:
+    assert AugmentSpec.named("none") == AugmentSpec()
+    standard = AugmentSpec(crop_area=(0.08, 1.0), crop_aspect=(0.75, 4 / 3), flip=0.5)
+    assert AugmentSpec.named("standard") == standard
+    assert AugmentSpec.named("full") == dataclasses.replace(
+        standard,
+        crop_area=(0.6, 1.0),
+        rotation=15.0,
+        rotation_probability=0.75,
+        brightness=32 / 255,
+        saturation=(0.5, 1.5),
+    )
+    assert AugmentSpec.evaluation() == AugmentSpec(center_crop=0.875)
+    with pytest.raises(UserError, match="full, standard, none"):
+        AugmentSpec.named("strong")

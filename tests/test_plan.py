@@ -89,6 +89,7 @@ def test_evaluation_sees_every_record_once(validation: ShardSet, batch_size: int
     np.testing.assert_array_equal(np.sort(weighted), np.arange(validation.num_records))
     assert sum(float(rank.weights.sum()) for rank in ranks) == validation.num_records
     assert len({len(rank.records) for rank in ranks}) == 1
+    assert ranks[0].dropped_records == 0
 
 
 def test_blocks_keep_their_records_together_and_leave_nothing_else_in_order() -> None:
@@ -98,6 +99,15 @@ def test_blocks_keep_their_records_together_and_leave_nothing_else_in_order() ->
     assert all(len(set(block // 100)) == 1 for block in order.reshape(-1, 25))
     assert (np.diff(order) == 1).mean() < 0.02
     assert len(set((order.reshape(-1, 25)[:8, 0] // 100).tolist())) > 3
+
+
+@pytest.mark.parametrize(("records", "chosen"), [(50_000, 1), (50_001, 32)])
+def test_many_records_are_shuffled_in_blocks(train: ShardSet, records: int, chosen: int) -> None:
+    many = dataclasses.replace(train, usable=np.arange(records), shard=np.arange(records) // 1000)
+    by_default = plan(many, block_size=None).records
+    for block_size in (1, 31, 32, 33):
+        same = np.array_equal(plan(many, block_size=block_size).records, by_default)
+        assert same == (block_size == chosen)
 
 
 def test_a_shuffle_has_no_memory_of_file_order(train: ShardSet) -> None:
