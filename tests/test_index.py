@@ -1,5 +1,7 @@
 """Indexes: equal to DALI's own tool, and refused when they do not fit their shard."""
 
+import gc
+import os
 import shutil
 import subprocess
 import sys
@@ -87,6 +89,30 @@ def test_a_truncated_shard_is_refused_by_name(dataset: Path, kept: int) -> None:
     for read in (scan, read_index):
         with pytest.raises(UserError, match=SHARD):
             read(shard)
+
+
+def test_a_whole_shard_is_located_with_or_without_its_index(dataset: Path) -> None:
+    shard = dataset / SHARD
+    for _ in range(2):
+        found, damaged = locate(shard)
+        assert found.to_bytes() == scan(shard).to_bytes()
+        assert damaged == {}
+        index_path(shard).unlink(missing_ok=True)
+
+
+def test_scanning_closes_the_shard(dataset: Path) -> None:
+    def lowest_free() -> int:
+        descriptor = os.open(dataset, os.O_RDONLY)
+        os.close(descriptor)
+        return descriptor
+
+    before = lowest_free()
+    scan(dataset / SHARD)
+    (dataset / SHARD).write_bytes(b"x")
+    with pytest.raises(UserError):
+        scan(dataset / SHARD)
+    gc.collect()
+    assert lowest_free() == before
 
 
 def test_a_damaged_header_is_found(dataset: Path) -> None:
