@@ -80,6 +80,28 @@ def test_apply_outside_of_a_replica_is_refused(wrap) -> None:
 
 
 @WRAPPERS
+def test_the_learning_rate_is_the_inner_optimizers(wrap) -> None:
+    inner = keras.optimizers.SGD(0.25)
+    optimizer = wrap(inner)
+    assert float(optimizer.learning_rate.numpy()) == 0.25
+    optimizer.learning_rate = 0.125
+    assert float(inner.learning_rate.numpy()) == 0.125
+
+
+def test_the_average_is_evaluated_only_if_there_is_one() -> None:
+    weight = keras.Variable([3.0])
+    averaging = optim.Lookahead(keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.5))
+    for _ in range(2):
+        averaging.apply([one()], [weight])
+    with optim.evaluation_weights(averaging, [weight], ema=True):
+        assert float(weight.numpy()[0]) == 1.5
+    assert float(weight.numpy()[0]) == 1.0
+    plain = optim.Lookahead(keras.optimizers.SGD(1.0))
+    with pytest.raises(ValueError, match="moving average"), optim.evaluation_weights(plain, [], ema=True):
+        pass
+
+
+@WRAPPERS
 def test_names_are_kept(wrap) -> None:
     optimizer = wrap(keras.optimizers.SGD())
     assert (
