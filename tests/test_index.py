@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import ShardSet, UserError
-from pipelines.index import index_path, locate, read_index, scan
+from pipelines.index import index_path, locate, read_index, scan, write_index
 from pipelines.records import frame
 
 SHARD = "train-00001-of-00003"
@@ -71,6 +71,8 @@ INDEX_DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_a_damaged_index_is_refused_by_name(dataset: Path, damage: str) -> None:
     path = dataset / f"{SHARD}.idx"
     INDEX_DAMAGES[damage](path)
+    with pytest.raises(UserError, match=SHARD):
+        read_index(dataset / SHARD)
     with pytest.raises(UserError) as caught:
         ShardSet.open(dataset, "train")
     message = str(caught.value)
@@ -160,6 +162,33 @@ def test_a_header_is_found_wherever_a_piece_of_the_search_ends(
     found, damaged = locate(shard)
     assert found.to_bytes() == index.to_bytes()
     assert damaged == {3: "its header is damaged"}
+
+
+def test_a_large_record_behind_damage_is_found(tmp_path: Path) -> None:
+    """From 16 MiB on the fourth byte of a length is not 0."""
+    shard = tmp_path / "shard"
+    first, large = frame(b"first"), frame(b"x" * (1 << 24))
+    shard.write_bytes(b"\xff" + first[1:] + large)
+    assert locate(shard)[0].sizes.tolist() == [len(first), len(large)]
+
+
+def test_a_record_behind_damage_that_is_cut_off_counts_to_the_damage(dataset: Path) -> None:
+    shard = dataset / SHARD
+    index = scan(shard)
+    data = bytearray(shard.read_bytes())
+    data[index.offsets[-2]] ^= 1
+    shard.write_bytes(data[:-1])
+    index_path(shard).unlink()
+    found, damaged = locate(shard)
+    assert found.offsets.tolist() == index.offsets.tolist()[:-1]
+    assert damaged == {index.num_records - 2: "its header is damaged"}
+
+
+def test_a_written_index_is_read_again(dataset: Path) -> None:
+    shard = dataset / SHARD
+    index_path(shard).unlink()
+    write_index(shard, scan(shard))
+    assert read_index(shard).to_bytes() == scan(shard).to_bytes()
 
 
 def test_zeros_in_a_record_are_no_header(tmp_path: Path) -> None:
