@@ -127,9 +127,9 @@ class AugmentSpec:
 
     @property
     def is_random(self) -> bool:
-        """Whether two draws can differ."""
-        ranges = (self.crop_area, self.crop_aspect)
-        return bool(self.flip) or self.turns or self.jitters or any(low < high for low, high in ranges)
+        """Whether anything but the size may change, and so two draws may differ; a fixed share is cropped anywhere."""
+        crops = (self.crop_area, self.crop_aspect) != ((1.0, 1.0), (1.0, 1.0))
+        return bool(self.flip) or self.turns or self.jitters or crops
 
     def draw(self, uniform: RecordUniform, heights: np.ndarray, widths: np.ndarray, image_size: int) -> Draws:
         """Draws for N images of the given heights and widths (pixels, [N] each); `uniform` is that of their records."""

@@ -17,7 +17,7 @@ def expected(jpeg: bytes, spec: AugmentSpec, u: dict[int, float], size: int) -> 
     """float64 [size, size, 3] in 0…255: decoded by Pillow, warped with bilinear weights, coloured, clipped."""
     pixels = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"), np.float64)
     height, width = pixels.shape[:2]
-    left, top, crop_w, crop_h = _crop(spec, u, height, width)
+    left, top, crop_w, crop_h = crop(spec, u, height, width)
     steps = (np.arange(size) + 0.5) / size
     columns, rows = np.meshgrid(steps[::-1] if u[FLIP] < spec.flip else steps, steps)
     x, y = left + columns * crop_w - width / 2, top + rows * crop_h - height / 2
@@ -29,7 +29,8 @@ def expected(jpeg: bytes, spec: AugmentSpec, u: dict[int, float], size: int) -> 
     return _colour(spec, u, _bilinear(pixels, x + width / 2, y + height / 2))
 
 
-def _crop(spec: AugmentSpec, u: dict[int, float], height: int, width: int) -> tuple[float, float, float, float]:
+def crop(spec: AugmentSpec, u: dict[int, float], height: int, width: int) -> tuple[float, float, float, float]:
+    """Left, top, width and height."""
     if spec.center_crop:
         side = min(height, width) * spec.center_crop
         return (width - side) / 2, (height - side) / 2, side, side

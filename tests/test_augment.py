@@ -1,12 +1,15 @@
 """AugmentSpec: the matrices against plain geometry and colour arithmetic, the draws against the ranges of the spec."""
 
 import colorsys
+import dataclasses
 
 import numpy as np
 import pytest
 
 from pipelines import AugmentSpec, UserError
+from pipelines.augment import is_plain_shrink, source_box
 from pipelines.uniform import RecordUniform
+from tests import oracle
 
 N = 100_000
 
@@ -147,6 +150,34 @@ def test_small_crops_are_uniform_in_area_log_aspect_and_place() -> None:
         np.testing.assert_allclose(np.quantile(drawn, deciles), deciles, atol=0.01)
 
 
+@pytest.mark.parametrize("sides", [(1, 7), (20, 400)])
+@pytest.mark.parametrize("area", [(0.01, 0.2), (0.4, 1.0)])
+def test_crops_are_the_first_of_ten_tries_that_fits(sides: tuple[int, int], area: tuple[float, float]) -> None:
+    """One by one against the oracle; many images are too long for the first tries, some for all ten."""
+    heights, widths = np.random.default_rng(3).integers(*sides, (2, 2000))
+    spec, uniform = AugmentSpec(crop_area=area, crop_aspect=(3 / 4, 4 / 3)), RecordUniform(4, 5, np.arange(2000))
+    affine = spec.draw(uniform, heights, widths, 1).affine
+    found = np.stack([affine[:, 0, 2], affine[:, 1, 2], affine[:, 0, 0], affine[:, 1, 1]], axis=1)
+    columns = np.stack([uniform(column) for column in range(30)], axis=1)
+    expected = [
+        oracle.crop(spec, dict(enumerate(u)), int(height), int(width))
+        for u, height, width in zip(columns.tolist(), heights, widths, strict=True)
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_the_area_of_a_huge_image_does_not_overflow() -> None:
+    side = np.array([50_000], np.int32)
+    affine = AugmentSpec(crop_area=(0.25, 0.25)).draw(RecordUniform(0, 0, np.arange(1)), side, side, 1).affine
+    assert affine[0, 0, 0] == affine[0, 1, 1] == 25_000
+
+
+def test_a_probability_of_0_is_never() -> None:
+    never = AugmentSpec(rotation=90, flip=0.0, rotation_probability=0.0)
+    draws = draw_one(never, 100, 100, 100, flip=0.0, rotate=0.0, angle=1.0)
+    np.testing.assert_array_equal(draws.affine[0], np.eye(2, 3))
+
+
 def test_colours_are_drawn_as_specified(many) -> None:
     spec, _, _, draws = many
     grey_gain = draws.colour[:, :, :3].sum(axis=2)
@@ -190,6 +221,36 @@ def test_the_source_box_holds_every_tap_and_no_more_than_needed(many) -> None:
     assert draws.box[:, 2].mean() < heights.mean()
 
 
+def straight(*cases: tuple[float, float, float, float]) -> np.ndarray:
+    """Matrices of (x, y) and the steps (in x, in y) of the source for one pixel of the output."""
+    return np.array([[[step_x, 0, x], [0, step_y, y]] for x, y, step_x, step_y in cases])
+
+
+def test_the_source_box_of_a_shrunk_crop_is_the_crop_and_else_has_a_rim() -> None:
+    cases = {
+        (10, 20, 2.0, 1.5): (20, 10, 75, 100),
+        (110, 20, -2.0, 1.0): (20, 10, 50, 100),
+        (10, 20, 0.5, 1.5): (19, 9, 77, 27),
+        (10, 20, 1.5, 0.5): (19, 9, 27, 77),
+        (0, 0, 0.5, 0.5): (0, 0, 26, 26),
+        (175, 275, 0.5, 0.5): (274, 174, 26, 26),
+        (999, 999, 2.0, 2.0): (299, 199, 1, 1),
+        (-999, -999, 2.0, 2.0): (0, 0, 1, 1),
+    }
+    heights, widths = np.full(len(cases), 300.0), np.full(len(cases), 200.0)
+    box = source_box(straight(*cases), heights, widths, 50)
+    assert box.dtype == np.int32
+    np.testing.assert_array_equal(box, list(cases.values()))
+
+
+def test_a_plain_shrink_neither_turns_nor_enlarges() -> None:
+    shrunk = straight((3, 4, 1.5, 2.5), (3, 4, -1.5, 2.5), (0, 0, 1.0, 1.0), (0, 0, 1 - 1e-9, 1.0))
+    others = straight((3, 4, 0.9, 2.5), (3, 4, 2.5, 0.9), (3, 4, -0.9, 2.5), (0, 0, 3.0, 3.0), (0, 0, 3.0, 3.0))
+    others[3, 0, 1] = 0.01
+    others[4, 1, 0] = -0.01
+    assert is_plain_shrink(np.concatenate([shrunk, others])).tolist() == [True] * 4 + [False] * 5
+
+
 def test_numbers_belong_to_the_record() -> None:
     records = np.array([5, 99, 1_000_000])
     whole = RecordUniform(3, 7, np.arange(1_000_001))(2)
@@ -201,20 +262,97 @@ def test_numbers_belong_to_the_record() -> None:
     assert abs(np.corrcoef(sample[:-1], sample[1:])[0, 1]) < 0.01
 
 
+def test_numbers_are_splitmix64s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generator's published test values: the first five of the stream from state 1234567."""
+    asked = []
+
+    class Key:
+        def __init__(self, words: tuple[int, ...]) -> None:
+            asked.append(words)
+
+        def generate_state(self, count: int, dtype: type) -> np.ndarray:
+            return np.full(count, 1234567, dtype)
+
+    monkeypatch.setattr(np.random, "SeedSequence", Key)
+    published = np.array(
+        [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821],
+        np.uint64,
+    )
+    found = RecordUniform(3, 7, np.arange(1, 6))(2)
+    assert asked == [(3, 7, 2)]
+    np.testing.assert_array_equal(found, (published >> np.uint64(11)) / 2**53)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         {"crop_area": (0.6, 1.1)},
         {"crop_area": (0.0, 1.0)},
         {"crop_aspect": (2.0, 1.0)},
+        {"crop_aspect": (0.0, 1.0)},
+        {"crop_aspect": (1.0, float("inf"))},
         {"saturation": (-0.1, 1.0)},
         {"contrast": (float("nan"), 1.0)},
         {"flip": 1.5},
+        {"rotation_probability": -0.1},
+        {"brightness": 1.5},
         {"rotation": -1.0},
+        {"hue": 180.5},
         {"center_crop": 0.0},
+        {"center_crop": 1.5},
         {"center_crop": 0.875, "flip": 0.5},
+        {"center_crop": 0.875, "rotation": 15.0, "rotation_probability": 0.5},
+        {"center_crop": 0.875, "hue": 5.0},
+        {"center_crop": 0.875, "crop_area": (0.5, 0.5)},
+        {"center_crop": 0.875, "crop_aspect": (1.0, 1.5)},
     ],
 )
 def test_wrong_ranges_are_refused(wrong: dict) -> None:
     with pytest.raises(UserError, match="augmentation"):
         AugmentSpec(**wrong)
+
+
+def test_the_ends_of_ranges_are_allowed() -> None:
+    AugmentSpec(crop_area=(1e-9, 1.0), crop_aspect=(1e-9, 1.0), contrast=(0.0, 0.0), saturation=(0.0, 9.0))
+    AugmentSpec(flip=1.0, rotation=180.0, rotation_probability=1.0, brightness=1.0, hue=180.0)
+    AugmentSpec(flip=0.0, rotation=0.0, rotation_probability=0.0, brightness=0.0, hue=0.0, center_crop=1.0)
+
+
+def test_a_spec_says_what_it_changes() -> None:
+    """Loaders leave out what a spec cannot do, so an answer too few would show in the pixels."""
+    cases = {
+        "nothing": ({}, set()),
+        "crop": ({"crop_area": (0.5, 0.5)}, {"is_random"}),
+        "aspect": ({"crop_aspect": (0.5, 2.0)}, {"is_random"}),
+        "flip": ({"flip": 0.1}, {"is_random"}),
+        "no angle": ({"rotation_probability": 1.0}, set()),
+        "never turned": ({"rotation": 15.0}, set()),
+        "rotation": ({"rotation": 0.5, "rotation_probability": 0.1}, {"turns", "is_random"}),
+        "brightness": ({"brightness": 0.1}, {"jitters", "is_random"}),
+        "contrast": ({"contrast": (1.0, 1.2)}, {"jitters", "is_random"}),
+        "saturation": ({"saturation": (0.5, 1.0)}, {"jitters", "is_random"}),
+        "hue": ({"hue": 1.0}, {"jitters", "is_random"}),
+        "evaluation": ({"center_crop": 0.875}, {"is_evaluation"}),
+    }
+    asked = ("turns", "jitters", "is_random", "is_evaluation")
+    found = {
+        case: {name for name in asked if getattr(AugmentSpec(**fields), name)} for case, (fields, _) in cases.items()
+    }
+    assert found == {case: expected for case, (_, expected) in cases.items()}
+
+
+def test_the_specs_that_have_names() -> None:
+    assert AugmentSpec.named("none") == AugmentSpec()
+    standard = AugmentSpec(crop_area=(0.08, 1.0), crop_aspect=(0.75, 4 / 3), flip=0.5)
+    assert AugmentSpec.named("standard") == standard
+    assert AugmentSpec.named("full") == dataclasses.replace(
+        standard,
+        crop_area=(0.6, 1.0),
+        rotation=15.0,
+        rotation_probability=0.75,
+        brightness=32 / 255,
+        saturation=(0.5, 1.5),
+    )
+    assert AugmentSpec.evaluation() == AugmentSpec(center_crop=0.875)
+    with pytest.raises(UserError, match="full, standard, none"):
+        AugmentSpec.named("strong")

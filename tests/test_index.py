@@ -1,5 +1,7 @@
 """Indexes: equal to DALI's own tool, and refused when they do not fit their shard."""
 
+import gc
+import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import ShardSet, UserError
-from pipelines.index import index_path, locate, read_index, scan
+from pipelines.index import index_path, locate, read_index, scan, write_index
+from pipelines.records import frame
 
 SHARD = "train-00001-of-00003"
 
@@ -44,6 +47,10 @@ def _skip_a_line(path: Path) -> None:
     path.write_bytes(b"".join(lines[:3] + lines[4:]))
 
 
+def _skip_the_first_line(path: Path) -> None:
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
+
+
 def _of_another_shard(path: Path) -> None:
     shutil.copy(path.with_name("train-00000-of-00003.idx"), path)
 
@@ -54,6 +61,7 @@ INDEX_DAMAGES: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "missing": Path.unlink,
     "skips a record": _skip_a_line,
+    "skips the first record": _skip_the_first_line,
     "stale": _of_another_shard,
     "no index": lambda path: path.write_bytes(b"\x00\x01garbage"),
 }
@@ -63,6 +71,8 @@ INDEX_DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_a_damaged_index_is_refused_by_name(dataset: Path, damage: str) -> None:
     path = dataset / f"{SHARD}.idx"
     INDEX_DAMAGES[damage](path)
+    with pytest.raises(UserError, match=SHARD):
+        read_index(dataset / SHARD)
     with pytest.raises(UserError) as caught:
         ShardSet.open(dataset, "train")
     message = str(caught.value)
@@ -81,6 +91,30 @@ def test_a_truncated_shard_is_refused_by_name(dataset: Path, kept: int) -> None:
     for read in (scan, read_index):
         with pytest.raises(UserError, match=SHARD):
             read(shard)
+
+
+def test_a_whole_shard_is_located_with_or_without_its_index(dataset: Path) -> None:
+    shard = dataset / SHARD
+    for _ in range(2):
+        found, damaged = locate(shard)
+        assert found.to_bytes() == scan(shard).to_bytes()
+        assert damaged == {}
+        index_path(shard).unlink(missing_ok=True)
+
+
+def test_scanning_closes_the_shard(dataset: Path) -> None:
+    def lowest_free() -> int:
+        descriptor = os.open(dataset, os.O_RDONLY)
+        os.close(descriptor)
+        return descriptor
+
+    before = lowest_free()
+    scan(dataset / SHARD)
+    (dataset / SHARD).write_bytes(b"x")
+    with pytest.raises(UserError):
+        scan(dataset / SHARD)
+    gc.collect()
+    assert lowest_free() == before
 
 
 def test_a_damaged_header_is_found(dataset: Path) -> None:
@@ -112,3 +146,103 @@ def test_records_behind_damaged_headers_are_found_again(dataset: Path, whole_lin
     else:
         assert found.num_records == index.num_records - 1
         assert set(damaged) == {3}
+
+
+@pytest.mark.parametrize("piece", [1, 2, 13, 1000])
+def test_a_header_is_found_wherever_a_piece_of_the_search_ends(
+    dataset: Path, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = dataset / SHARD
+    index = scan(shard)
+    data = bytearray(shard.read_bytes())
+    data[index.offsets[3] + 9] ^= 1
+    shard.write_bytes(data)
+    monkeypatch.setattr("pipelines.index._PIECE", piece)
+    index_path(shard).unlink()
+    found, damaged = locate(shard)
+    assert found.to_bytes() == index.to_bytes()
+    assert damaged == {3: "its header is damaged"}
+
+
+def test_a_large_record_behind_damage_is_found(tmp_path: Path) -> None:
+    """From 16 MiB on the fourth byte of a length is not 0."""
+    shard = tmp_path / "shard"
+    first, large = frame(b"first"), frame(b"x" * (1 << 24))
+    shard.write_bytes(b"\xff" + first[1:] + large)
+    assert locate(shard)[0].sizes.tolist() == [len(first), len(large)]
+
+
+def test_a_record_behind_damage_that_is_cut_off_counts_to_the_damage(dataset: Path) -> None:
+    shard = dataset / SHARD
+    index = scan(shard)
+    data = bytearray(shard.read_bytes())
+    data[index.offsets[-2]] ^= 1
+    shard.write_bytes(data[:-1])
+    index_path(shard).unlink()
+    found, damaged = locate(shard)
+    assert found.offsets.tolist() == index.offsets.tolist()[:-1]
+    assert damaged == {index.num_records - 2: "its header is damaged"}
+
+
+def test_a_written_index_is_read_again(dataset: Path) -> None:
+    shard = dataset / SHARD
+    index_path(shard).unlink()
+    write_index(shard, scan(shard))
+    assert read_index(shard).to_bytes() == scan(shard).to_bytes()
+
+
+def test_zeros_in_a_record_are_no_header(tmp_path: Path) -> None:
+    """Eight zeros and their CRC are a whole header of an empty record: behind damage it is not taken for one."""
+    shard = tmp_path / "shard"
+    inner = frame(b"") + bytes(64)
+    whole = [frame(b"first" + inner), frame(b"second")]
+    shard.write_bytes(b"\xff" + b"".join(whole)[1:])
+    found, damaged = locate(shard)
+    assert found.offsets.tolist() == [0, len(whole[0])]
+    assert found.sizes.tolist() == [len(part) for part in whole]
+    assert set(damaged) == {0}
+
+
+@pytest.mark.parametrize("kept", [1, 11, 12, 15, -1])
+def test_a_record_that_is_cut_off_is_located(dataset: Path, kept: int) -> None:
+    """Whether the cut is in its header, right behind it, or in what follows; an empty record would have 16 bytes."""
+    shard = dataset / SHARD
+    index = scan(shard)
+    last = int(index.offsets[-1])
+    end = last + kept if kept > 0 else index.end + kept
+    shard.write_bytes(shard.read_bytes()[:end])
+    found, damaged = locate(shard)
+    assert found.offsets.tolist() == index.offsets.tolist()
+    assert found.end == end
+    assert damaged == {index.num_records - 1: "it is cut off"}
+
+
+def test_lines_of_the_index_count_only_if_they_lead_to_the_next_record(dataset: Path) -> None:
+    """Records 3 and 4 are damaged; a line that overshoots, one of size 0, and none at all: the two count as one."""
+    shard = dataset / SHARD
+    index = scan(shard)
+    data = bytearray(shard.read_bytes())
+    data[index.offsets[3]] ^= 1
+    data[index.offsets[4]] ^= 1
+    shard.write_bytes(data)
+    lines = index.to_bytes().splitlines(keepends=True)
+    for wrong in (b"%d %d\n" % (index.offsets[4], index.sizes[4] + 1), b"%d 0\n" % index.offsets[4], None):
+        if wrong is None:
+            index_path(shard).unlink()
+        else:
+            index_path(shard).write_bytes(b"".join([*lines[:4], wrong, *lines[5:]]))
+        found, damaged = locate(shard)
+        assert found.offsets.tolist() == [*index.offsets[:4], *index.offsets[5:]]
+        assert damaged == {3: "its header is damaged"}
+
+
+def test_missing_and_empty_shards_are_refused(dataset: Path) -> None:
+    shard = dataset / SHARD
+    shard.write_bytes(b"")
+    for read in (scan, locate):
+        with pytest.raises(UserError, match=f"{SHARD}: the shard is empty"):
+            read(shard)
+    shard.unlink()
+    for read in (scan, locate, read_index):
+        with pytest.raises(UserError, match=f"{SHARD}: No such file"):
+            read(shard)

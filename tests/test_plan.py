@@ -89,15 +89,36 @@ def test_evaluation_sees_every_record_once(validation: ShardSet, batch_size: int
     np.testing.assert_array_equal(np.sort(weighted), np.arange(validation.num_records))
     assert sum(float(rank.weights.sum()) for rank in ranks) == validation.num_records
     assert len({len(rank.records) for rank in ranks}) == 1
+    assert ranks[0].dropped_records == 0
 
 
-def test_blocks_keep_their_records_together_and_leave_nothing_else_in_order() -> None:
+@pytest.mark.parametrize("block_size", [2, 25])
+def test_blocks_keep_their_records_together_and_leave_nothing_else_in_order(block_size: int) -> None:
     shard = np.repeat(np.arange(8), 100)
-    order = shuffle_in_blocks(np.random.default_rng(0), np.arange(800), shard, 25)
+    order = shuffle_in_blocks(np.random.default_rng(0), np.arange(800), shard, block_size)
     np.testing.assert_array_equal(np.sort(order), np.arange(800))
-    assert all(len(set(block // 100)) == 1 for block in order.reshape(-1, 25))
+    assert all(len(set(block // 100)) == 1 for block in order.reshape(-1, block_size))
     assert (np.diff(order) == 1).mean() < 0.02
-    assert len(set((order.reshape(-1, 25)[:8, 0] // 100).tolist())) > 3
+    assert len(set((order.reshape(-1, block_size)[:8, 0] // 100).tolist())) > 3
+
+
+def test_a_block_ends_with_its_shard() -> None:
+    shard = np.repeat(np.arange(20), 10)
+    order = shuffle_in_blocks(np.random.default_rng(0), np.arange(200), shard, 25)
+    rows = order.reshape(20, 10) // 10
+    assert np.all(rows == rows[:, :1])
+    assert sorted(rows[:, 0]) == list(range(20))
+    first_of_two = {shuffle_in_blocks(np.random.default_rng(s), np.arange(2), np.arange(2), 25)[0] for s in range(20)}
+    assert first_of_two == {0, 1}
+
+
+@pytest.mark.parametrize(("records", "chosen"), [(50_000, 1), (50_001, 32)])
+def test_many_records_are_shuffled_in_blocks(train: ShardSet, records: int, chosen: int) -> None:
+    many = dataclasses.replace(train, usable=np.arange(records), shard=np.arange(records) // 1000)
+    by_default = plan(many, block_size=None).records
+    for block_size in (1, 31, 32, 33):
+        same = np.array_equal(plan(many, block_size=block_size).records, by_default)
+        assert same == (block_size == chosen)
 
 
 def test_a_shuffle_has_no_memory_of_file_order(train: ShardSet) -> None:

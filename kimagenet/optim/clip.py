@@ -28,6 +28,7 @@ class ClipGlobalNorm(Wrapper):
         self.clip_norm = float(clip_norm)
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
+        grads = list(grads)  # an iterator would be empty below
         given = [g for g in grads if g is not None]
         total = given
         if tf.distribute.get_strategy().num_replicas_in_sync > 1 and given:
