@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from pipelines.errors import Blocked, UserError, one_line
@@ -72,11 +72,15 @@ def run(
 
     Errors of the user's are one line on stderr.
     """
-    parsed = parser.parse_args(arguments)
     _show_messages_of("pipelines", "kimagenet", "tools")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return command(parsed) or 0
+        code = command(parser.parse_args(arguments)) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # of `| head`, which has all that it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered has to go somewhere
+        return EXIT_FAILED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         if isinstance(error, Blocked):
@@ -152,4 +156,5 @@ class _ToStderr(logging.Handler):
     """Bare messages, to what stderr is at that moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), file=sys.stderr)
+        with suppress(OSError):  # a log on a full disk must not end what it speaks of
+            print(record.getMessage(), file=sys.stderr)

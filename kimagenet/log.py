@@ -35,7 +35,7 @@ LOG_VERSION = 1
 
 SUMMARY = (
     *("epoch", "global_step", "learning_rate", "loss", "top1", "val_loss", "val_top1", "val_top5"),
-    *("val_raw_loss", "val_raw_top1", "val_raw_top5", "images_per_second", "data_wait", "skipped"),
+    *("val_raw_loss", "val_raw_top1", "val_raw_top5", "skipped", "images_per_second", "data_wait"),
 )
 
 _REDRAW_SECONDS = 0.1
@@ -92,7 +92,7 @@ class ProgressLine(Reporter):
         quiet = time.monotonic() - self._drawn
         if self._on_terminal and quiet > _REDRAW_SECONDS:
             columns = shutil.get_terminal_size().columns
-            self._write("\r" + self._line(batch)[: columns - 1] + "\x1b[K")
+            self._write("\r" + fitted(self._line(batch), columns - 1) + "\x1b[K")
         elif not self._on_terminal and quiet > _QUIET_SECONDS:
             self._write(self._line(batch) + "\n")
 
@@ -190,6 +190,14 @@ class SummaryCsv(Reporter):
         known = {**values, "epoch": self.current_epoch, "global_step": self.loop.global_step}
         line = ",".join(str(known.get(name, "")) for name in SUMMARY)
         self._file.append((line + "\n").encode())
+
+
+def fitted(line: str, columns: int) -> str:
+    """The line in so few columns: with shorter words first, then cut off."""
+    for long, short in (("images/s", "img/s"), ("data wait", "wait"), ("  ", " "), (" left", "")):
+        if len(line) > columns:
+            line = line.replace(long, short)
+    return line[:columns]
 
 
 def duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ from kimagenet.resume import check_same, identity
 from kimagenet.run import RunDirectory
 from kimagenet.schedule import Schedule, plot
 from kimagenet.train_flags import DEFAULT_DATASET_DIR, make_parser, resolve_recipe, with_values
+from pipelines import loaders
 from pipelines.augment import AugmentSpec
 from pipelines.dataset import DatasetInfo
 from pipelines.errors import UserError
@@ -56,8 +57,11 @@ def train(flags: argparse.Namespace) -> int:
         from kimagenet.demo import ensure_demo
 
         print("No --dataset-dir, and no ImageNet in its default place: training on a small drawn data set instead.")
+        print("The first time it has to be drawn, which takes half a minute or so.", flush=True)
         dataset_dir = ensure_demo()
     dataset = identity(DatasetInfo.load(dataset_dir))
+    if run.is_begun and flags.loader == "auto":
+        flags.loader = loader_of(run)
     if is_resumed := run.is_begun:  # asked before any worker can have begun it
         if not flags.force_resume:
             check_same(run, recipe, dataset)
@@ -79,7 +83,8 @@ def train(flags: argparse.Namespace) -> int:
         for_good = f"{cli.python()} -m tools.check_shards {dataset_dir} --quarantine"
         print(f"{loop.num_skipped} corrupt records were skipped, see {run.corrupt}; to quarantine them: `{for_good}`")
     if not code:
-        print(f"done: {run.final}; evaluate it with `{cli.python()} -m kimagenet.evaluate {run.path}`")
+        how = f"; evaluate it with `{cli.python()} -m kimagenet.evaluate {run.path}`" if validation else ""
+        print(f"done: {run.final}{how}")
     return code
 
 
@@ -130,6 +135,12 @@ def find_run(flags: argparse.Namespace, cluster: Cluster) -> RunDirectory | None
     if (flags.resume or flags.force_resume) and not run.is_begun:
         raise UserError(f"{run.path}: there is no run to resume; leave out --resume to begin one")
     return run
+
+
+def loader_of(run: RunDirectory) -> str:
+    """What a run read with: loaders differ by rounding, and a run that goes on is to be the same bit for bit."""
+    words = str(run.read_info().get("loader", "")).split()
+    return next((word for word in words if word in loaders.names()), "auto")
 
 
 def find_dataset(flags: argparse.Namespace, run: RunDirectory | None) -> tuple[Path, bool]:

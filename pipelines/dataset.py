@@ -82,6 +82,9 @@ class DatasetInfo(_Part):
             text = path.read_bytes()
         except OSError as error:
             remedy = f"run `python -m tools.build_index {directory}` to index existing shards"
+            if not any(directory.glob("*-of-*")):
+                build = f"`python -m tools.build_shards --source {directory} --output DIR`"
+                remedy = f"there are no shards; folders of images become some with {build}"
             raise UserError(f"{path}: {error.strerror}; {remedy}") from None
         try:
             info = cls.model_validate_json(text)

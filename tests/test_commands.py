@@ -5,6 +5,7 @@ import runpy
 import sys
 import warnings
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -28,13 +29,14 @@ COMMANDS: dict[str, str] = {
     "tools.build_shards": "--source={images} --output={out}/shards --workers=1",
     "tools.check_shards": "{data} --json={out}/faults.json --workers=1",
     "tools.compare_uses": "{run}",
+    "tools.gallery": "{data} --output={out}/gallery --loader tfdata",
     "tools.launch": "--workers=1 demo --dataset-dir={data} --output={out}/run",
     "tools.plot_runs": "{run} --output={out}/runs.png",
     "tools.preview": "{data} --output={out}/preview.png --loader tfdata",
     "tools.try_models": "{data} --output={out}/models.md",
 }
-# One with argparse's own words for wrong use, one that takes no arguments at all.
-FOREIGN = {"bench.optimizers", "bench.estimate"}
+# One with argparse's own words for wrong use, one that takes no arguments at all, one that kimagenet.doctor calls.
+FOREIGN = {"bench.optimizers", "bench.estimate", "kimagenet.checkup"}
 
 
 def found_commands() -> list[str]:
@@ -98,6 +100,7 @@ BAD: dict[str, Callable[[Path], Path]] = {
     "names that lead out": _escaping,
     "shards cut off": _stale,
 }
+CHECKS, SHOWN_BY_CHECK = ["tools.check_shards"], ["garbage", "names that lead out", "shards cut off"]
 WRONG_FLAGS = ["--no-such-flag", "--no-such-flag=\n", "--output", "--workers=-3"]
 # Not tools.launch: what it hands on is refused in another process.
 TAKES_FOLDERS = [name for name, line in COMMANDS.items() if re.search("{(data|run|images)}", line)]
@@ -146,12 +149,11 @@ def test_every_command_is_in_the_table() -> None:
     assert set(found_commands()) <= {*COMMANDS, *FOREIGN}
 
 
-def _here(names: list[str]) -> list[str]:
-    return [name for name in names if name in found_commands()]
+# To find some of these is what check_shards is for: see below.
+CASES = [(name, bad) for name in TAKES_FOLDERS for bad in BAD if (name, bad) not in product(CHECKS, SHOWN_BY_CHECK)]
 
 
-@pytest.mark.parametrize("bad", BAD)
-@pytest.mark.parametrize("name", _here(TAKES_FOLDERS))
+@pytest.mark.parametrize(("name", "bad"), CASES)
 def test_bad_folders_get_one_line(
     name: str,
     bad: str,
@@ -165,8 +167,21 @@ def test_bad_folders_get_one_line(
     assert str(spoiled) in assert_refused(name, arguments, tmp_path, monkeypatch, capfd)
 
 
+@pytest.mark.parametrize("bad", SHOWN_BY_CHECK)
+def test_check_shards_lists_what_others_refuse(
+    bad: str, places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    spoiled = BAD[bad](places["data"])
+    before = tree(tmp_path)
+    assert run("tools.check_shards", [str(spoiled), "--workers=1"], monkeypatch) == 1
+    printed = capfd.readouterr()
+    assert not printed.err
+    assert str(spoiled) in printed.out
+    assert tree(tmp_path) == before
+
+
 @pytest.mark.parametrize("flag", WRONG_FLAGS)
-@pytest.mark.parametrize("name", _here(list(COMMANDS)))
+@pytest.mark.parametrize("name", COMMANDS)
 def test_wrong_flags_get_one_line(
     name: str,
     flag: str,

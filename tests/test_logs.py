@@ -48,6 +48,7 @@ class _Loop:
     """As much of a loop as a progress line looks at."""
 
     steps_per_epoch = 100
+    num_skipped = 0
     totals = Totals()
     epoch_totals = property(lambda self: self.totals)
 

@@ -266,7 +266,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     run = RunDirectory(tmp_path / "run")
-    flags = ["--optimizer=sgd", "--lr-sched=constant", "--initial-lr=1e30", "--iter-size=1", "--mixup=0"]
+    flags = ["--optimizer=sgd", "--lr-sched=constant", "--initial-lr=4e9", "--iter-size=1", "--mixup=0"]
     assert train.main(command(tiny_dataset, run.path, "tfdata", *flags)) == cli.EXIT_FAILED
     assert "the loss is nan" in capsys.readouterr().err
     found = json.loads((run.path / "nonfinite.json").read_text())
