@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kimagenet.log import ProgressLine, duration
+from kimagenet.log import ProgressLine, duration, fitted
 from kimagenet.log_file import LogFile
 from kimagenet.loop import Totals
 from kimagenet.tensorboard import sheet
@@ -85,3 +85,12 @@ def test_progress_line_knows_speed_and_time_left(monkeypatch: pytest.MonkeyPatch
     assert drawn.count("\n") == 1
     assert drawn.count("\r") > 2
     assert [duration(seconds) for seconds in (7, 754, 5025)] == ["0:07", "12:34", "1:23:45"]
+
+
+def test_a_narrow_terminal_loses_words_before_figures() -> None:
+    line = "epoch 1/18  50/56  1:16 left  loss 2.0328  top-1 14.6%  406 images/s  data wait 2%"
+    assert fitted(line, 100) == line
+    assert fitted(line, 79) == "epoch 1/18  50/56  1:16 left  loss 2.0328  top-1 14.6%  406 img/s  data wait 2%"
+    assert fitted(line, 75).endswith("406 img/s  wait 2%")
+    assert fitted(line, 70).endswith(" wait 2%")
+    assert len(fitted(line, 20)) == 20

@@ -332,3 +332,18 @@ def test_help_needs_no_tensorflow() -> None:
         )
         assert result.returncode == 0, result.stderr
         assert f"usage: python -m kimagenet.{name}" in result.stdout
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m kimagenet.train --list-recipes | head -n 1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("recipe")
+    assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("description", "loader"), [("tfdata on the cpu", "tfdata"), ("2 × dali on the gpu", "dali"), ("", "auto")]
+)
+def test_a_run_goes_on_with_its_own_loader(tmp_path: Path, description: str, loader: str) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"version": 1, "loader": description}))
+    assert train.loader_of(RunDirectory(tmp_path)) == loader
