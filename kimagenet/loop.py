@@ -21,6 +21,7 @@ from kimagenet.mixing import MixSpec
 from kimagenet.optim import evaluation_weights
 from kimagenet.schedule import Schedule
 from kimagenet.steps import make_evaluation_step, make_training_step
+from kimagenet.tally import Shares
 
 WARM_UP_STEPS = 3  # of a run, kept out of the clock: they trace, allocate and fill caches
 
@@ -89,23 +90,13 @@ class NonFiniteLoss(Exception):
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Shares):
     """An exact evaluation: every record counted once. `loss` is the mean cross-entropy."""
 
     records: int
     top1_correct: int
     top5_correct: int
     loss: float
-
-    @property
-    def top1(self) -> float:
-        """The share of records whose most probable class is right."""
-        return self.top1_correct / self.records
-
-    @property
-    def top5(self) -> float:
-        """The share of records whose class is among the five most probable."""
-        return self.top5_correct / self.records
 
 
 def evaluate(step: Any, feed: Feed, before_step: Callable[[], None] = lambda: None) -> Evaluation:

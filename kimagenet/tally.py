@@ -1,7 +1,7 @@
 """Counts over an evaluation, in memory that does not grow with it: accuracy, confusions, calibration. NumPy alone."""
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,25 @@ class Bin(NamedTuple):
     accuracy: float | None
 
 
-class Tally:
+class Shares:
+    """What counts of right ones among all records come to."""
+
+    records: Any
+    top1_correct: Any
+    top5_correct: Any
+
+    @property
+    def top1(self) -> float:
+        """The share of records whose most probable class is right."""
+        return self.top1_correct / self.records
+
+    @property
+    def top5(self) -> float:
+        """The share of records whose class is among the five most probable."""
+        return self.top5_correct / self.records
+
+
+class Tally(Shares):
     """Adds up batches of `Outputs`; padding counts for nothing, and a NaN is never right."""
 
     def __init__(self, classes: tuple[str, ...]) -> None:
@@ -68,16 +86,6 @@ class Tally:
     records = property(lambda self: int(self._confusion.sum()))
     top1_correct = property(lambda self: int(self._top1.sum()))
     top5_correct = property(lambda self: int(self._top5.sum()))
-
-    @property
-    def top1(self) -> float:
-        """The share of records whose most probable class is right."""
-        return self.top1_correct / self.records
-
-    @property
-    def top5(self) -> float:
-        """The share of records whose class is among the five most probable."""
-        return self.top5_correct / self.records
 
     @property
     def loss(self) -> float:

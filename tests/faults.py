@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -113,9 +114,7 @@ def failing_reads(monkeypatch: pytest.MonkeyPatch, number: int, times: int | Non
 
 @contextmanager
 def full_disk(num_bytes: int) -> Iterator[None]:
-    """Within it, no file of this process can grow beyond `num_bytes`: writing fails with EFBIG."""
-    import signal
-
+    """Within it, no file of this process can grow beyond `num_bytes`: a write stops in the middle with EFBIG."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))

@@ -1,10 +1,7 @@
-"""What runs left behind, as tests read it; and a disk that is full."""
+"""What runs left behind, as tests read it."""
 
 import json
-import resource
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +28,3 @@ def read_events(directory: Path) -> Iterator[Any]:
 def final_weights(run: RunDirectory) -> list[np.ndarray]:
     """What is in final.keras."""
     return keras.models.load_model(run.final).get_weights()
-
-
-@contextmanager
-def largest_file(num_bytes: int) -> Iterator[None]:
-    """Within it a file cannot grow beyond `num_bytes`, as on a full disk: a write stops in the middle with an error."""
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, before)

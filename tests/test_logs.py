@@ -12,14 +12,14 @@ from kimagenet.log import ProgressLine, duration, fitted
 from kimagenet.log_file import LogFile
 from kimagenet.loop import Totals
 from kimagenet.tensorboard import sheet
-from tests.runs import largest_file
+from tests.faults import full_disk
 
 
 def test_what_a_full_disk_has_no_room_for_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "new" / "a.log"
     file = LogFile(path, b"header\n")
     file.append(b"first\n")
-    with largest_file(15):
+    with full_disk(15):
         file.append(b"second\n")
         assert path.read_bytes() == b"header\nfirst\n"
         file.append(b"third\n")

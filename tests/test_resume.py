@@ -18,8 +18,9 @@ from kimagenet.loop import Loop
 from kimagenet.run import RunDirectory
 from pipelines import loaders
 from tests.data import TRAIN_RECORDS
+from tests.faults import full_disk
 from tests.kill_proof import kill_at, noting_batches, read_notes
-from tests.runs import final_weights, largest_file, read_events, read_log
+from tests.runs import final_weights, read_events, read_log
 
 ROOT = Path(__file__).parents[1]
 LOADERS = [name for name in loaders.names() if name != "synthetic"]
@@ -223,7 +224,7 @@ def fill_disk(full: ExitStack, last: Path) -> None:
     """As soon as the checkpoint `last` is there; what is left is room for the logs, for no checkpoint and no model."""
     while not last.exists():
         time.sleep(0.01)
-    full.enter_context(largest_file(100_000))
+    full.enter_context(full_disk(100_000))
 
 
 def test_a_full_disk_costs_checkpoints_not_the_run(
