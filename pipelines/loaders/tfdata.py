@@ -39,7 +39,7 @@ class TfdataLoader(Loader):
 
         steps = plan.steps_per_epoch - start_step
         dataset = tf.data.Dataset.range(steps)
-        dataset = dataset.map(read)
+        dataset = dataset.map(read).prefetch(1)
         dataset = dataset.unbatch()
         dataset = dataset.map(execute, num_parallel_calls=self.options.workers, deterministic=True)
         dataset = dataset.batch(self.batch.batch_size, drop_remainder=True)
