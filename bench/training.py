@@ -125,7 +125,7 @@ def _report(name: str, turns: list[Sample], seconds: list[float], stamp: dict[st
 
 
 def _loop_turn(settings: Settings, model_name: str, loader: str, stack: ExitStack) -> Turn:
-    """Our own training loop for some seconds, from the epoch's start again each time."""
+    """Our own training loop for some seconds, from the first epoch's start again each time."""
     import keras
     import tensorflow as tf
 
@@ -149,7 +149,7 @@ def _loop_turn(settings: Settings, model_name: str, loader: str, stack: ExitStac
 
     def turn(seconds: float) -> Sample:
         clock = _make_clock(lambda: loop.totals, seconds)
-        loop.fit(1, [clock])
+        loop.fit(1000, [clock])  # epochs: more than fit into any turn
         return clock.sample()
 
     return turn

@@ -232,6 +232,25 @@ def test_a_dataset_outlives_the_name_of_its_loader(train: ShardSet, name: str) -
     assert count == TRAIN_RECORDS // 8
 
 
+LEFT_OPEN = """
+import sys
+from dataclasses import replace
+import numpy as np
+from pipelines import AugmentSpec, BatchSpec, ShardSet, open_loader
+shards = ShardSet.open(sys.argv[1], "train")
+shards = replace(shards, usable=np.repeat(shards.usable, 100))
+loader = open_loader(sys.argv[2], shards, BatchSpec(256, 48), AugmentSpec.train(), device="cpu")
+iterator = iter(loader.epoch(0))
+next(iterator)
+"""
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_script_that_leaves_an_iterator_open_ends(tiny_dataset: Path, name: str) -> None:
+    command = [sys.executable, "-c", LEFT_OPEN, str(tiny_dataset), name]
+    assert subprocess.run(command, timeout=120, check=False, capture_output=True).returncode == 0
+
+
 @needs_dali
 def test_the_cpu_operator_leaves_the_processs_arithmetic_alone(train: ShardSet) -> None:
     if not _native.available():

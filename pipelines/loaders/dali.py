@@ -270,7 +270,7 @@ class DaliLoader(Loader):
         outputs = 3 if evaluation else 2
         with tf.device(f"/gpu:{options.gpu}" if on_gpu else "/cpu:0"):
             # What DALIDataset is not told again it takes from its own defaults, not from the pipeline.
-            return dali_tf.DALIDataset(
+            dataset = dali_tf.DALIDataset(
                 pipeline=graph,
                 batch_size=count,
                 num_threads=options.workers,
@@ -279,6 +279,8 @@ class DaliLoader(Loader):
                 output_shapes=((count, size, size, 3), (count,), (count,))[:outputs],
                 output_dtypes=(tf.as_dtype(batch.dtype), tf.int32, tf.float32)[:outputs],
             )
+        # The batch is copied out of DALI while the last one is trained with.
+        return dataset if on_gpu else dataset.prefetch(1)
 
     def _empty(self) -> tf.data.Dataset:
         size = self.batch.image_size

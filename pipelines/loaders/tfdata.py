@@ -3,12 +3,19 @@
 Reading order: range of steps → one batch of JPEGs and matrices per step → decode and warp each → batch → prefetch.
 """
 
+import atexit
+import time
+from functools import cache
+from threading import Lock
+
 import numpy as np
 import tensorflow as tf
 
 from pipelines.loader import BatchSpec, Loader
 from pipelines.plan import EpochPlan
 from pipelines.tf_image import Work, render
+
+_EXIT_SECONDS = 10  # a read may take so long at the interpreter's end, where a disk does not answer
 
 
 def unavailable(device: str) -> str | None:
@@ -23,7 +30,7 @@ class TfdataLoader(Loader):
 
     def epoch(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
         plan = self.plan(epoch, start_step)
-        reader = _StepReader(plan, self.batch)
+        reader, exit_gate = _StepReader(plan, self.batch), _exit_gate()
         signature = (tf.string, tf.int32, tf.int32, tf.float32, tf.float32, tf.bool, tf.float32)
 
         def read(step: tf.Tensor) -> list[tf.Tensor]:
@@ -38,12 +45,13 @@ class TfdataLoader(Loader):
             return (image, label, weight) if self.augment.is_evaluation else (image, label)
 
         steps = plan.steps_per_epoch - start_step
-        dataset = tf.data.Dataset.range(steps)
-        dataset = dataset.map(read).prefetch(1)
+        dataset = tf.data.Dataset.range(steps).take_while(lambda _: exit_gate.is_open())
+        dataset = dataset.map(read).prefetch(1)  # or the decoding threads would wait for each step's bytes
         dataset = dataset.unbatch()
         dataset = dataset.map(execute, num_parallel_calls=self.options.workers, deterministic=True)
         dataset = dataset.batch(self.batch.batch_size, drop_remainder=True)
         dataset = dataset.prefetch(self.options.prefetch)
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))  # the gate has made it unknown
         options = tf.data.Options()
         # Nothing is left to it, and an iterator that ends would wait for its thread.
         options.autotune.enabled = False
@@ -62,6 +70,10 @@ class _StepReader:
         self._batch = batch
 
     def __call__(self, step: np.int64) -> tuple[np.ndarray, ...]:
+        with _exit_gate():
+            return self._read(step)
+
+    def _read(self, step: np.int64) -> tuple[np.ndarray, ...]:
         plan, shards = self._plan, self._plan.shards
         start, stop = int(step) * plan.batch_size, (int(step) + 1) * plan.batch_size
         images = [shards.read(int(record)) for record in plan.records[start:stop]]
@@ -71,6 +83,44 @@ class _StepReader:
             *Work.of(plan.draw(start, stop), self._batch),
             plan.weights[start:stop],
         )
+
+
+class _ExitGate:
+    """Ends all reading before the interpreter ends.
+
+    TensorFlow's thread that calls Python when the interpreter is ending would wait for it for ever, and the end, which
+    destroys an iterator that a script has left open in mid-epoch, for that thread.
+    """
+
+    def __init__(self) -> None:
+        self._closed = tf.queue.FIFOQueue(1, tf.bool)  # no tf.Variable: that would belong to the strategy in scope
+        self._passing = 0
+        self._lock = Lock()
+        atexit.register(self._close)
+
+    def is_open(self) -> tf.Tensor:
+        """bool scalar, in TensorFlow operations."""
+        return tf.equal(self._closed.size(), 0)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._passing += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._passing -= 1
+
+    def _close(self) -> None:
+        self._closed.enqueue(True)
+        deadline = time.monotonic() + _EXIT_SECONDS
+        time.sleep(0.02)  # who has found it open enters meanwhile
+        while self._passing and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+@cache
+def _exit_gate() -> _ExitGate:
+    return _ExitGate()
 
 
 LOADER = TfdataLoader
