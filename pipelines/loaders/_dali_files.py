@@ -47,7 +47,7 @@ def make_folder(plan: EpochPlan) -> tempfile.TemporaryDirectory:
 
     Folders that killed processes of this machine have left there are removed on the way.
     """
-    needed = len(plan.records) * (_PLAN_RECORD_BYTES + _TMPFS_PAGE)  # at worst every record is a run, a page each
+    needed = len(plan.records) * _PLAN_RECORD_BYTES + len(_run_starts(plan)) * _TMPFS_PAGE
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * needed
     parent = memory if roomy else Path(tempfile.gettempdir())
@@ -98,10 +98,8 @@ def _wants_whole_images(plan: EpochPlan) -> bool:
 
 def _write_runs(plan: EpochPlan, folder: Path) -> tuple[list[str], list[str]]:
     """One index file for each run of positions in the same shard."""
-    shards = plan.shards
-    shard = shards.shard[plan.records]
-    starts = np.flatnonzero(np.diff(shard, prepend=-1))
-    ends = np.append(starts[1:], len(shard))
+    shards, starts = plan.shards, _run_starts(plan)
+    ends = np.append(starts[1:], len(plan.records))
     indexes = []
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         run = plan.records[start:end]
@@ -110,7 +108,12 @@ def _write_runs(plan: EpochPlan, folder: Path) -> tuple[list[str], list[str]]:
         with open(path, "wb") as stream:
             stream.write(index.to_bytes())
         indexes.append(path)
-    return [str(shards.paths[number]) for number in shard[starts].tolist()], indexes
+    return [str(shards.paths[number]) for number in shards.shard[plan.records[starts]].tolist()], indexes
+
+
+def _run_starts(plan: EpochPlan) -> np.ndarray:
+    """The positions at which the shard changes, the first one included."""
+    return np.flatnonzero(np.diff(plan.shards.shard[plan.records], prepend=-1))
 
 
 def _write_floats(plan: EpochPlan, batch: BatchSpec, path: Path, whole_images: bool) -> int:
