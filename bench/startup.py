@@ -12,6 +12,7 @@ from bench.settings import Settings
 
 IMAGENET_RECORDS = 1_281_167
 _SHORT_RECORDS = 64_000
+_PLANNED_PER_SECOND = 25_000  # in the background, where a plan is made at leisure; less than that
 
 # A user's script, from the start of Python to the first batch.
 _SCRIPT = """
@@ -72,19 +73,22 @@ def _epoch_change(settings: Settings, loader: str, records: int) -> float:
 
 
 def _rate_while_planning(settings: Settings, loader: str, records: int) -> float:
-    """The batches right after an epoch's start, while the next one is planned, against as many well after it."""
+    """The batches right after an epoch's start, while the next one is planned, against as many when that is done."""
     with settings.open(loader, "full", records=records) as opened:
         steps = _steps_of_planning(settings, records)
         batches = iter(opened.epoch(0))
-        for _ in range(4):
-            next(batches)
-        seconds = []
-        for _ in range(3):
+
+        def seconds() -> float:
+            for _ in range(settings.prefetch + 2):
+                next(batches)
             start = time.perf_counter()
             for _ in range(steps):
                 next(batches)
-            seconds.append(time.perf_counter() - start)
-        return seconds[2] / seconds[0]
+            return time.perf_counter() - start
+
+        meanwhile = seconds()
+        time.sleep(records / _PLANNED_PER_SECOND)
+        return seconds() / meanwhile
 
 
 def _steps_of_planning(settings: Settings, records: int) -> int:

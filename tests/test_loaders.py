@@ -284,6 +284,15 @@ def test_where_an_epoch_is_entered_does_not_change_what_is_decoded(
 
 
 @needs_dali
+def test_a_plan_that_is_made_at_leisure_is_there_when_it_is_wanted(
+    train: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dali._Leisure, "_REST", 10**9)  # days, if nobody wakes it up
+    with opened("dali", train) as loader:
+        assert all(len(read(loader, epoch)[1]) == loader.steps_per_epoch * 8 for epoch in range(3))
+
+
+@needs_dali
 def test_dali_removes_its_plans(train: ShardSet) -> None:
     with opened("dali", train) as loader:
         for epoch in range(4):

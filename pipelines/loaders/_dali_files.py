@@ -7,6 +7,7 @@ epoch is a list of runs, each the lines of consecutive positions that lie in the
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ _TMPFS_PAGE = 4096
 _LARGEST_CUT = 0.7  # of the images' area; bench/README.md has the figures
 _PREFIX = "kimagenet-plan-"
 _PIECE = 1 << 16  # positions drawn at a time, so that memory does not grow with the epoch
+_RUNS = 1 << 8  # index files written between two rests
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,12 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def write_plan(plan: EpochPlan, batch: BatchSpec, folder: Path) -> PlanFiles:
-    """Writes the plan into an empty folder."""
-    shards, indexes = _write_runs(plan, folder)
+def write_plan(plan: EpochPlan, batch: BatchSpec, folder: Path, rest: Callable[[], object] = lambda: None) -> PlanFiles:
+    """Writes the plan into an empty folder; calls `rest` after each piece of the work."""
+    shards, indexes = _write_runs(plan, folder, rest)
     plan_path, plan_index = folder / "plan", folder / "plan.idx"
     whole_images = _wants_whole_images(plan)
-    size = _write_floats(plan, batch, plan_path, whole_images)
+    size = _write_floats(plan, batch, plan_path, whole_images, rest)
     with open(plan_index, "w") as stream:
         stream.writelines(f"{position * size} {size}\n" for position in range(len(plan.records)))
     return PlanFiles(shards, indexes, str(plan_path), str(plan_index), whole_images)
@@ -96,7 +98,7 @@ def _wants_whole_images(plan: EpochPlan) -> bool:
     return bool(boxes[:, 2:].prod(axis=1, dtype=np.int64).sum() > _LARGEST_CUT * areas.sum())
 
 
-def _write_runs(plan: EpochPlan, folder: Path) -> tuple[list[str], list[str]]:
+def _write_runs(plan: EpochPlan, folder: Path, rest: Callable[[], object]) -> tuple[list[str], list[str]]:
     """One index file for each run of positions in the same shard."""
     shards, starts = plan.shards, _run_starts(plan)
     ends = np.append(starts[1:], len(plan.records))
@@ -108,6 +110,8 @@ def _write_runs(plan: EpochPlan, folder: Path) -> tuple[list[str], list[str]]:
         with open(path, "wb") as stream:
             stream.write(index.to_bytes())
         indexes.append(path)
+        if len(indexes) % _RUNS == 0:
+            rest()
     return [str(shards.paths[number]) for number in shards.shard[plan.records[starts]].tolist()], indexes
 
 
@@ -116,7 +120,7 @@ def _run_starts(plan: EpochPlan) -> np.ndarray:
     return np.flatnonzero(np.diff(plan.shards.shard[plan.records], prepend=-1))
 
 
-def _write_floats(plan: EpochPlan, batch: BatchSpec, path: Path, whole_images: bool) -> int:
+def _write_floats(plan: EpochPlan, batch: BatchSpec, path: Path, whole_images: bool, rest: Callable[[], object]) -> int:
     """One framed `tf.train.Example` per position, all of one size, so that structured arrays hold them; the size.
 
     The data's CRC stays zero: DALI's reader does not look at it, and nothing else reads these files.
@@ -138,4 +142,5 @@ def _write_floats(plan: EpochPlan, batch: BatchSpec, path: Path, whole_images: b
             floats[:, 18:22] = draws.box
             floats[:, 22] = plan.weights[start:stop]
             table.tofile(stream)
+            rest()
     return layout.itemsize

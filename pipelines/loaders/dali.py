@@ -6,6 +6,8 @@ reader brings the plan's matrices, one warp and one colour operation apply them.
 
 import importlib.util
 import tempfile
+import threading
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -191,6 +193,32 @@ class _Prepared:
     files: PlanFiles
 
 
+class _Leisure:
+    """Keeps background work from being felt: it takes a twentieth of its thread's time, until somebody waits for it.
+
+    A low priority would not do: the thread would be put off while it holds the interpreter's lock.
+    """
+
+    _REST = 19  # times as long as the work before it
+
+    def __init__(self) -> None:
+        self._wanted = threading.Event()
+        self._rested = 0.0
+
+    def rest(self) -> None:
+        """A piece of work is done; the work's thread alone calls this."""
+        self._wanted.wait(self._REST * max(0.0, time.thread_time() - self._rested))
+        self._rested = time.thread_time()
+
+    def hurry(self) -> None:
+        """No rests from now on, until `relax`."""
+        self._wanted.set()
+
+    def relax(self) -> None:
+        """Nobody waits any more."""
+        self._wanted.clear()
+
+
 class DaliLoader(Loader):
     """Decodes and augments in DALI. While one epoch is read, the next one's plan is written in the background."""
 
@@ -200,18 +228,21 @@ class DaliLoader(Loader):
         super().__init__(*arguments)
         self._background = ThreadPoolExecutor(1, "kimagenet-plan")
         self._prepared: dict[tuple[int, int], Future[_Prepared]] = {}
+        self._leisure = _Leisure()
 
     def epoch(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
         steps = self.plan(epoch).steps_per_epoch - start_step
         if steps == 0:
             return self._empty()
         current = self._prepare(epoch, start_step)
+        self._leisure.hurry()
         self._release_except(epoch - 1, epoch, epoch + 1)
         try:
             files = current.result().files
         except OSError as error:
             del self._prepared[epoch, start_step]
             raise UserError(f"the plan of epoch {epoch} cannot be written: {error}") from error
+        self._leisure.relax()
         if not self.augment.is_evaluation:
             self._prepare(epoch + 1, 0)
         dataset = self._dataset(files)
@@ -227,6 +258,7 @@ class DaliLoader(Loader):
 
     def close(self) -> None:
         super().close()
+        self._leisure.hurry()
         self._background.shutdown(wait=True, cancel_futures=True)
         self._release_except()
 
@@ -239,7 +271,7 @@ class DaliLoader(Loader):
     def _write(self, epoch: int, start_step: int) -> _Prepared:
         plan = self.plan(epoch, start_step)
         folder = make_folder(plan)
-        return _Prepared(folder, write_plan(plan, self.batch, Path(folder.name)))
+        return _Prepared(folder, write_plan(plan, self.batch, Path(folder.name), self._leisure.rest))
 
     def _release_except(self, *epochs: int) -> None:
         """Removes the plans of other epochs, and what their pipelines have freed."""
