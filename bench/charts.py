@@ -58,10 +58,11 @@ def against_limit(measurements: Sequence[Measurement]) -> tuple[str, Figure] | N
     figure, axes = _figure(len(panels), 0.9 + 0.34 * max(len(group) for group in panels.values()))
     for panel, (heading, group) in zip(axes, panels.items(), strict=True):
         bars = sorted(group, key=lambda m: m.median)
-        _bars(panel, [(title_of(m.name), m) for m in bars], "{:.2f}")
         cpu = {m.name: m.median for m in by_cpu.get(heading, ())}
-        rows = [row for row, m in enumerate(bars) if m.name in cpu]
-        panel.plot([cpu[bars[row].name] for row in rows], rows, "D", color=_RED, markersize=4, clip_on=False)
+        marks = [cpu.get(m.name, 0.0) for m in bars]
+        _bars(panel, [(title_of(m.name), m) for m in bars], "{:.2f}", marks=marks)
+        marked = [row for row, mark in enumerate(marks) if mark]
+        panel.plot([marks[row] for row in marked], marked, "D", color=_RED, markersize=4)
         panel.axvline(1, color=_INK, linewidth=1.2, zorder=1)
         panel.text(1, 1, "decode limit", transform=panel.get_xaxis_transform(), va="bottom", ha="center", size=8)
         panel.set_title(heading.capitalize(), size=10, loc="left", pad=14)
@@ -283,9 +284,15 @@ def _figure(panels: int, height: float) -> tuple[Figure, list[Axes]]:
     return figure, axes[:panels]
 
 
-def _bars(panel: Axes, rows: Sequence[tuple[str, Measurement]], form: str, height: float = 0.62) -> None:
-    """Horizontal bars with whiskers; ours in blue."""
-    for row, (_, m) in enumerate(rows):
+def _bars(
+    panel: Axes,
+    rows: Sequence[tuple[str, Measurement]],
+    form: str,
+    height: float = 0.62,
+    marks: Sequence[float] | None = None,
+) -> None:
+    """Horizontal bars with whiskers, ours in blue; their figures stand right of `marks`, where those are."""
+    for row, ((_, m), mark) in enumerate(zip(rows, marks or [0.0] * len(rows), strict=True)):
         low, high = m.spread
         ours = m.name.partition(" ")[0].rstrip(":") in OURS or "loader" in m.settings
         panel.barh(
@@ -297,7 +304,14 @@ def _bars(panel: Axes, rows: Sequence[tuple[str, Measurement]], form: str, heigh
             error_kw=_WHISKER,
         )
         panel.text(
-            max(high, 0), row, "  " + form.format(m.median), va="center", size=8, color=_INK, bbox=_PLATE, zorder=1.5
+            max(high, mark, 0),
+            row,
+            "  " + form.format(m.median),
+            va="center",
+            size=8,
+            color=_INK,
+            bbox=_PLATE,
+            zorder=1.5,
         )
     panel.set_yticks(range(len(rows)), [label for label, _ in rows], size=8)
     panel.margins(x=0.14, y=0.02)
