@@ -45,25 +45,7 @@ def make_parser() -> cli.Parser:
     parser.add_argument("model", nargs="?", metavar="MODEL", help=kinds_of_model)
     run = parser.add_argument_group("run", RUN)
     groups = {"run": run, "data": parser.add_argument_group("data")}
-    run.add_argument("--recipe", metavar="NAME|FILE", help=f"{', '.join(models.recipes())}, or a recipe.json")
-    run.add_argument("--list-recipes", nargs=0, action=ListRecipes, help="print a table of the recipes and exit")
-    run.add_argument("--output", type=Path, metavar="RUN", help="the run directory; default: runs/MODEL-TIME")
-    run.add_argument(
-        "--log-steps", type=cli.positive_int, default=50, metavar="N", help="steps from one log line to the next"
-    )
-    run.add_argument("--resume", action="store_true", help="go on with the run in --output, by its own recipe and data")
-    run.add_argument("--force-resume", action="store_true", help="go on although recipe or data are not the run's")
-    run.add_argument(
-        "--checkpoint-steps",
-        type=cli.positive_int,
-        default=1000,
-        metavar="N",
-        help="steps between checkpoints (1000); an epoch ends with one",
-    )
-    run.add_argument(
-        "--keep-checkpoints", type=cli.positive_int, default=3, metavar="N", help="how many of them to keep (3)"
-    )
-    run.add_argument("--plot-schedule", type=Path, metavar="PNG", help="draw the learning rate into a picture and exit")
+    _add_run_flags(run)
     data = groups["data"]
     data.add_argument("--dataset-dir", type=Path, metavar="DIR", help=f"folder of shards ({DEFAULT_DATASET_DIR})")
     data.add_argument("--loader", choices=("auto", *loaders.names()), default="auto", help="what reads and augments")
@@ -98,6 +80,28 @@ def make_parser() -> cli.Parser:
                 groups[group] = parser.add_argument_group(group)
             _add_recipe_flag(groups[group], field, kinds[field.name])
     return parser
+
+
+def _add_run_flags(run: argparse._ArgumentGroup) -> None:
+    run.add_argument("--recipe", metavar="NAME|FILE", help=f"{', '.join(models.recipes())}, or a recipe.json")
+    run.add_argument("--list-recipes", nargs=0, action=ListRecipes, help="print a table of the recipes and exit")
+    run.add_argument("--output", type=Path, metavar="RUN", help="the run directory; default: runs/MODEL-TIME")
+    run.add_argument(
+        "--log-steps", type=cli.positive_int, default=50, metavar="N", help="steps from one log line to the next"
+    )
+    run.add_argument("--resume", action="store_true", help="go on with the run in --output, by its own recipe and data")
+    run.add_argument("--force-resume", action="store_true", help="go on although recipe or data are not the run's")
+    run.add_argument(
+        "--checkpoint-steps",
+        type=cli.positive_int,
+        default=1000,
+        metavar="N",
+        help="steps between checkpoints (1000); an epoch ends with one",
+    )
+    run.add_argument(
+        "--keep-checkpoints", type=cli.positive_int, default=3, metavar="N", help="how many of them to keep (3)"
+    )
+    run.add_argument("--plot-schedule", type=Path, metavar="PNG", help="draw the learning rate into a picture and exit")
 
 
 def _add_recipe_flag(group: Any, field: dataclasses.Field, kind: type) -> None:
