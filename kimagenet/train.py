@@ -127,7 +127,8 @@ def find_run(flags: argparse.Namespace, cluster: Cluster) -> RunDirectory | None
     """The run directory that --output names, new or begun. Raises `UserError` if there is none but has to be."""
     if flags.output is None:
         if flags.resume or flags.force_resume:
-            raise UserError("--resume goes on with the run in --output: say which")
+            run = flags.model if flags.model and Path(flags.model).is_dir() else "RUN"
+            raise UserError(f"--resume goes on with the run in --output: --resume --output {run}")
         if cluster.size > 1:
             raise UserError("several workers need one --output that all of them see: say which")
         return None
@@ -270,7 +271,8 @@ def print_banner(recipe: Recipe, dataset_dir: Path, loop: "Loop", run: RunDirect
     steps = f"{training.steps_per_epoch:,} steps of {training.global_batch} per epoch{_details(recipe, training)}"
     print(f"loader  {training.description}: {steps}")
     print(f"model   {recipe.model}: {loop.model.count_params():,} parameters, {recipe.image_size} px")
-    print(f"run     {run.path}: {recipe.epochs} epochs, {recipe.epochs * training.steps_per_epoch:,} steps", flush=True)
+    epochs = f"{recipe.epochs} epoch{'s' * (recipe.epochs != 1)}"
+    print(f"run     {run.path}: {epochs}, {recipe.epochs * training.steps_per_epoch:,} steps", flush=True)
 
 
 def _details(recipe: Recipe, training: "Feed") -> str:
