@@ -1,7 +1,7 @@
 """Augmentation is two matrices, one of pixel positions and one of colours, drawn for many records at once.
 
-Geometry: the image is rotated about its centre on its own canvas, cropped, flipped, resized to a square; outside
-is black.
+Geometry: the image is rotated about its centre on its own canvas, cropped, flipped, resized to a square. Where nothing
+turns, a crop's edges repeat (as crop-then-resize does it); where images turn, outside is black.
 Colour: brightness, contrast, saturation and hue. Loaders carry the matrices out; nothing here touches a pixel.
 """
 
@@ -29,7 +29,8 @@ class Draws:
         affine: float64 [N, 2, 3]; (x, y) in the output → (x, y) in the source image, both in pixels measured
             from the corner, so that the centre of the first pixel is (0.5, 0.5).
         colour: float64 [N, 3, 4]; (R, G, B, 1) in 0…255 → (R, G, B), not yet clipped.
-        box: int32 [N, 4]; (y, x, height, width) of the region of the source that the output can touch.
+        box: int32 [N, 4]; (y, x, height, width) of the region of the source that the output can touch. Where nothing
+            turns it is the crop, in whole pixels, and what interpolation asks for outside is its edge.
     """
 
     affine: np.ndarray
@@ -137,7 +138,8 @@ class AugmentSpec:
         widths = np.asarray(widths, np.float64)
         crop = self._crop(uniform, heights, widths)
         affine = _affine(crop, self._flip(uniform), self._angle(uniform), heights, widths, image_size)
-        return Draws(affine, self._colour(uniform, len(heights)), source_box(affine, heights, widths, image_size))
+        box = source_box(affine, heights, widths, image_size, self.turns)
+        return Draws(affine, self._colour(uniform, len(heights)), box)
 
     def _crop(self, uniform: RecordUniform, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
         """float64 [N, 4]: (x, y, width, height) of the crop; whole pixels but for evaluation."""
@@ -222,15 +224,15 @@ def _affine(
     return affine
 
 
-def source_box(affine: np.ndarray, heights: np.ndarray, widths: np.ndarray, image_size: int) -> np.ndarray:
+def source_box(affine: np.ndarray, heights: np.ndarray, widths: np.ndarray, image_size: int, turns: bool) -> np.ndarray:
     """int32 [N, 4]: what the output covers in the source, inside the image.
 
-    A pixel wider for interpolation where that can look outside: not for what is neither turned nor enlarged.
+    Where `turns`, a pixel wider if interpolation can look outside: not for what is neither turned nor enlarged.
     """
     corners = np.array([[0, 0, 1], [image_size, 0, 1], [0, image_size, 1], [image_size, image_size, 1]], np.float64)
     reached = affine @ corners.T  # [N, 2, 4]
     limits = np.stack([widths, heights], axis=1)
-    rim = np.where(is_plain_shrink(affine), -ROUNDING, 1)[:, None]
+    rim = np.where(turns & ~is_plain_shrink(affine), 1, -ROUNDING)[:, None]
     low = np.clip(np.floor(reached.min(axis=2) - rim), 0, limits - 1)
     high = np.clip(np.ceil(reached.max(axis=2) + rim), low + 1, limits)
     return np.stack([low[:, 1], low[:, 0], (high - low)[:, 1], (high - low)[:, 0]], axis=1).astype(np.int32)

@@ -65,8 +65,9 @@ class ImageReader:
         first = RecordUniform(0, 0, np.zeros(1, np.int64))  # an evaluation's draws are the same for all records
         size = self._batch.image_size
         draws = self._augment.draw(first, np.array([clean.height]), np.array([clean.width]), size)
+        work = Work.of(draws, self._batch, self._augment)
         try:
-            return self._render(clean.encoded, *(part[0] for part in Work.of(draws, self._batch))).numpy()
+            return self._render(clean.encoded, *(part[0] for part in work)).numpy()
         except tf.errors.OpError as error:  # of the few damages that Pillow forgives and TensorFlow does not
             raise ImageRejected(first_line(error)) from None
 

@@ -10,6 +10,7 @@ from pipelines.loader import BatchSpec
 from pipelines.uniform import RecordUniform
 
 _EXACT = 1e-3  # pixels: what a resize of a region of whole pixels may differ by
+_MARGIN = 4  # columns decoded on either side of a region, so that its edges are exact
 
 
 class Work(NamedTuple):
@@ -19,7 +20,7 @@ class Work(NamedTuple):
         box: int32 [4]; (y, x, height, width) of the region to decode.
         affine: float32 [2, 3]; output → decoded region, both with pixels whose centres are integers.
         colour: float32 [3, 4]; (R, G, B, 1) in 0…255 → the output's range, not yet clipped.
-        resize: bool; whether `affine` shrinks the region to the output, mirrored or not, and nothing more.
+        resize: bool; whether the output is the region resized, mirrored or not, and nothing more.
     """
 
     box: np.ndarray
@@ -28,11 +29,13 @@ class Work(NamedTuple):
     resize: np.ndarray
 
     @classmethod
-    def of(cls, draws: Draws, batch: BatchSpec) -> "Work":
+    def of(cls, draws: Draws, batch: BatchSpec, augment: AugmentSpec) -> "Work":
         """The plan's draws, in which pixels begin at corners and colours stay in 0…255."""
         affine = between_pixel_centres(draws.affine, draws.box).astype(np.float32)
         covered = batch.image_size * np.abs(draws.affine[:, [1, 0], [1, 0]])
-        resize = is_plain_shrink(draws.affine) & (np.abs(covered - draws.box[:, 2:]).max(axis=1) < _EXACT)
+        resize = np.abs(covered - draws.box[:, 2:]).max(axis=1) < _EXACT
+        if augment.turns:  # and outside is black, where a resize would repeat the edge
+            resize &= is_plain_shrink(draws.affine)
         return cls(draws.box, affine, batch.to_output_range(draws.colour).astype(np.float32), resize)
 
 
@@ -46,16 +49,15 @@ def evaluation_work(encoded: tf.Tensor, batch: BatchSpec, augment: AugmentSpec) 
     side = tf.reduce_min(limits) * augment.center_crop
     scale = side / batch.image_size
     first = ((limits - side) / 2 - limits / 2) + limits / 2
-    shrinks = scale > 1 - ROUNDING
-    rim = tf.where(shrinks, tf.constant(-ROUNDING, tf.float64), 1.0)
-    low = tf.clip_by_value(tf.floor(first - rim), 0.0, limits - 1)
-    high = tf.clip_by_value(tf.math.ceil(first + scale * batch.image_size + rim), low + 1, limits)
-    resize = shrinks & (tf.reduce_max(tf.abs(high - low - side)) < _EXACT)
+    low = tf.clip_by_value(tf.floor(first + ROUNDING), 0.0, limits - 1)
+    high = tf.clip_by_value(tf.math.ceil(first + scale * batch.image_size - ROUNDING), low + 1, limits)
+    resize = tf.reduce_max(tf.abs(high - low - side)) < _EXACT
     shift = first + (scale / 2 - 0.5 - low)
     zero = tf.zeros((), tf.float64)
     affine = tf.stack([tf.stack([scale, zero, shift[1]]), tf.stack([zero, scale, shift[0]])])
     one = np.ones(1)
-    colour = Work.of(augment.draw(RecordUniform(0, 0, np.zeros(1, np.int64)), one, one, batch.image_size), batch).colour
+    draws = augment.draw(RecordUniform(0, 0, np.zeros(1, np.int64)), one, one, batch.image_size)
+    colour = Work.of(draws, batch, augment).colour
     box = tf.cast(tf.concat([low, high - low], axis=0), tf.int32)
     return Work(box, tf.cast(affine, tf.float32), colour[0], resize)
 
@@ -69,9 +71,7 @@ def between_pixel_centres(affine: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 def render(encoded: tf.Tensor, work: Work, batch: BatchSpec, augment: AugmentSpec) -> tf.Tensor:
     """A JPEG (scalar string) → [image_size, image_size, 3] of the batch's dtype and range."""
-    # The default IDCT is a fast approximation, more than a grey level off; this one equals Pillow's and DALI's.
-    region = tf.image.decode_and_crop_jpeg(encoded, work.box, channels=3, dct_method="INTEGER_ACCURATE")
-    return paint(region, work, batch, augment)
+    return paint(_decode(encoded, work.box), work, batch, augment)
 
 
 def paint(region: tf.Tensor, work: Work, batch: BatchSpec, augment: AugmentSpec) -> tf.Tensor:
@@ -80,6 +80,18 @@ def paint(region: tf.Tensor, work: Work, batch: BatchSpec, augment: AugmentSpec)
     warp = _warp_turned if augment.turns else _warp_straight
     image = tf.cond(work.resize, lambda: _resize(region, work.affine, size), lambda: warp(region, work.affine, size))
     return _to_output(_colour(tf.ensure_shape(image, (size, size, 3)), work.colour, augment), batch.dtype)
+
+
+def _decode(encoded: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    """The box of a JPEG (scalar string): uint8 [height, width, 3], the pixels that the whole image has there."""
+    # libjpeg ends its interpolation of chroma at the region that it is asked for, and leaves it out in narrow ones.
+    y, x, height, width = tf.unstack(box)
+    first = tf.maximum(x - _MARGIN, 0)
+    last = tf.minimum(x + width + _MARGIN, tf.image.extract_jpeg_shape(encoded)[1])
+    # The default IDCT is a fast approximation, more than a grey level off; this one equals Pillow's and DALI's.
+    wider = tf.stack([y, first, height, last - first])
+    region = tf.image.decode_and_crop_jpeg(encoded, wider, channels=3, dct_method="INTEGER_ACCURATE")
+    return tf.slice(region, tf.stack([0, x - first, 0]), tf.stack([height, width, 3]))
 
 
 def _resize(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
@@ -102,8 +114,8 @@ def _warp_turned(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def _warp_straight(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
-    """The same for matrices that only scale, shift and mirror, at three times the cost of a resize."""
-    framed = tf.pad(image, [[1, 1], [1, 1], [0, 0]])  # the operator is black, not half black, half a pixel outside
+    """The same for matrices that only scale, shift and mirror, at three times the cost of a resize; edges repeat."""
+    framed = tf.pad(image, [[1, 1], [1, 1], [0, 0]], "SYMMETRIC")  # for the half a pixel where the operator is black
     last = tf.cast(tf.shape(framed)[:2] - 1, tf.float32)
     scale = tf.stack([affine[1, 1], affine[0, 0]])
     first = tf.stack([affine[1, 2], affine[0, 2]]) + 1

@@ -1,6 +1,7 @@
 """A data set small enough to write in every test session: photo-like JPEGs in TFRecord shards, without TensorFlow."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,31 +17,39 @@ TRAIN_RECORDS, TRAIN_SHARDS = 101, 3  # both counts are prime: no batch size div
 VALIDATION_RECORDS, VALIDATION_SHARDS = 37, 2
 
 
-def write_tiny_dataset(directory: Path, *, seed: int = 0, label_base: int = 1, num_classes: int = NUM_CLASSES) -> Path:
-    """Writes shards, indexes, sizes and dataset.json into `directory` and returns it.
-
-    10 classes, a tint each; 101 training records in 3 shards, 37 validation records in 2; JPEGs of 40 to 120 pixels.
-    With TRAIN_RECORDS classes each training record has a label of its own, which says what was read.
-    """
-    rng = np.random.default_rng(seed)
-    counts = {"train": (TRAIN_RECORDS, TRAIN_SHARDS), "validation": (VALIDATION_RECORDS, VALIDATION_SHARDS)}
-    splits = {
-        split: _write_split(
-            directory, split, rng.permutation(np.arange(records) % num_classes), shards, label_base, rng
-        )
-        for split, (records, shards) in counts.items()
-    }
-    classes = [ClassInfo(name=f"class {number}") for number in range(num_classes)]
-    DatasetInfo(label_base=label_base, classes=classes, splits=splits).save(directory)
-    return directory
-
-
 def photo(rng: np.random.Generator, label: int, height: int, width: int) -> Image.Image:
     """A smooth random field of RGB colours around the tint of class `label`."""
     tint = 255 * (0.3 + 0.4 * np.random.default_rng(label).random(3))
     coarse = tint + rng.normal(0, 45, (*rng.integers(3, 9, 2), 3))
     field = Image.fromarray(np.clip(coarse, 0, 255).astype(np.uint8))
     return field.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def write_tiny_dataset(
+    directory: Path,
+    *,
+    seed: int = 0,
+    label_base: int = 1,
+    num_classes: int = NUM_CLASSES,
+    draw: Callable[[np.random.Generator, int, int, int], Image.Image] = photo,
+) -> Path:
+    """Writes shards, indexes, sizes and dataset.json into `directory` and returns it.
+
+    10 classes, a tint each; 101 training records in 3 shards, 37 validation records in 2; JPEGs of 40 to 120 pixels, as
+    `draw` gives them for (rng, label, height, width).
+    With TRAIN_RECORDS classes each training record has a label of its own, which says what was read.
+    """
+    rng = np.random.default_rng(seed)
+    counts = {"train": (TRAIN_RECORDS, TRAIN_SHARDS), "validation": (VALIDATION_RECORDS, VALIDATION_SHARDS)}
+    splits = {
+        split: _write_split(
+            directory, split, rng.permutation(np.arange(records) % num_classes), shards, label_base, rng, draw
+        )
+        for split, (records, shards) in counts.items()
+    }
+    classes = [ClassInfo(name=f"class {number}") for number in range(num_classes)]
+    DatasetInfo(label_base=label_base, classes=classes, splits=splits).save(directory)
+    return directory
 
 
 def jpeg(image: Image.Image, kind: int = 0) -> bytes:
@@ -57,13 +66,19 @@ def example(encoded: bytes, label: int) -> bytes:
 
 
 def _write_split(
-    directory: Path, split: str, labels: np.ndarray, num_shards: int, label_base: int, rng: np.random.Generator
+    directory: Path,
+    split: str,
+    labels: np.ndarray,
+    num_shards: int,
+    label_base: int,
+    rng: np.random.Generator,
+    draw: Callable[[np.random.Generator, int, int, int], Image.Image],
 ) -> SplitInfo:
     sizes = rng.integers(40, 121, (len(labels), 2))
     shards = []
     for number, part in enumerate(np.array_split(np.arange(len(labels)), num_shards)):
         path = directory / f"{split}-{number:05d}-of-{num_shards:05d}"
-        images = (jpeg(photo(rng, labels[i], *sizes[i]), int(i) % 8) for i in part)
+        images = (jpeg(draw(rng, labels[i], *sizes[i]), int(i) % 8) for i in part)
         framed = [
             records.frame(example(image, int(labels[i]) + label_base)) for i, image in zip(part, images, strict=True)
         ]

@@ -26,7 +26,11 @@ def expected(jpeg: bytes, spec: AugmentSpec, u: dict[int, float], size: int) -> 
         turn = np.exp(1j * np.deg2rad(spec.rotation * (2 * u[ANGLE] - 1)))
         back = (x + 1j * y) * turn
         x, y = back.real, back.imag
-    return _colour(spec, u, _bilinear(pixels, x + width / 2, y + height / 2))
+    x, y = x + width / 2, y + height / 2
+    if not spec.rotation * spec.rotation_probability:  # the crop alone, of the pixels that it touches; its edges repeat
+        x = np.clip(x, np.floor(left + 1e-6) + 0.5, np.ceil(left + crop_w - 1e-6) - 0.5)
+        y = np.clip(y, np.floor(top + 1e-6) + 0.5, np.ceil(top + crop_h - 1e-6) - 0.5)
+    return _colour(spec, u, _bilinear(pixels, x, y))
 
 
 def crop(spec: AugmentSpec, u: dict[int, float], height: int, width: int) -> tuple[float, float, float, float]:

@@ -226,8 +226,8 @@ def straight(*cases: tuple[float, float, float, float]) -> np.ndarray:
     return np.array([[[step_x, 0, x], [0, step_y, y]] for x, y, step_x, step_y in cases])
 
 
-def test_the_source_box_of_a_shrunk_crop_is_the_crop_and_else_has_a_rim() -> None:
-    cases = {
+def test_the_source_box_is_the_crop_and_has_a_rim_where_what_turns_may_look_outside() -> None:
+    turning = {
         (10, 20, 2.0, 1.5): (20, 10, 75, 100),
         (110, 20, -2.0, 1.0): (20, 10, 50, 100),
         (10, 20, 0.5, 1.5): (19, 9, 77, 27),
@@ -237,10 +237,29 @@ def test_the_source_box_of_a_shrunk_crop_is_the_crop_and_else_has_a_rim() -> Non
         (999, 999, 2.0, 2.0): (299, 199, 1, 1),
         (-999, -999, 2.0, 2.0): (0, 0, 1, 1),
     }
-    heights, widths = np.full(len(cases), 300.0), np.full(len(cases), 200.0)
-    box = source_box(straight(*cases), heights, widths, 50)
-    assert box.dtype == np.int32
-    np.testing.assert_array_equal(box, list(cases.values()))
+    repeating = turning | {
+        (10, 20, 0.5, 1.5): (20, 10, 75, 25),
+        (10, 20, 1.5, 0.5): (20, 10, 25, 75),
+        (0, 0, 0.5, 0.5): (0, 0, 25, 25),
+        (175, 275, 0.5, 0.5): (275, 175, 25, 25),
+        (10.3, 20.3, 0.5, 0.5): (20, 10, 26, 26),
+        (35.3, 20.3, -0.5, 0.5): (20, 10, 26, 26),
+        (10.3, 20.3, 0.01, 0.02): (20, 10, 2, 1),
+    }
+    for turns, cases in ((True, turning), (False, repeating)):
+        heights, widths = np.full(len(cases), 300.0), np.full(len(cases), 200.0)
+        box = source_box(straight(*cases), heights, widths, 50, turns)
+        assert box.dtype == np.int32
+        np.testing.assert_array_equal(box, list(cases.values()))
+
+
+@pytest.mark.parametrize("size", [16, 1000])
+def test_where_nothing_turns_the_box_is_the_crop_to_the_pixel(size: int) -> None:
+    heights, widths = np.random.default_rng(0).integers(1, 600, (2, 2000))
+    draws = AugmentSpec.standard().draw(RecordUniform(0, 0, np.arange(2000)), heights, widths, size)
+    sides = size * np.abs(draws.affine[:, [1, 0], [1, 0]])
+    first = draws.affine[:, [1, 0], 2] - np.where(draws.affine[:, [1, 0], [1, 0]] < 0, sides, 0)
+    np.testing.assert_allclose(draws.box, np.concatenate([first, sides], axis=1), atol=1e-9)
 
 
 def test_a_plain_shrink_neither_turns_nor_enlarges() -> None:

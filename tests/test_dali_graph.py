@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pipelines import BatchSpec
+from pipelines import AugmentSpec, BatchSpec
 from pipelines.loaders import _native, dali
 from pipelines.loaders._dali_files import PlanFiles
 from pipelines.records import _fields
@@ -14,17 +14,22 @@ PROBLEM = dali.unavailable("cpu")
 pytestmark = pytest.mark.skipif(PROBLEM is not None, reason=f"no DALI: {PROBLEM}")
 
 FILES = PlanFiles(["shard"], ["shard.idx"], "plan", "plan.idx")
-# Field numbers of DALI's serialized form (dali.proto): PipelineDef, OpDef, InputOutput, OutputDesc.
-OPERATOR, OUTPUT, NAME, OUTPUTS, DEVICE, DTYPE = 5, 7, 1, 3, 2, 5
+FULL, STANDARD = AugmentSpec.train(), AugmentSpec.standard()
+# Field numbers of DALI's serialized form (dali.proto): PipelineDef, OpDef, Argument, InputOutput, OutputDesc.
+OPERATOR, OUTPUT, NAME, OUTPUTS, ARGUMENTS, DEVICE, DTYPE = 5, 7, 1, 3, 4, 2, 5
 DALI_DTYPES = {"uint8": 0, "float16": 8, "float32": 9}
 
 
 @dataclass(frozen=True)
 class Graph:
-    """(operator, device of its output) in running order, and the pipeline's outputs as (device, DALI dtype)."""
+    """(operator, device of its output) in running order, and the pipeline's outputs as (device, DALI dtype).
+
+    `arguments`: the names of those that are the same for all samples, by operator.
+    """
 
     operators: list[tuple[str, str]]
     outputs: list[tuple[str, int]]
+    arguments: dict[str, set[str]]
 
     def named(self, *names: str) -> list[tuple[str, str]]:
         """The operators of these names."""
@@ -36,19 +41,20 @@ def text(body) -> str:
 
 
 def serialized(
-    device: str, dtype: str = "float32", evaluation: bool = False, native: bool = False, files=FILES
+    device: str, dtype: str = "float32", augment: AugmentSpec = FULL, native: bool = False, files=FILES
 ) -> Graph:
     batch = BatchSpec(64, 224, dtype)
-    pipeline = dali.build_graph(files, batch, 1, evaluation=evaluation, device=device, workers=4, native=native)
+    pipeline = dali.build_graph(files, batch, augment, 1, device=device, workers=4, native=native)
     parts = list(_fields(memoryview(pipeline.serialize())))
-    operators = []
+    operators, arguments = [], {}
     for body in (body for number, body in parts if number == OPERATOR):
         fields = list(_fields(body))
         name = next(text(value) for number, value in fields if number == NAME)
         first_output = next(dict(_fields(value)) for number, value in fields if number == OUTPUTS)
         operators.append((name, text(first_output[DEVICE])))
+        arguments[name] = {text(dict(_fields(value))[NAME]) for number, value in fields if number == ARGUMENTS}
     outputs = [dict(_fields(body)) for number, body in parts if number == OUTPUT]
-    return Graph(operators, [(text(output[DEVICE]), int(output[DTYPE])) for output in outputs])
+    return Graph(operators, [(text(output[DEVICE]), int(output[DTYPE])) for output in outputs], arguments)
 
 
 @pytest.mark.parametrize("dtype", DALI_DTYPES)
@@ -69,7 +75,7 @@ def test_the_gpu_graph(dtype: str) -> None:
 
 
 def test_evaluation_has_weights_on_the_gpu() -> None:
-    assert [device for device, _ in serialized("gpu", evaluation=True).outputs] == ["gpu"] * 3
+    assert [device for device, _ in serialized("gpu", augment=AugmentSpec.evaluation()).outputs] == ["gpu"] * 3
 
 
 def test_the_cpu_graph_is_the_same_but_for_device_and_warp() -> None:
@@ -80,6 +86,16 @@ def test_the_cpu_graph_is_the_same_but_for_device_and_warp() -> None:
     assert [name for name, _ in cpu.named(*pixels)] == [name for name, _ in gpu.named(*pixels)]
     assert cpu.named("experimental__WarpPerspective")
     assert not cpu.named("WarpAffine")
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_outside_is_black_where_images_turn_and_else_the_edge(device: str) -> None:
+    warp = "WarpAffine" if device == "gpu" else "experimental__WarpPerspective"  # the first has no name for the edge
+    assert "fill_value" in serialized(device).arguments[warp]
+    for spec in (STANDARD, AugmentSpec.evaluation()):
+        arguments = serialized(device, augment=spec).arguments[warp]
+        assert "fill_value" not in arguments
+        assert device == "gpu" or "border_mode" in arguments
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])

@@ -121,7 +121,7 @@ def test_the_geometry_in_the_graph_is_the_plans(crop_ratio: float) -> None:
     work_of = tf.function(lambda encoded: evaluation_work(encoded, batch, augment))
     heights, widths = np.array(SIZES).T
     records = RecordUniform(0, 0, np.arange(len(SIZES)))
-    planned = Work.of(augment.draw(records, heights, widths, batch.image_size), batch)
+    planned = Work.of(augment.draw(records, heights, widths, batch.image_size), batch, augment)
     for number, (height, width) in enumerate(SIZES):
         encoded = tf.io.encode_jpeg(np.zeros((height, width, 3), np.uint8))
         for found, expected in zip(work_of(encoded), planned, strict=True):

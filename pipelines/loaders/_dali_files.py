@@ -88,9 +88,12 @@ def write_plan(plan: EpochPlan, batch: BatchSpec, folder: Path, rest: Callable[[
 def _wants_whole_images(plan: EpochPlan) -> bool:
     """Whether the boxes are so large a part of the images that cutting costs DALI's decoder more than it saves.
 
+    Never where a crop's edges repeat: they are the edges of what is decoded.
     Asked of the same records and draws whatever the epoch, rank and step are: a run that is entered in the middle
     must decode as the one that was not interrupted, since the rim of a region may differ by a level.
     """
+    if not plan.augment.turns:
+        return False
     sample = np.arange(min(plan.shards.num_records, 4096))
     heights, widths = plan.shards.sizes[sample].T
     boxes = plan.augment.draw(RecordUniform(0, 0, sample), heights, widths, plan.image_size).box

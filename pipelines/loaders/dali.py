@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines import records
+from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError, first_line
 from pipelines.loader import BatchSpec, Loader
 from pipelines.loaders import _native
@@ -64,9 +65,9 @@ def _is_installed(module: str) -> bool:
 def build_graph(
     files: PlanFiles,
     batch: BatchSpec,
+    augment: AugmentSpec,
     label_base: int,
     *,
-    evaluation: bool,
     device: str,
     workers: int,
     native: bool = False,
@@ -82,7 +83,7 @@ def build_graph(
 
     on_gpu = device == "gpu"
     dtypes = [_dali_dtype(batch.dtype), types.INT32, types.FLOAT]
-    outputs = 3 if evaluation else 2
+    outputs = 3 if augment.is_evaluation else 2
 
     @pipeline_def(
         batch_size=batch.batch_size,
@@ -95,9 +96,10 @@ def build_graph(
         encoded, stored_label, plan = _read(files)
         image = _decode(encoded, plan, files.whole_images, on_gpu)
         if native:
-            image = fn.kimagenet_warp_colour(image, plan, size=batch.image_size, dtype=_dali_dtype(batch.dtype))
+            given = {"size": batch.image_size, "dtype": _dali_dtype(batch.dtype), "repeat_edges": not augment.turns}
+            image = fn.kimagenet_warp_colour(image, plan, **given)
         else:
-            image = _warp(image, fn.reshape(plan[0:6], shape=[2, 3]), batch.image_size, on_gpu)
+            image = _warp(image, fn.reshape(plan[0:6], shape=[2, 3]), batch.image_size, not augment.turns, on_gpu)
             image = _colour(image, fn.reshape(plan[6:18], shape=[3, 4]), batch.dtype)
         label = fn.cast(stored_label, dtype=types.INT32) - label_base
         parts = (image, label, plan[22])[:outputs]
@@ -155,16 +157,18 @@ def _decode(encoded: Any, plan: Any, whole_images: bool, on_gpu: bool) -> Any:
     return fn.decoders.image_slice(encoded, plan[18:20], plan[20:22], **box, **options)
 
 
-def _warp(image: Any, affine: Any, size: int, on_gpu: bool) -> Any:
-    """One bilinear warp by the output → source matrix; outside is black."""
+def _warp(image: Any, affine: Any, size: int, repeat_edges: bool, on_gpu: bool) -> Any:
+    """One bilinear warp by the output → source matrix; outside is the edge, or black."""
     from nvidia.dali import fn, types
 
     if on_gpu:
-        return fn.warp_affine(image, matrix=affine, size=[size, size], fill_value=0.0, inverse_map=True)
+        black = {} if repeat_edges else {"fill_value": 0.0}
+        return fn.warp_affine(image, matrix=affine, size=[size, size], inverse_map=True, **black)
     # On the CPU fn.warp_affine takes thrice the time of this one, which is OpenCV's.
     bottom = types.Constant(np.array([[0, 0, 1]], np.float32), device="cpu")
+    border = {"border_mode": "replicate"} if repeat_edges else {"border_mode": "constant", "fill_value": 0.0}
     return fn.experimental.warp_perspective(
-        image, matrix=fn.cat(affine, bottom, axis=0), size=[size, size], fill_value=0.0, pixel_origin="corner"
+        image, matrix=fn.cat(affine, bottom, axis=0), size=[size, size], pixel_origin="corner", **border
     )
 
 
@@ -287,19 +291,18 @@ class DaliLoader(Loader):
         from nvidia.dali.plugin import tf as dali_tf
 
         batch, options = self.batch, self.options
-        evaluation = self.augment.is_evaluation
         on_gpu = options.device == "gpu"
         count, size = batch.batch_size, batch.image_size
         graph = build_graph(
             files,
             batch,
+            self.augment,
             self.shards.label_base,
-            evaluation=evaluation,
             device=options.device,
             workers=options.workers,
             native=not on_gpu and _native.available(),
         )
-        outputs = 3 if evaluation else 2
+        outputs = 3 if self.augment.is_evaluation else 2
         with tf.device(f"/gpu:{options.gpu}" if on_gpu else "/cpu:0"):
             # What DALIDataset is not told again it takes from its own defaults, not from the pipeline.
             dataset = dali_tf.DALIDataset(

@@ -80,7 +80,7 @@ class _StepReader:
         return (
             np.array([image.encoded for image in images], object),
             np.array([image.label for image in images], np.int32) - shards.label_base,
-            *Work.of(plan.draw(start, stop), self._batch),
+            *Work.of(plan.draw(start, stop), self._batch, plan.augment),
             plan.weights[start:stop],
         )
 
