@@ -1,7 +1,7 @@
 """Checks a folder of shards, whoever wrote them, and takes damaged records out of every plan.
 
-Of each shard: both CRCs of every record, its features, its label, its image (decoded in full), its index, its image
-sizes, its checksum. A record with a fault is put into quarantine; what is wrong with an index, the sizes or
+Of each shard: both CRCs of every record, its features, its label, its image (decoded to its last block), its index, its
+image sizes, its checksum. A record with a fault is put into quarantine; what is wrong with an index, the sizes or
 dataset.json is mended by `tools.build_index`, which leaves quarantined records out.
 """
 

@@ -3,8 +3,12 @@
 Decided by content, not by name: a baseline or progressive JPEG of one or three components stays as it is, byte for
 byte. Whatever else Pillow can read becomes an RGB JPEG: CMYK, PNG, WebP, BMP, GIF and TIFF (first frame), images that
 EXIF turns (DALI would turn them, TensorFlow would not; now nobody has to), and on request images that are too large.
-Alpha is dropped, as TensorFlow does it. Every image is decoded in full: a decoder that reads only a crop would miss a
-truncated file.
+Alpha is dropped, as TensorFlow does it.
+
+Every image is decoded from its first row to its last: a decoder that reads only a crop would miss a truncated file. A
+JPEG that stays as it is gives a verdict, but nobody needs its pixels, so libjpeg decodes it at an eighth of its size.
+That reads every coefficient of every scan and makes one pixel of each block; the inverse transform, which is left out,
+takes any numbers. `tests/test_clean.py` compares the verdicts with those of a decoder that makes all pixels.
 """
 
 import io
@@ -52,7 +56,7 @@ def clean_image(data: bytes, quality: int = 95, short_side: int | None = None) -
 
     Raises `ImageRejected` if the image cannot be decoded in full or has more pixels than Pillow's bomb limit.
     """
-    return _decoded(data, partial(_clean, data=data, quality=quality, short_side=short_side))
+    return _opened(data, partial(_clean, data=data, quality=quality, short_side=short_side))
 
 
 def check_image(encoded: bytes) -> tuple[int, int]:
@@ -61,11 +65,11 @@ def check_image(encoded: bytes) -> tuple[int, int]:
     Raises `ImageRejected` unless it decodes in full and every loader reads the same pixels. That is what `clean_image`
     stores as it is; and JPEGs with an EXIF orientation too, as the original project has them: no loader turns them.
     """
-    return _decoded(encoded, partial(_check, data=encoded))
+    return _opened(encoded, partial(_check, data=encoded))
 
 
-def _decoded(data: bytes, use: Callable[[Image.Image], Result]) -> Result:
-    """What `use` makes of the image, which is decoded in full. Raises `ImageRejected`."""
+def _opened(data: bytes, use: Callable[[Image.Image], Result]) -> Result:
+    """What `use` makes of the image, which it has to decode. Raises `ImageRejected`, also for what `use` raises."""
     if not data:
         raise ImageRejected("the file is empty")
     with warnings.catch_warnings():
@@ -74,7 +78,6 @@ def _decoded(data: bytes, use: Callable[[Image.Image], Result]) -> Result:
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 image.decodermaxblock = len(data)  # all at once: the decoder need not stop and go on
-                image.load()
                 return use(image)
         except (ImageRejected, MemoryError):  # the latter is the machine's fault, not the image's
             raise
@@ -89,15 +92,18 @@ def _decoded(data: bytes, use: Callable[[Image.Image], Result]) -> Result:
 def _check(image: Image.Image, data: bytes) -> tuple[int, int]:
     if reason := _unlike(image, data):
         raise ImageRejected(f"not read alike by all decoders: {reason}")
-    return image.height, image.width
+    return _verify(image)
 
 
 def _clean(image: Image.Image, data: bytes, quality: int, short_side: int | None) -> CleanImage:
+    reason = _unlike(image, data)
+    if reason:
+        image.load()  # before EXIF is asked for: Pillow turns a TIFF itself, and a PNG may have EXIF behind its pixels
     orientation = _orientation(image)
-    reason = _unlike(image, data) or (f"EXIF orientation {orientation}" if orientation != 1 else "")
+    reason = reason or (f"EXIF orientation {orientation}" if orientation != 1 else "")
     shrink = short_side is not None and min(image.size) > short_side
     if not reason and not shrink:
-        return CleanImage(data, image.height, image.width)
+        return CleanImage(data, *_verify(image))
     upright = _rgb(ImageOps.exif_transpose(image) if orientation != 1 else image)
     if short_side is not None and shrink:
         scale = short_side / min(upright.size)
@@ -106,6 +112,14 @@ def _clean(image: Image.Image, data: bytes, quality: int, short_side: int | None
     stream = io.BytesIO()
     upright.save(stream, "JPEG", quality=quality, subsampling="4:2:0" if shrink else "4:4:4")
     return CleanImage(stream.getvalue(), upright.height, upright.width, reason or "shrunk")
+
+
+def _verify(image: Image.Image) -> tuple[int, int]:
+    """Height and width of a JPEG that decodes, all of it. The image is left at an eighth of them, in pixels."""
+    width, height = image.size
+    image.draft(None, (1, 1))  # in its colours: as "L" it would pass with chroma that cannot be upsampled
+    image.load()
+    return height, width
 
 
 def _unlike(image: Image.Image, data: bytes) -> str:

@@ -1,6 +1,10 @@
-"""What becomes of every kind of image file: kept byte for byte, encoded anew, or rejected with a reason."""
+"""What becomes of every kind of image file: kept byte for byte, encoded anew, or rejected with a reason.
+
+FUZZ_EXAMPLES=100000 in the environment damages so many of each kind of JPEG.
+"""
 
 import io
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -10,8 +14,10 @@ from PIL import Image, ImageCms
 from pipelines.clean import ImageRejected, check_image, clean_image
 from pipelines.jpeg import JpegHeader, read_header
 from tests.data import photo
+from tests.fuzz import mutate
 
 WIDTH, HEIGHT = 60, 40
+DAMAGES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 EXIF_ORIENTATION = 0x0112
 
 
@@ -165,6 +171,63 @@ def test_what_cannot_be_decoded_is_rejected(original: bytes, damage: str) -> Non
     for judge in (clean_image, check_image):
         with pytest.raises(ImageRejected, match=reason):
             judge(spoil(original))
+
+
+def decodes(data: bytes) -> bool:
+    """Whether all pixels can be made, of a file with a header that ours can read too."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+        return bool(read_header(data))
+    except Exception:
+        return False
+
+
+JPEGS: dict[str, tuple[str, dict]] = {
+    "4:2:0": ("RGB", {"subsampling": "4:2:0"}),
+    "4:2:2": ("RGB", {"subsampling": "4:2:2", "optimize": True}),
+    "4:4:4": ("RGB", {"subsampling": "4:4:4"}),
+    "progressive": ("RGB", {"subsampling": "4:2:0", "progressive": True}),
+    "progressive 4:4:4": ("RGB", {"subsampling": "4:4:4", "progressive": True}),
+    "grey": ("L", {}),
+    "grey progressive": ("L", {"progressive": True}),
+    "restarts": ("RGB", {"restart_marker_blocks": 2}),
+    "progressive restarts": ("RGB", {"restart_marker_rows": 1, "progressive": True}),
+}
+
+
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("kind", JPEGS)
+def test_an_eighth_of_the_size_gives_the_verdict_of_all_pixels(
+    monkeypatch: pytest.MonkeyPatch, picture: Image.Image, kind: str
+) -> None:
+    mode, options = JPEGS[kind]
+    good = encode(picture.convert(mode), "JPEG", quality=90, **options)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1 << 20)  # or damaged sizes take long
+    rng = np.random.default_rng(0)
+    verdicts = set()
+    for _ in range(DAMAGES):
+        data = mutate(rng, good, good)
+        try:
+            accepted = clean_image(data).encoded != b""
+        except ImageRejected:
+            accepted = False
+        assert accepted == decodes(data), data.hex()
+        verdicts.add(accepted)
+    assert verdicts == {True, False}
+
+
+def test_chroma_that_cannot_be_upsampled_is_rejected(picture: Image.Image) -> None:
+    """Two samples where luma has three: nothing is wrong with the coefficients, and a grey image could be made."""
+    data = bytearray(encode(picture, "JPEG", subsampling="4:4:4"))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 11], data[frame + 14] = 0x31, 0x21
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft("L", (1, 1))
+        image.load()
+    assert not decodes(bytes(data))
+    with pytest.raises(ImageRejected, match="broken data stream"):
+        clean_image(bytes(data))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

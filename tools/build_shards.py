@@ -21,10 +21,11 @@ from pipelines.progress import ProgressBar
 from pipelines.sources import Scratch, Source, recognize
 
 EXIT_REJECTED = 1
-EPILOG = f"""Every image is decoded in full. JPEGs of one or three components are stored as they are; PNG, CMYK, WebP,
-BMP, GIF, TIFF and images turned by EXIF become upright RGB JPEGs. What cannot be decoded is left out and listed with
-its reason in OUTPUT/{REJECTED_FILE}. A build that was stopped goes on when its command is repeated. Exit codes: 0 done,
-1 done but more files were rejected than --max-rejected allows, 2 wrong use or not done, 130 interrupted."""
+EPILOG = f"""Every image is decoded to its last block. JPEGs of one or three components are stored as they are; PNG,
+CMYK, WebP, BMP, GIF, TIFF and images turned by EXIF become upright RGB JPEGs. What cannot be decoded is left out and
+listed with its reason in OUTPUT/{REJECTED_FILE}. A build that was stopped goes on when its command is repeated.
+Exit codes: 0 done, 1 done but more files were rejected than --max-rejected allows, 2 wrong use or not done, 130
+interrupted."""
 
 
 def make_parser() -> cli.Parser:

@@ -12,11 +12,11 @@ from pipelines.errors import UserError
 from pipelines.pool import cpu_count
 from pipelines.progress import ProgressBar
 
-EPILOG = """Checked: length and data CRC of each record, features, label, image (decoded in full), index, image sizes,
-dataset.json and its checksums. One line a fault. Shards of the original project and of other writers may lack
-dataset.json and all features but image and label. A record is faulty too if its image is none that the builder would
-store as it is (an EXIF orientation is no fault: no loader turns images). Exit codes: 0 no fault, 1 faults (those of
-records that were in quarantine before do not count), 2 wrong use, 130 interrupted."""
+EPILOG = """Checked: length and data CRC of each record, features, label, image (decoded to its last block), index,
+image sizes, dataset.json and its checksums. One line a fault. Shards of the original project and of other writers may
+lack dataset.json and all features but image and label. A record is faulty too if its image is none that the builder
+would store as it is (an EXIF orientation is no fault: no loader turns images). Exit codes: 0 no fault, 1 faults (those
+of records that were in quarantine before do not count), 2 wrong use, 130 interrupted."""
 
 
 def make_parser() -> cli.Parser:
