@@ -177,12 +177,14 @@ class Feed:
                 yield batch
                 step, tries = step + 1, 0
                 continue
-            if found := self._find_corrupt(epoch, step, failure):
-                self._go_on_without(found, epoch, step)
-            else:
-                tries += 1
-                self._try_again(epoch, step, tries, failure)
-            del failure  # and with it what it holds of the old iterators
+            try:
+                if found := self._find_corrupt(epoch, step, failure):
+                    self._go_on_without(found, epoch, step)
+                else:
+                    tries += 1
+                    self._try_again(epoch, step, tries, failure)
+            finally:
+                del failure  # and with it what it holds of the old iterators; left here, it would hold itself
             iterators = self._open(epoch, step)
 
     def _open(self, epoch: int, step: int) -> list[Iterator[Any]]:

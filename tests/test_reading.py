@@ -79,10 +79,7 @@ def test_watched_iterators_give_what_the_bare_ones_give() -> None:
         next(failing)
     assert within(60.0, lambda: 7) == 7
     del failing
-    deadline = time.monotonic() + 60
-    while any(thread.name == "kimagenet-next" for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for_threads()
 
 
 def test_a_watched_iterator_is_free_when_it_has_ended_or_failed() -> None:
@@ -113,6 +110,29 @@ def test_a_watched_iterator_is_free_when_it_has_ended_or_failed() -> None:
                 time.sleep(0.01)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("name", READING)
+def test_a_feed_that_fails_lets_go_of_its_iterators(dataset: Path, name: str) -> None:
+    """At once as well: not when the collector comes."""
+    gc.collect()
+    gc.disable()
+    try:
+        with open_train(dataset, name, timeout=60.0) as feed:
+            faults.corrupt(feed.shards, [int(feed.loaders[0].plan(0).records[20])])
+            with contextlib.suppress(RunFailed):
+                list(feed.epoch(0))
+        wait_for_threads()
+    finally:
+        gc.enable()
+
+
+def wait_for_threads() -> None:
+    """Until all who serve a `Watched` have ended."""
+    deadline = time.monotonic() + 60
+    while any(thread.name == "kimagenet-next" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_what_gives_no_answer_is_left() -> None:
