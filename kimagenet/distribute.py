@@ -1,5 +1,6 @@
 """Which devices take part in a run, and how each of them gets its batches."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,13 +12,17 @@ import tensorflow as tf
 from kimagenet.cluster import Cluster
 from kimagenet.corrupt import CorruptRecords
 from pipelines.augment import AugmentSpec
-from pipelines.corrupt import find_corrupt, problem_of_shards
+from pipelines.corrupt import CorruptRecord, find_corrupt, problem_of_shards
 from pipelines.errors import Blocked, RunFailed, UserError
 from pipelines.loader import BatchSpec, Loader
 from pipelines.loaders import open_loader
 from pipelines.pool import cpu_count
 from pipelines.reading import NoAnswer, Watched
 from pipelines.shards import ShardSet
+
+logger = logging.getLogger(__name__)
+
+TRIES_AGAIN = 3  # of a step that fails though its records can be read and decoded
 
 
 def choose_strategy() -> tf.distribute.Strategy:
@@ -154,10 +159,11 @@ class Feed:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
         """The batches of an epoch from `start_step` on, each ready for `strategy.run`.
 
-        There are fewer than `steps_per_epoch` if records are skipped. Raises `RunFailed` with the file, and if it is
-        known the record, if a batch cannot be read.
+        There are fewer than `steps_per_epoch` if records are skipped. Where a step fails and none of its records is to
+        blame, it is read again, `TRIES_AGAIN` times. Raises `RunFailed` with the file, and if it is known the record,
+        if a batch cannot be read.
         """
-        step = start_step
+        step, tries = start_step, 0
         iterators = self._open(epoch, step)
         while True:
             failure: Exception
@@ -169,38 +175,61 @@ class Feed:
                 failure = error
             else:
                 yield batch
-                step += 1
+                step, tries = step + 1, 0
                 continue
-            self._skip_corrupt(epoch, step, failure)
-            del failure  # and with it what it holds of the old iterators
+            try:
+                if found := self._find_corrupt(epoch, step, failure):
+                    self._go_on_without(found, epoch, step)
+                else:
+                    tries += 1
+                    self._try_again(epoch, step, tries, failure)
+            finally:
+                del failure  # and with it what it holds of the old iterators; left here, it would hold itself
             iterators = self._open(epoch, step)
 
     def _open(self, epoch: int, step: int) -> list[Iterator[Any]]:
         iterators = [loader.batches(epoch, step) for loader in self.loaders]
         return [Watched(iterator, self._timeout) for iterator in iterators] if self._timeout else iterators
 
-    def _skip_corrupt(self, epoch: int, step: int, failure: Exception) -> None:
-        """Takes the records out that made a step fail. Raises `RunFailed` if none did, or the run may not skip."""
+    def _find_corrupt(self, epoch: int, step: int, failure: Exception) -> list[CorruptRecord]:
+        """The records that made a step fail, if it was records. Raises `RunFailed` if a shard cannot be read at all.
+
+        Transient read errors are over when this returns: it has read the whole batch, with patience.
+        """
         numbers = self._numbers(epoch, step)
-        where = f"{self.loaders[0].name}: epoch {epoch}, step {step} of the {self.shards.split} split"
         self._is_blocked = isinstance(failure, NoAnswer)
         try:
             problem = problem_of_shards(self.shards, numbers)
             if self._is_blocked:
-                late = f"{where} did not come within --data-timeout {self._timeout:g}, though its shards answer"
-                raise Blocked(problem or late) from failure
+                late = f"did not come within --data-timeout {self._timeout:g}, though its shards answer"
+                raise Blocked(problem or f"{self._name(epoch, step)} {late}") from failure
             if problem:
                 raise RunFailed(problem) from failure
-            found = find_corrupt(self.shards, numbers)
+            return find_corrupt(self.shards, numbers)
         except OSError as error:
             raise RunFailed(f"{error.filename}: {error.strerror}") from failure
-        if not found:
-            raise RunFailed(f"{where} cannot be read: {_reason(failure)}") from failure
+
+    def _name(self, epoch: int, step: int) -> str:
+        return f"{self.loaders[0].name}: epoch {epoch}, step {step} of the {self.shards.split} split"
+
+    def _try_again(self, epoch: int, step: int, tries: int, failure: Exception) -> None:
+        """Has the step read anew, since its records are good. Raises `RunFailed` if that was done often enough."""
+        if tries > TRIES_AGAIN:
+            raise RunFailed(f"{self._name(epoch, step)} cannot be read: {_reason(failure)}") from failure
+        what = f"failed ({_reason(failure)}), but all its records can be read; try {tries} of {TRIES_AGAIN}"
+        logger.warning("%s %s", self._name(epoch, step), what)
+        self.skip([])  # what was opened ahead may have failed, too
+
+    def _go_on_without(self, found: list[CorruptRecord], epoch: int, step: int) -> None:
+        """Skips the records. Raises `RunFailed` if the run may not, or if too few are left for a batch."""
         self.corrupt.judge(found, epoch, step)
         self.skip([record.record for record in found])
         try:
             self.loaders[0].plan(epoch, step)
         except UserError as error:
+            left = np.setdiff1d(self.shards.usable, self.loaders[0].skipped)
+            if found := find_corrupt(self.shards, left):  # no step would ever meet them
+                self._go_on_without(found, epoch, step)
             raise RunFailed(str(error)) from None
 
     def _deal(self, iterators: list[Iterator[Any]]) -> Any:

@@ -1,5 +1,6 @@
 """What writes a model in a format of other programs, and what reads it again to compare it with the Keras model."""
 
+import re
 import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -38,7 +39,7 @@ class Exporter(ABC):
 
     @abstractmethod
     def write(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> None:
-        """Writes the model into the folder, which holds classes.txt."""
+        """Writes the model into the folder, which holds classes.txt. Raises `OSError` if there is no room."""
 
     @abstractmethod
     def compare(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> tuple[float, int]:
@@ -62,7 +63,12 @@ class SavedModel(Exporter):
 
         module = _Holder(model)
         module.classes = tf.saved_model.Asset(str(folder / "classes.txt"))
-        tf.saved_model.save(module, str(folder), signatures=serve)
+        try:
+            tf.saved_model.save(module, str(folder), signatures=serve)
+        except tf.errors.OpError as error:  # of a disk it says "FILE; REASON"
+            if reason := re.search(rf"{re.escape(str(folder))}\S*; ([^\[\n]*[^\[\s])", error.message):
+                raise OSError(reason[1]) from error
+            raise
 
     def compare(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> tuple[float, int]:
         jpegs = [tf.io.encode_jpeg(_noise(*size)).numpy() for size in _SIZES]

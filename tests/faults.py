@@ -1,5 +1,6 @@
 """What goes wrong with files, to be done to copies: for every suite that tests what happens then."""
 
+import ctypes
 import os
 import resource
 import signal
@@ -135,3 +136,24 @@ def read_only(folder: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+_CAPABILITIES_3, _DAC_OVERRIDE = 0x20080522, 1 << 1  # linux/capability.h
+
+
+@contextmanager
+def no_permission(folder: Path) -> Iterator[None]:
+    """Within it, nothing can be made in a folder, not even by root: this thread lacks CAP_DAC_OVERRIDE for a while."""
+    libc, header = ctypes.CDLL(None, use_errno=True), (ctypes.c_uint32 * 2)(_CAPABILITIES_3, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then those from 32 on
+    assert libc.capget(header, sets) == 0
+    effective, mode = sets[0], folder.stat().st_mode
+    folder.chmod(0o555)
+    sets[0] &= ~_DAC_OVERRIDE
+    assert libc.capset(header, sets) == 0
+    try:
+        yield
+    finally:
+        sets[0] = effective
+        assert libc.capset(header, sets) == 0
+        folder.chmod(mode)

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ import tensorflow as tf
 
 from kimagenet import cli, train
 from kimagenet.corrupt import CorruptRecords
-from kimagenet.distribute import Feed, open_feed
+from kimagenet.distribute import TRIES_AGAIN, Feed, open_feed
 from kimagenet.log import JsonLines
 from kimagenet.run import RunDirectory
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, UserError
@@ -135,17 +136,29 @@ def test_stop_names_the_record(dataset: Path, name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", READING)
 def test_when_every_record_is_corrupt_the_run_ends(dataset: Path, name: str) -> None:
+    """Each is listed once, in the plan's order; those that no batch of the epoch would hold come last."""
     with open_split(dataset, name) as feed:
+        planned = feed.loaders[0].plan(0).records.tolist()
         faults.corrupt(feed.shards, range(TRAIN_RECORDS))
-        with pytest.raises(RunFailed, match=r"records in the train split, without \d+ corrupt ones, do not fill"):
+        with pytest.raises(RunFailed, match=f"0 records in the train split, without {TRAIN_RECORDS} corrupt ones, do"):
             list(feed.epoch(0))
-        assert TRAIN_RECORDS - BATCH_SIZE < len(feed.corrupt) <= TRAIN_RECORDS
+        assert feed.corrupt.of("train") == [*planned, *sorted({*range(TRAIN_RECORDS)} - {*planned})]
     with open_split(dataset, name, corrupt=CorruptRecords("skip", 20)) as feed:
         with pytest.raises(
             RunFailed, match=r"\(and 7 more in its batch\); 16 were skipped before, --max-corrupt is 20"
         ):
             list(feed.epoch(0))
         assert len(feed.corrupt) == 16
+
+
+@needs_dali
+def test_of_the_records_that_fill_no_batch_the_good_are_not_listed(dataset: Path) -> None:
+    with open_split(dataset, "dali") as feed:
+        good = feed.loaders[0].plan(0).records[[3, 50]].tolist()
+        faults.corrupt(feed.shards, {*range(TRAIN_RECORDS)} - {*good})
+        with pytest.raises(RunFailed, match="2 records in the train split, without 99 corrupt ones, do not fill"):
+            list(feed.epoch(0))
+        assert sorted([*feed.corrupt.of("train"), *good]) == list(range(TRAIN_RECORDS))
 
 
 class TwoReplicas:
@@ -183,15 +196,18 @@ def test_of_several_processes_none_may_skip(dataset: Path, monkeypatch: pytest.M
 
 
 def test_an_error_that_is_no_records_fault_stays_what_it_is(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
     with open_split(dataset, "tfdata") as feed:
 
         def broken(*_) -> None:
+            tries.append(1)
             raise tf.errors.InternalError(None, None, "the decoder is ill\nand more")
 
         monkeypatch.setattr(feed, "_deal", broken)
         with pytest.raises(RunFailed, match=r"step 0 of the train split cannot be read: the decoder is ill$"):
             next(feed.epoch(0))
         assert not feed.corrupt.lines
+    assert len(tries) == 1 + TRIES_AGAIN
 
 
 def test_bit_rot_that_decodes_is_told_by_the_checksum(dataset: Path) -> None:
@@ -231,17 +247,26 @@ def test_a_run_that_skips_is_resumed_exactly(
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_run_that_stops_leaves_a_checkpoint_and_goes_on_with_skip(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("share", [0.01, 0.1, 1.0])
+def test_a_run_that_stops_names_the_first_record_and_leaves_a_checkpoint(
+    dataset: Path, name: str, share: float, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    faults.corrupt(ShardSet.open(dataset, "train"), some(5, TRAIN_RECORDS))
-    run = RunDirectory(tmp_path / "run")
-    arguments = [*RUN, "--loader=tfdata", f"--dataset-dir={dataset}", f"--output={run.path}", "--on-corrupt=stop"]
+    shards, run = ShardSet.open(dataset, "train"), RunDirectory(tmp_path / "run")
+    bad = some(round(share * TRAIN_RECORDS), TRAIN_RECORDS)
+    faults.corrupt(shards, bad)
+    arguments = [*RUN, f"--loader={name}", f"--dataset-dir={dataset}", f"--output={run.path}", "--on-corrupt=stop"]
     assert train.main(arguments) == cli.EXIT_FAILED
-    assert len(re.findall("^error: .*train-0000.* --on-corrupt skip", capsys.readouterr().err, re.MULTILINE)) == 1
-    assert run.find_checkpoints()
-    assert train.main([*arguments[:-1], "--on-corrupt=skip"]) == 0
-    assert keras.models.load_model(run.final)
+    (error,) = re.findall("^error: .*$", capsys.readouterr().err, re.MULTILINE)
+    plans = [EpochPlan(shards, AugmentSpec.train(), 12, 32, epoch=epoch).records.tolist() for epoch in range(2)]
+    position, record = next(found for found in enumerate(chain(*plans)) if found[1] in bad)
+    place = f"{shards.paths[shards.shard[record]]}: the record at byte {shards.offsets[record]} (record {record} of"
+    assert error.startswith(f"error: {place} train): its image is no image")
+    assert error.endswith(f"quarantine with `python -m tools.check_shards {dataset} --quarantine`")
+    assert int(run.find_checkpoints()[0].stem.removeprefix("step-")) == position // 12
+    if share == 0.1:
+        assert train.main([*arguments[:-1], "--on-corrupt=skip"]) == 0
+        assert keras.models.load_model(run.final)
 
 
 LARGE_BATCHES = """

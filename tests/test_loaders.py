@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines import AugmentSpec, BatchSpec, Loader, ShardSet, UserError, open_loader
+from pipelines import AugmentSpec, BatchSpec, EpochPlan, Loader, ShardSet, UserError, open_loader
 from pipelines.loaders import _dali_files, _native, dali, names
 from pipelines.records import ENCODED, LABEL, decode_example
 from pipelines.uniform import RecordUniform
@@ -229,6 +230,23 @@ def test_a_dataset_outlives_the_name_of_its_loader(train: ShardSet, name: str) -
         gc.collect()
         count += 1
     assert count == TRAIN_RECORDS // 8
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_plans_of_epochs_that_are_over_are_let_go(train: ShardSet, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan_of, plans = Loader.plan, []
+
+    def plan(*arguments) -> EpochPlan:
+        made = plan_of(*arguments)
+        plans.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(Loader, "plan", plan)
+    with opened(name, train) as loader:
+        for epoch in range(4):
+            assert sum(1 for _ in loader.batches(epoch)) == loader.steps_per_epoch
+        gc.collect()
+        assert sum(plan() is not None for plan in plans) < 3  # the next epoch's, which is opened already
 
 
 LEFT_OPEN = """

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import logging
 import re
 import threading
 import time
@@ -10,9 +11,11 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
+from kimagenet import distribute
 from kimagenet.distribute import Feed, open_feed
 from pipelines import AugmentSpec, BatchSpec, ShardSet, corrupt, reading
 from pipelines.errors import Blocked, RunFailed
@@ -76,10 +79,7 @@ def test_watched_iterators_give_what_the_bare_ones_give() -> None:
         next(failing)
     assert within(60.0, lambda: 7) == 7
     del failing
-    deadline = time.monotonic() + 60
-    while any(thread.name == "kimagenet-next" for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for_threads()
 
 
 def test_a_watched_iterator_is_free_when_it_has_ended_or_failed() -> None:
@@ -112,6 +112,29 @@ def test_a_watched_iterator_is_free_when_it_has_ended_or_failed() -> None:
         gc.enable()
 
 
+@pytest.mark.parametrize("name", READING)
+def test_a_feed_that_fails_lets_go_of_its_iterators(dataset: Path, name: str) -> None:
+    """At once as well: not when the collector comes."""
+    gc.collect()
+    gc.disable()
+    try:
+        with open_train(dataset, name, timeout=60.0) as feed:
+            faults.corrupt(feed.shards, [int(feed.loaders[0].plan(0).records[20])])
+            with contextlib.suppress(RunFailed):
+                list(feed.epoch(0))
+        wait_for_threads()
+    finally:
+        gc.enable()
+
+
+def wait_for_threads() -> None:
+    """Until all who serve a `Watched` have ended."""
+    deadline = time.monotonic() + 60
+    while any(thread.name == "kimagenet-next" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_what_gives_no_answer_is_left() -> None:
     answer = threading.Event()
     with pytest.raises(NoAnswer):
@@ -140,6 +163,41 @@ def test_a_shard_that_is_gone_in_mid_run_is_named(dataset: Path, name: str, dama
         with pytest.raises(RunFailed, match=pattern):
             list(batches)
         assert not feed.corrupt.lines
+
+
+@pytest.mark.parametrize("name", READING)
+def test_a_step_whose_records_can_be_read_after_all_is_read_again(
+    dataset: Path, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every shard is gone for a moment, in the middle of an epoch: the same batches come as without that."""
+    with open_train(dataset, name) as feed:
+        expected = [(images.numpy(), labels.numpy()) for images, labels in feed.epoch(0)]
+    failures = []
+
+    def look(shards: ShardSet, numbers: list[int]) -> str:
+        failures.append(numbers)
+        for path in hidden:
+            path.with_suffix(".away").rename(path)
+        return corrupt.problem_of_shards(shards, numbers)
+
+    monkeypatch.setattr(distribute, "problem_of_shards", look)
+    with open_train(dataset, name) as feed:
+        batches = feed.epoch(0)
+        found = [next(batches)]
+        hidden = feed.shards.paths
+        for path in hidden:
+            path.rename(path.with_suffix(".away"))
+        with caplog.at_level(logging.WARNING):
+            found += batches
+        assert feed.loaders[0].skipped == ()
+    assert len(failures) == 1
+    (line,) = caplog.messages
+    assert re.match(
+        rf"{name}: epoch 0, step \d+ of the train split failed \(.*\), but all its records .* try 1 of", line
+    )
+    for (images, labels), (images_before, labels_before) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(labels, labels_before)
+        np.testing.assert_array_equal(images, images_before)
 
 
 @pytest.mark.parametrize("name", READING)

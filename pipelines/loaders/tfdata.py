@@ -6,7 +6,9 @@ Reading order: range of steps → one batch of JPEGs and matrices per step → d
 import atexit
 import time
 from functools import cache
+from itertools import count
 from threading import Lock
+from weakref import WeakValueDictionary
 
 import numpy as np
 import tensorflow as tf
@@ -31,12 +33,11 @@ class TfdataLoader(Loader):
     def epoch(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
         plan = self.plan(epoch, start_step)
         reader, exit_gate = _StepReader(plan, self.batch), _exit_gate()
-        signature = (tf.string, tf.int32, tf.int32, tf.float32, tf.float32, tf.bool, tf.float32)
+        size = self.batch.batch_size
+        shapes = ((size,), (size,), (size, 4), (size, 2, 3), (size, 3, 4), (size,), (size,))
 
         def read(step: tf.Tensor) -> list[tf.Tensor]:
-            parts = tf.numpy_function(reader, [step], signature, stateful=False)
-            count = self.batch.batch_size
-            shapes = ((count,), (count,), (count, 4), (count, 2, 3), (count, 3, 4), (count,), (count,))
+            parts = _read_step(reader.number, step)
             return [tf.ensure_shape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
         def execute(encoded, label, *parts):
@@ -59,15 +60,19 @@ class TfdataLoader(Loader):
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         # One thread an operation: the images of a batch are the parallel part.
         options.threading.max_intra_op_parallelism = 1
-        return dataset.with_options(options)
+        dataset = dataset.with_options(options)
+        dataset._kimagenet_reader = reader  # the graph knows its number alone
+        return dataset
 
 
 class _StepReader:
-    """Reads the records of one step of a plan, and its matrices as the graph wants them."""
+    """Reads the records of one step of a plan, and its matrices as the graph wants them. It has a number."""
 
     def __init__(self, plan: EpochPlan, batch: BatchSpec) -> None:
         self._plan = plan
         self._batch = batch
+        self.number = next(_numbers)
+        _readers[self.number] = self
 
     def __call__(self, step: np.int64) -> tuple[np.ndarray, ...]:
         with _exit_gate():
@@ -83,6 +88,24 @@ class _StepReader:
             *Work.of(plan.draw(start, stop), self._batch, plan.augment),
             plan.weights[start:stop],
         )
+
+
+_numbers = count()
+_readers: "WeakValueDictionary[int, _StepReader]" = WeakValueDictionary()
+
+
+def _call_reader(number: np.int64, step: np.int64) -> tuple[np.ndarray, ...]:
+    return _readers[int(number)](step)
+
+
+@tf.function(input_signature=[tf.TensorSpec([], tf.int64)] * 2, autograph=False)
+def _read_step(number: tf.Tensor, step: tf.Tensor) -> list[tf.Tensor]:
+    """What the reader of this number gives: image, label, the fields of `Work`, weight.
+
+    Traced once: TensorFlow never lets go of a Python function that a graph may call, nor of the plan it would hold.
+    """
+    dtypes = (tf.string, tf.int32, tf.int32, tf.float32, tf.float32, tf.bool, tf.float32)
+    return tf.numpy_function(_call_reader, [number, step], dtypes, stateful=False)
 
 
 class _ExitGate:
