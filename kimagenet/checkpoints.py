@@ -130,7 +130,7 @@ def restore(loop: Loop, run: RunDirectory, is_chief: bool = True) -> Position:
     for path, checkpoint in _readable(run):
         shapes = [tuple(array.shape) for array in checkpoint.arrays]
         if shapes != [tuple(variable.shape) for variable in loop.variables]:
-            raise UserError(f"{path}: is of another network or optimizer than this run's recipe and release make")
+            raise UserError(f"{path}: holds another network or optimizer than this recipe, in this version, makes")
         with loop.training.strategy.scope():
             for variable, array in zip(loop.variables, checkpoint.arrays, strict=True):
                 variable.assign(array)

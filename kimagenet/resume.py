@@ -32,5 +32,5 @@ def check_same(run: RunDirectory, recipe: Recipe, dataset: dict[str, str]) -> No
     if changes:
         raise UserError(
             f"{run.path}: holds a run of another recipe or data set ({'; '.join(changes)}); choose another --output, "
-            "or go on all the same with --force-resume"
+            "or go on all the same with --resume --force-resume"
         )

@@ -42,6 +42,7 @@ def train(flags: argparse.Namespace) -> int:
 
     Raises `UserError` before anything is trained or overwritten.
     """
+    flags.resume |= flags.force_resume
     cluster = Cluster.from_environment()
     if not cluster.is_chief:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  one of them speaks, to the end of the process
@@ -126,14 +127,14 @@ def begin_and_fit(
 def find_run(flags: argparse.Namespace, cluster: Cluster) -> RunDirectory | None:
     """The run directory that --output names, new or begun. Raises `UserError` if there is none but has to be."""
     if flags.output is None:
-        if flags.resume or flags.force_resume:
+        if flags.resume:
             run = flags.model if flags.model and Path(flags.model).is_dir() else "RUN"
             raise UserError(f"--resume goes on with the run in --output: --resume --output {run}")
         if cluster.size > 1:
             raise UserError("several workers need one --output that all of them see: say which")
         return None
     run = RunDirectory.at(flags.output)
-    if (flags.resume or flags.force_resume) and not run.is_begun:
+    if flags.resume and not run.is_begun:
         raise UserError(f"{run.path}: there is no run to resume; leave out --resume to begin one")
     return run
 
@@ -266,13 +267,17 @@ def print_banner(recipe: Recipe, dataset_dir: Path, loop: "Loop", run: RunDirect
     """What is about to be done, in numbers."""
     training, validation = loop.training, loop.validation
     records = f"{len(training.shards.usable):,} train"
-    records += f", {len(validation.shards.usable):,} validation" if validation else ", no validation split"
-    print(f"data    {dataset_dir}: {records} records, {training.shards.num_classes} classes")
+    records += (
+        f", {len(validation.shards.usable):,} validation records" if validation else " records, no validation split"
+    )
+    print(f"data    {dataset_dir}: {records}, {training.shards.num_classes} classes")
     steps = f"{training.steps_per_epoch:,} steps of {training.global_batch} per epoch{_details(recipe, training)}"
     print(f"loader  {training.description}: {steps}")
     print(f"model   {recipe.model}: {loop.model.count_params():,} parameters, {recipe.image_size} px")
     epochs = f"{recipe.epochs} epoch{'s' * (recipe.epochs != 1)}"
-    print(f"run     {run.path}: {epochs}, {recipe.epochs * training.steps_per_epoch:,} steps", flush=True)
+    steps = recipe.epochs * training.steps_per_epoch
+    updates = f", {steps // recipe.iter_size:,} updates" if recipe.iter_size > 1 else ""
+    print(f"run     {run.path}: {epochs}, {steps:,} steps{updates}", flush=True)
 
 
 def _details(recipe: Recipe, training: "Feed") -> str:

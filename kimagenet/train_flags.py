@@ -89,8 +89,12 @@ def _add_run_flags(run: argparse._ArgumentGroup) -> None:
     run.add_argument(
         "--log-steps", type=cli.positive_int, default=50, metavar="N", help="steps from one log line to the next"
     )
-    run.add_argument("--resume", action="store_true", help="go on with the run in --output, by its own recipe and data")
-    run.add_argument("--force-resume", action="store_true", help="go on although recipe or data are not the run's")
+    run.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --output, which is needed, by its own recipe and data",
+    )
+    run.add_argument("--force-resume", action="store_true", help="--resume, although recipe or data are not the run's")
     run.add_argument(
         "--checkpoint-steps",
         type=cli.positive_int,
@@ -153,6 +157,10 @@ def _base_recipe(name: str | None, model: str | None, is_demo: bool) -> Recipe:
         if saved.is_saved(model):
             return saved.recipe_of(model)
         if model in ORIGINAL_BATCHES or model not in known:  # the caller reports an unknown model
+            if model in known:
+                print(
+                    f"No --recipe: taking the defaults of keras_imagenet's train.py; its choices are --recipe {model}."
+                )
             return _original_defaults(model)
         print(f"No --recipe: taking the one of {model}.")
         return known[model]

@@ -113,7 +113,10 @@ def find_shards(directory: Path) -> dict[str, list[str]]:
         if match := _SHARD_NAME.fullmatch(path.name):
             found.setdefault(match[1], {}).setdefault(int(match[3]), set()).add(int(match[2]))
     if not found:
-        raise UserError(f"{directory}: no shards named <split>-00000-of-00000 here; build some: tools.build_shards")
+        raise UserError(
+            f"{directory}: no shards here (train-00000-of-…); `python -m tools.build_shards --source DIR --output "
+            "SHARDS` builds some"
+        )
     splits = {}
     for split, counts in sorted(found.items()):
         if len(counts) > 1:

@@ -195,5 +195,5 @@ def test_the_command_line(dataset: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no shards named"):
+    with pytest.raises(UserError, match="no shards here"):
         adopt_shards(tmp_path)

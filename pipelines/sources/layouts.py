@@ -118,6 +118,8 @@ def recognize(root: str | Path) -> Layout:
     for look in LAYOUTS:
         if layout := look(root):
             return layout
+    if root.absolute().name == "train":
+        raise UserError(f"{root}: --source is the folder above, {root.absolute().parent}, which holds train/<class>/")
     known = f"{OFFICIAL_TRAIN}, ILSVRC/{KAGGLE_FOLDER}/, data/train_images_*.tar.gz"
     raise UserError(f"{root}: there is no folder train/<class>/ with the training images in it, nor {known}")
 
