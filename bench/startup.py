@@ -65,6 +65,8 @@ def _epoch_change(settings: Settings, loader: str, records: int) -> float:
         tail = min(opened.steps_per_epoch, _steps_of_planning(settings, records))
         marks = []
         for _ in opened.batches(0, opened.steps_per_epoch - tail):
+            if not marks:
+                time.sleep(records / _PLANNED_PER_SECOND)
             marks.append(time.perf_counter())
         usual = float(np.median(np.diff(marks[len(marks) // 2 :])))
         start = time.perf_counter()
