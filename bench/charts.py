@@ -125,9 +125,10 @@ def training(measurements: Sequence[Measurement]) -> tuple[str, Figure] | None:
         rate.plot([expected] * 2, [row - 0.36, row + 0.36], color=_RED, linewidth=2.5)
         rate.text(max(high, expected), row, f"  {m.median:,.0f}", va="center", size=8)
     waits = {m.name.removesuffix(": data wait"): m for m in measurements if m.name.endswith(": data wait")}
-    _bars(wait, [("", waits[m.name]) for m in measured[::-1]], "{:.0%}", height=0.5)
     suffix = ": predicted data wait"
     expected_waits = {m.name.removesuffix(suffix): m.median for m in measurements if m.name.endswith(suffix)}
+    marks = [expected_waits.get(m.name, 0.0) for m in measured[::-1]]
+    _bars(wait, [("", waits[m.name]) for m in measured[::-1]], "{:.0%}", height=0.5, marks=marks)
     for row, m in enumerate(measured[::-1]):
         if m.name in expected_waits:
             wait.plot([expected_waits[m.name]] * 2, [row - 0.36, row + 0.36], color=_RED, linewidth=2.5)
@@ -199,6 +200,7 @@ def plans(measurements: Sequence[Measurement]) -> tuple[str, Figure] | None:
         (right, "MB", "memory", "both", _BLUE),
     ):
         line = [m for m in by_records if m.unit == unit and m.name.endswith(ending)]
+        line.sort(key=lambda m: m.settings["records"])
         panel.plot([m.settings["records"] for m in line], [m.median for m in line], "o-", color=colour, label=label)
     for panel, label in ((left, "seconds"), (right, "MB at the peak")):
         panel.set_xscale("log")

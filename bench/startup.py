@@ -63,7 +63,7 @@ def _epoch_change(settings: Settings, loader: str, records: int) -> float:
     """
     with settings.open(loader, "full", records=records) as opened:
         tail = min(opened.steps_per_epoch, _steps_of_planning(settings, records))
-        marks = []
+        marks: list[float] = []
         for _ in opened.batches(0, opened.steps_per_epoch - tail):
             if not marks:
                 time.sleep(records / _PLANNED_PER_SECOND)

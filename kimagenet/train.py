@@ -275,9 +275,9 @@ def print_banner(recipe: Recipe, dataset_dir: Path, loop: "Loop", run: RunDirect
     print(f"loader  {training.description}: {steps}")
     print(f"model   {recipe.model}: {loop.model.count_params():,} parameters, {recipe.image_size} px")
     epochs = f"{recipe.epochs} epoch{'s' * (recipe.epochs != 1)}"
-    steps = recipe.epochs * training.steps_per_epoch
-    updates = f", {steps // recipe.iter_size:,} updates" if recipe.iter_size > 1 else ""
-    print(f"run     {run.path}: {epochs}, {steps:,} steps{updates}", flush=True)
+    total = recipe.epochs * training.steps_per_epoch
+    updates = f", {total // recipe.iter_size:,} updates" if recipe.iter_size > 1 else ""
+    print(f"run     {run.path}: {epochs}, {total:,} steps{updates}", flush=True)
 
 
 def _details(recipe: Recipe, training: "Feed") -> str:
