@@ -12,7 +12,7 @@ from bench.settings import Settings
 
 IMAGENET_RECORDS = 1_281_167
 _SHORT_RECORDS = 64_000
-_PLANNED_PER_SECOND = 25_000  # in the background, where a plan is made at leisure; less than that
+_PLANNED_PER_SECOND = 25_000  # records, at least: in the background a plan is made at leisure
 
 # A user's script, from the start of Python to the first batch.
 _SCRIPT = """

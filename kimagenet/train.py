@@ -128,8 +128,8 @@ def find_run(flags: argparse.Namespace, cluster: Cluster) -> RunDirectory | None
     """The run directory that --output names, new or begun. Raises `UserError` if there is none but has to be."""
     if flags.output is None:
         if flags.resume:
-            run = flags.model if flags.model and Path(flags.model).is_dir() else "RUN"
-            raise UserError(f"--resume goes on with the run in --output: --resume --output {run}")
+            which = flags.model if flags.model and Path(flags.model).is_dir() else "RUN"
+            raise UserError(f"--resume goes on with the run in --output: --resume --output {which}")
         if cluster.size > 1:
             raise UserError("several workers need one --output that all of them see: say which")
         return None

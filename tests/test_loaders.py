@@ -1,6 +1,5 @@
 """Every loader keeps the contract; those that read pixels agree with each other and with the oracle."""
 
-import builtins
 import gc
 import logging
 import os
@@ -331,71 +330,6 @@ def test_a_shard_that_vanishes_is_an_exception_not_an_abort(tiny_dataset: Path, 
         (dataset / "train-00001-of-00003").unlink()
         with pytest.raises(tf.errors.OpError):
             read(loader)
-
-
-def _hide(monkeypatch: pytest.MonkeyPatch, hidden: str, error: Exception | None = None) -> None:
-    """Makes a module look as if it were not installed, or raise `error` when it is imported."""
-    import importlib.util
-
-    real = importlib.util.find_spec
-    if error is None:
-        monkeypatch.setattr(
-            "importlib.util.find_spec", lambda name, *rest: None if name == hidden else real(name, *rest)
-        )
-    else:
-
-        def broken(name: str):
-            raise error
-
-        monkeypatch.setattr("importlib.import_module", broken)
-
-
-@pytest.mark.parametrize(
-    ("hidden", "error", "remedy"),
-    [
-        ("nvidia.dali", None, "package nvidia-dali-cuda120 is not installed"),
-        ("nvidia.dali_tf_plugin", None, "package nvidia-dali-tf-plugin-cuda120 is not installed"),
-        (
-            "nvidia.dali.plugin.tf",
-            tf.errors.NotFoundError(None, None, "undefined symbol: _ZN10tensorflow"),
-            "built for another TensorFlow",
-        ),
-        ("nvidia.dali.plugin.tf", builtins.OSError("libcuda is ill"), "libcuda is ill"),
-    ],
-)
-def test_without_dali_the_cause_and_the_remedy_are_named(
-    monkeypatch: pytest.MonkeyPatch, hidden: str, error: Exception | None, remedy: str
-) -> None:
-    if error is not None and DALI_PROBLEM:
-        pytest.skip("DALI is not installed, so its plugin cannot be broken")
-    _hide(monkeypatch, hidden, error)
-    problem = dali.unavailable("cpu")
-    assert problem is not None
-    assert remedy in problem
-    assert "pip install" in problem
-    assert "\n" not in problem
-
-
-def test_the_fallback_is_announced_or_refused(
-    train: ShardSet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(dali, "unavailable", lambda device: "package nvidia-dali-cuda120 is not installed")
-    with caplog.at_level(logging.WARNING), opened("dali", train, strict=False) as loader:
-        assert loader.name == "tfdata"
-    assert [message for message in caplog.messages if "nvidia-dali-cuda120" in message and "tf.data" in message]
-    caplog.clear()
-    with caplog.at_level(logging.WARNING), opened("auto", train) as loader:
-        assert loader.name == "tfdata"
-    assert "nvidia-dali-cuda120" in caplog.text
-    with pytest.raises(UserError, match="nvidia-dali-cuda120"):
-        opened("dali", train, strict=True)
-
-
-@needs_dali
-def test_auto_takes_dali_and_says_so(train: ShardSet, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO), opened("auto", train) as loader:
-        assert loader.name == "dali"
-    assert "dali on the cpu" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -328,15 +328,6 @@ def test_config_round_trip() -> None:
     assert float(lookahead.inner_optimizer.inner_optimizer.learning_rate.numpy()) == 0.125
 
 
-@pytest.mark.parametrize("name", ["Adam", "AdamW", "Lamb", "Lion", "RMSprop", "SGD"])
-def test_optimizers_whose_state_starts_from_zero_can_be_reset(name: str) -> None:
-    inner = getattr(keras.optimizers, name)(0.1)
-    weights, gradient = [keras.Variable([1.0, 2.0])], [tf.constant([0.5, -0.5])]
-    lookahead = optim.Lookahead(inner, sync_period=1, inner_state="reset")
-    lookahead.apply(gradient, weights)
-    assert all(not np.any(v.numpy()) for v in inner.variables if v is not inner.learning_rate)
-
-
 @pytest.mark.parametrize(
     "make",
     [

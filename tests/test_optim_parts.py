@@ -175,3 +175,12 @@ def test_the_ends_of_ranges_are_allowed() -> None:
         with pytest.raises(ValueError, match="slow_step_size"):
             optim.Lookahead(keras.optimizers.SGD(), 1, share)
     optim.ClipGlobalNorm(keras.optimizers.SGD(), 0.5)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "Lamb", "Lion", "RMSprop", "SGD"])
+def test_optimizers_whose_state_starts_from_zero_can_be_reset(name: str) -> None:
+    inner = getattr(keras.optimizers, name)(0.1)
+    weights, gradient = [keras.Variable([1.0, 2.0])], [tf.constant([0.5, -0.5])]
+    lookahead = optim.Lookahead(inner, sync_period=1, inner_state="reset")
+    lookahead.apply(gradient, weights)
+    assert all(not np.any(v.numpy()) for v in inner.variables if v is not inner.learning_rate)

@@ -75,10 +75,6 @@ class _StepReader:
         _readers[self.number] = self
 
     def __call__(self, step: np.int64) -> tuple[np.ndarray, ...]:
-        with _exit_gate():
-            return self._read(step)
-
-    def _read(self, step: np.int64) -> tuple[np.ndarray, ...]:
         plan, shards = self._plan, self._plan.shards
         start, stop = int(step) * plan.batch_size, (int(step) + 1) * plan.batch_size
         images = [shards.read(int(record)) for record in plan.records[start:stop]]
@@ -95,7 +91,8 @@ _readers: "WeakValueDictionary[int, _StepReader]" = WeakValueDictionary()
 
 
 def _call_reader(number: np.int64, step: np.int64) -> tuple[np.ndarray, ...]:
-    return _readers[int(number)](step)
+    with _exit_gate():
+        return _readers[int(number)](step)
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.int64)] * 2, autograph=False)
