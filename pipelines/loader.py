@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float16", "uint8")
 DEVICES = ("auto", "cpu", "gpu")
 
-_OPEN_AHEAD = 8  # steps before an epoch's end at which `Loader.batches` opens the next one
+_OPEN_AHEAD = 32  # steps before its end that `Loader.batches` opens the next epoch: DALI reads its indexes first
 
 
 @dataclass(frozen=True)
