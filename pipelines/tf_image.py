@@ -10,6 +10,7 @@ from pipelines.loader import BatchSpec
 from pipelines.uniform import RecordUniform
 
 _EXACT = 1e-3  # pixels: what a resize of a region of whole pixels may differ by
+_ROOMS = 2 ** np.arange(12, 30, dtype=np.int32)  # bytes of a decoded region: XLA compiles for each size that it meets
 _MARGIN = 4  # columns decoded on either side of a region, so that its edges are exact
 
 
@@ -79,7 +80,8 @@ def paint(region: tf.Tensor, work: Work, batch: BatchSpec, augment: AugmentSpec)
     size = batch.image_size
     warp = _warp_turned if augment.turns else _warp_straight
     image = tf.cond(work.resize, lambda: _resize(region, work.affine, size), lambda: warp(region, work.affine, size))
-    return _to_output(_colour(tf.ensure_shape(image, (size, size, 3)), work.colour, augment), batch.dtype)
+    finish = _recolour if augment.jitters else _scale
+    return finish(tf.ensure_shape(image, (size, size, 3)), work.colour, batch.dtype)
 
 
 def _decode(encoded: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
@@ -101,16 +103,29 @@ def _resize(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def _warp_turned(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
-    """The same by any affine matrix, at six times the cost; outside is black."""
-    projective = tf.concat([tf.reshape(affine, [6]), [0.0, 0.0]], axis=0)
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=tf.cast(image, tf.float32)[None],
-        transforms=projective[None],
-        output_shape=[size, size],
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-    )[0]
+    """The same by any affine matrix, bilinear; outside is black."""
+    pixels = tf.reshape(image, [-1])
+    room = tf.reduce_min(tf.boolean_mask(_ROOMS, _ROOMS >= tf.size(pixels)))
+    return _sample(tf.pad(pixels, [[0, room - tf.size(pixels)]]), tf.shape(image)[:2], affine, size)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _sample(pixels: tf.Tensor, shape: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
+    """`_warp_turned` of a uint8 image in a flat buffer. XLA makes one loop of it, and once more for each room."""
+    grid = tf.range(size, dtype=tf.float32)
+    x, y = (row[0] * grid[None, :] + row[1] * grid[:, None] + row[2] for row in tf.unstack(affine))
+    left, top = tf.floor(x), tf.floor(y)
+
+    def corner(column: tf.Tensor, row: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+        inside = (column >= 0) & (column < shape[1]) & (row >= 0) & (row < shape[0])
+        first = 3 * tf.where(inside, row * shape[1] + column, 0)
+        colour = tf.cast(tf.gather(pixels, first[:, :, None] + tf.range(3)), tf.float32)
+        return colour * tf.where(inside, weight, 0.0)[:, :, None]
+
+    right, down = x - left, y - top
+    column, row = tf.cast(left, tf.int32), tf.cast(top, tf.int32)
+    above = corner(column, row, (1 - right) * (1 - down)) + corner(column + 1, row, right * (1 - down))
+    return above + corner(column, row + 1, (1 - right) * down) + corner(column + 1, row + 1, right * down)
 
 
 def _warp_straight(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
@@ -123,12 +138,16 @@ def _warp_straight(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
     return tf.image.crop_and_resize(framed[None], corners[None], [0], [size, size])[0]
 
 
-def _colour(image: tf.Tensor, colour: tf.Tensor, augment: AugmentSpec) -> tf.Tensor:
-    """float32 [S, S, 3] by the colour matrix, which holds the scaling to the output's range as well."""
-    if not augment.jitters:
-        return image * colour[0, 0] + colour[0, 3]  # scaling alone
-    pixels = tf.linalg.matmul(tf.reshape(image, [-1, 3]), colour[:, :3], transpose_b=True)
-    return tf.reshape(tf.nn.bias_add(pixels, colour[:, 3]), image.shape)
+def _scale(image: tf.Tensor, colour: tf.Tensor, dtype: str) -> tf.Tensor:
+    """float32 [S, S, 3] to the output's range, by a colour matrix that does nothing else."""
+    return _to_output(image * colour[0, 0] + colour[0, 3], dtype)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _recolour(image: tf.Tensor, colour: tf.Tensor, dtype: str) -> tf.Tensor:
+    """The same by any colour matrix. A matmul would wait for threads that other images keep busy."""
+    mixed = sum(image[:, :, channel, None] * colour[:, channel] for channel in range(3))
+    return _to_output(mixed + colour[:, 3], dtype)
 
 
 def _to_output(image: tf.Tensor, dtype: str) -> tf.Tensor:

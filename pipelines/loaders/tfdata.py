@@ -49,7 +49,8 @@ class TfdataLoader(Loader):
         dataset = tf.data.Dataset.range(steps).take_while(lambda _: exit_gate.is_open())
         dataset = dataset.map(read).prefetch(1)  # or the decoding threads would wait for each step's bytes
         dataset = dataset.unbatch()
-        dataset = dataset.map(execute, num_parallel_calls=self.options.workers, deterministic=True)
+        # Twice as many as threads: what is done waits, not the thread, while a batch is put together.
+        dataset = dataset.map(execute, num_parallel_calls=2 * self.options.workers, deterministic=True)
         dataset = dataset.batch(self.batch.batch_size, drop_remainder=True)
         dataset = dataset.prefetch(self.options.prefetch)
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))  # the gate has made it unknown
@@ -58,6 +59,7 @@ class TfdataLoader(Loader):
         options.autotune.enabled = False
         # The plan has dealt the records to the ranks already.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        options.threading.private_threadpool_size = self.options.workers
         # One thread an operation: the images of a batch are the parallel part.
         options.threading.max_intra_op_parallelism = 1
         dataset = dataset.with_options(options)
