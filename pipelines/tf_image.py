@@ -105,7 +105,7 @@ def _resize(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
 def _warp_turned(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
     """The same by any affine matrix, bilinear; outside is black."""
     pixels = tf.reshape(image, [-1])
-    room = tf.reduce_min(tf.boolean_mask(_ROOMS, _ROOMS >= tf.size(pixels)))
+    room = tf.reduce_min(tf.boolean_mask(_ROOMS, tf.size(pixels) <= _ROOMS))
     return _sample(tf.pad(pixels, [[0, room - tf.size(pixels)]]), tf.shape(image)[:2], affine, size)
 
 

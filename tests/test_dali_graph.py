@@ -1,6 +1,5 @@
 """The GPU graph, built and serialized without a GPU: which operators run, where, and what comes out."""
 
-import dataclasses
 from dataclasses import dataclass
 
 import pytest
@@ -96,14 +95,6 @@ def test_outside_is_black_where_images_turn_and_else_the_edge(device: str) -> No
         arguments = serialized(device, augment=spec).arguments[warp]
         assert "fill_value" not in arguments
         assert device == "gpu" or "border_mode" in arguments
-
-
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
-def test_whole_images_are_decoded_without_a_box(device: str) -> None:
-    files = dataclasses.replace(FILES, whole_images=True)
-    graph = serialized(device, files=files)
-    assert graph.named("decoders__Image") == [("decoders__Image", device)]
-    assert not graph.named("decoders__ImageSlice")
 
 
 @pytest.mark.skipif(PROBLEM is not None or not _native.available(), reason="the CPU operator does not compile here")

@@ -7,11 +7,11 @@ from PIL import Image
 
 from pipelines import AugmentSpec, BatchSpec, ShardSet, open_loader
 from pipelines.images import ImageReader
-from pipelines.loaders import _dali_files, _native
+from pipelines.loaders import _native
 from pipelines.tf_image import Work, evaluation_work, paint, render
 from pipelines.uniform import RecordUniform
 from tests.data import jpeg, write_tiny_dataset
-from tests.test_loaders import PIXELS, READING, needs_dali, opened
+from tests.test_loaders import PIXELS, READING
 
 ENLARGED = 160  # pixels: no image of the data set is as large
 SPECS = {
@@ -77,11 +77,3 @@ def test_a_resize_gives_what_the_matrix_says(size: int) -> None:
         region = tf.constant(image[y : y + height, x : x + width])
         resized, warped = (paint(region, work._replace(resize=tf.constant(r)), batch, spec) for r in (True, False))
         assert np.abs(resized - warped).max() * 127.5 < 1e-2
-
-
-@needs_dali
-def test_what_repeats_its_edges_is_cut_out(white: ShardSet) -> None:
-    """However large a part of the images the crops are: an image decoded in full goes on beyond them."""
-    for spec in (AugmentSpec(), AugmentSpec.evaluation(1.0), AugmentSpec(crop_area=(0.99, 1.0))):
-        with opened("dali", white, augment=spec) as loader:
-            assert not _dali_files._wants_whole_images(loader.plan(0))

@@ -289,21 +289,6 @@ def test_plans_of_killed_processes_are_removed(train: ShardSet, tmp_path: Path) 
 
 
 @needs_dali
-def test_where_an_epoch_is_entered_does_not_change_what_is_decoded(
-    train: ShardSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with opened("dali", train) as loader:
-        plans = [loader.plan(epoch, start) for epoch in range(4) for start in (0, 6, 11)]
-    found = set()
-    for cut in np.linspace(0.7, 1.0, 41):
-        monkeypatch.setattr(_dali_files, "_LARGEST_CUT", cut)
-        answers = {_dali_files._wants_whole_images(plan) for plan in plans}
-        assert len(answers) == 1
-        found |= answers
-    assert found == {False, True}
-
-
-@needs_dali
 def test_a_plan_that_is_made_at_leisure_is_there_when_it_is_wanted(
     train: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,14 +17,12 @@ from pipelines import records
 from pipelines.index import Index
 from pipelines.loader import BatchSpec
 from pipelines.plan import EpochPlan
-from pipelines.uniform import RecordUniform
 
 PLAN = "plan"
 # affine 2×3, colour 3×4, box (y, x, height, width), weight
 PLAN_FLOATS = 6 + 12 + 4 + 1
 _PLAN_RECORD_BYTES = 4 * PLAN_FLOATS + 64
 _TMPFS_PAGE = 4096
-_LARGEST_CUT = 0.7  # of the images' area; bench/README.md has the figures
 _PREFIX = "kimagenet-plan-"
 _PIECE = 1 << 16  # positions drawn at a time, so that memory does not grow with the epoch
 _RUNS = 1 << 8  # index files written between two rests
@@ -32,16 +30,12 @@ _RUNS = 1 << 8  # index files written between two rests
 
 @dataclass(frozen=True)
 class PlanFiles:
-    """Parallel lists of shards and indexes in reading order, and the planned floats with their own index.
-
-    `whole_images` says that images are to be decoded in full and the matrices count from their corner, not the box's.
-    """
+    """Parallel lists of shards and indexes in reading order, and the planned floats with their own index."""
 
     shards: list[str]
     indexes: list[str]
     plan: str
     plan_index: str
-    whole_images: bool = False
 
 
 def make_folder(plan: EpochPlan) -> tempfile.TemporaryDirectory:
@@ -78,27 +72,10 @@ def write_plan(plan: EpochPlan, batch: BatchSpec, folder: Path, rest: Callable[[
     """Writes the plan into an empty folder; calls `rest` after each piece of the work."""
     shards, indexes = _write_runs(plan, folder, rest)
     plan_path, plan_index = folder / "plan", folder / "plan.idx"
-    whole_images = _wants_whole_images(plan)
-    size = _write_floats(plan, batch, plan_path, whole_images, rest)
+    size = _write_floats(plan, batch, plan_path, rest)
     with open(plan_index, "w") as stream:
         stream.writelines(f"{position * size} {size}\n" for position in range(len(plan.records)))
-    return PlanFiles(shards, indexes, str(plan_path), str(plan_index), whole_images)
-
-
-def _wants_whole_images(plan: EpochPlan) -> bool:
-    """Whether the boxes are so large a part of the images that cutting costs DALI's decoder more than it saves.
-
-    Never where a crop's edges repeat: they are the edges of what is decoded.
-    Asked of the same records and draws whatever the epoch, rank and step are: a run that is entered in the middle
-    must decode as the one that was not interrupted, since the rim of a region may differ by a level.
-    """
-    if not plan.augment.turns:
-        return False
-    sample = np.arange(min(plan.shards.num_records, 4096))
-    heights, widths = plan.shards.sizes[sample].T
-    boxes = plan.augment.draw(RecordUniform(0, 0, sample), heights, widths, plan.image_size).box
-    areas = heights.astype(np.int64) * widths
-    return bool(boxes[:, 2:].prod(axis=1, dtype=np.int64).sum() > _LARGEST_CUT * areas.sum())
+    return PlanFiles(shards, indexes, str(plan_path), str(plan_index))
 
 
 def _write_runs(plan: EpochPlan, folder: Path, rest: Callable[[], object]) -> tuple[list[str], list[str]]:
@@ -123,7 +100,7 @@ def _run_starts(plan: EpochPlan) -> np.ndarray:
     return np.flatnonzero(np.diff(plan.shards.shard[plan.records], prepend=-1))
 
 
-def _write_floats(plan: EpochPlan, batch: BatchSpec, path: Path, whole_images: bool, rest: Callable[[], object]) -> int:
+def _write_floats(plan: EpochPlan, batch: BatchSpec, path: Path, rest: Callable[[], object]) -> int:
     """One framed `tf.train.Example` per position, all of one size, so that structured arrays hold them; the size.
 
     The data's CRC stays zero: DALI's reader does not look at it, and nothing else reads these files.
@@ -138,8 +115,7 @@ def _write_floats(plan: EpochPlan, batch: BatchSpec, path: Path, whole_images: b
             table = np.zeros(stop - start, layout)
             table["header"] = np.void(header)
             floats = table["floats"]
-            if not whole_images:  # the decoder gives the box alone, so the matrix leads there
-                draws.affine[:, :, 2] -= draws.box[:, [1, 0]]
+            draws.affine[:, :, 2] -= draws.box[:, [1, 0]]  # the decoder gives the box alone
             floats[:, 0:6] = draws.affine.reshape(-1, 6)
             floats[:, 6:18] = batch.to_output_range(draws.colour).reshape(-1, 12)
             floats[:, 18:22] = draws.box

@@ -94,7 +94,7 @@ def build_graph(
     )
     def graph():
         encoded, stored_label, plan = _read(files)
-        image = _decode(encoded, plan, files.whole_images, on_gpu)
+        image = _decode(encoded, plan, on_gpu)
         if native:
             given = {"size": batch.image_size, "dtype": _dali_dtype(batch.dtype), "repeat_edges": not augment.turns}
             image = fn.kimagenet_warp_colour(image, plan, **given)
@@ -136,8 +136,8 @@ def _read(files: PlanFiles) -> tuple[Any, Any, Any]:
     return record[records.ENCODED], record[records.LABEL][0], plan[PLAN]
 
 
-def _decode(encoded: Any, plan: Any, whole_images: bool, on_gpu: bool) -> Any:
-    """RGB uint8 HWC: the planned box, or the whole image where that is faster."""
+def _decode(encoded: Any, plan: Any, on_gpu: bool) -> Any:
+    """RGB uint8 HWC: the planned box."""
     from nvidia.dali import fn, types
 
     options = {
@@ -145,16 +145,16 @@ def _decode(encoded: Any, plan: Any, whole_images: bool, on_gpu: bool) -> Any:
         "output_type": types.RGB,
         "adjust_orientation": False,  # the builder has applied it, so that every loader sees the same pixels
         "jpeg_fancy_upsampling": True,  # as libjpeg, so that GPU and CPU agree
+        "axis_names": "HW",
+        "normalized_anchor": False,
+        "normalized_shape": False,
     }
     # DALI 2.4's decoder ends the process (SIGSEGV) when it finds bytes that are no image while it decodes the others of
     # the batch. So an operator that reads heads alone comes first; the decoder waits for the nothing taken of it.
     shape = fn.peek_image_shape(encoded, adjust_orientation=False)
     nothing = fn.slice(fn.cast(shape, dtype=types.UINT8), start=[0], shape=[0], axes=[0])
     encoded = fn.cat(encoded, nothing, axis=0)
-    if whole_images:
-        return fn.decoders.image(encoded, **options)
-    box = {"axis_names": "HW", "normalized_anchor": False, "normalized_shape": False}
-    return fn.decoders.image_slice(encoded, plan[18:20], plan[20:22], **box, **options)
+    return fn.decoders.image_slice(encoded, plan[18:20], plan[20:22], **options)
 
 
 def _warp(image: Any, affine: Any, size: int, repeat_edges: bool, on_gpu: bool) -> Any:
