@@ -138,7 +138,7 @@ def _read(files: PlanFiles) -> tuple[Any, Any, Any]:
 
 def _decode(encoded: Any, plan: Any, on_gpu: bool) -> Any:
     """RGB uint8 HWC: the planned box."""
-    from nvidia.dali import fn, types
+    from nvidia.dali import fn, math, types
 
     options = {
         "device": "mixed" if on_gpu else "cpu",
@@ -150,11 +150,10 @@ def _decode(encoded: Any, plan: Any, on_gpu: bool) -> Any:
         "normalized_shape": False,
     }
     # DALI 2.4's decoder ends the process (SIGSEGV) when it finds bytes that are no image while it decodes the others of
-    # the batch. So an operator that reads heads alone comes first; the decoder waits for the nothing taken of it.
-    shape = fn.peek_image_shape(encoded, adjust_orientation=False)
-    nothing = fn.slice(fn.cast(shape, dtype=types.UINT8), start=[0], shape=[0], axes=[0])
-    encoded = fn.cat(encoded, nothing, axis=0)
-    return fn.decoders.image_slice(encoded, plan[18:20], plan[20:22], **options)
+    # the batch. So an operator that reads heads alone comes first, and the decoder waits for what it says.
+    shape = fn.peek_image_shape(encoded, adjust_orientation=False, dtype=types.FLOAT)
+    corner = math.min(plan[18:20], shape[0:2])  # which lies in the image anyway
+    return fn.decoders.image_slice(encoded, corner, plan[20:22], **options)
 
 
 def _warp(image: Any, affine: Any, size: int, repeat_edges: bool, on_gpu: bool) -> Any:
