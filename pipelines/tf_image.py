@@ -10,7 +10,7 @@ from pipelines.loader import BatchSpec
 from pipelines.uniform import RecordUniform
 
 _EXACT = 1e-3  # pixels: what a resize of a region of whole pixels may differ by
-_ROOMS = 2 ** np.arange(12, 30, dtype=np.int32)  # bytes of a decoded region: XLA compiles for each size that it meets
+_ROOMS = 2 ** np.arange(12, 29, dtype=np.int32)  # bytes, up to MOST_PIXELS: XLA compiles for each that it meets
 _MARGIN = 4  # columns decoded on either side of a region, so that its edges are exact
 
 
