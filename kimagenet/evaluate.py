@@ -42,7 +42,7 @@ def make_parser() -> cli.Parser:
     add("--json", type=Path, metavar="FILE", help="write the result, with what is shown, there as well")
     add = parser.add_argument_group("how it is read, no influence on the result").add_argument
     add("--loader", choices=("auto", *loaders.names()), default="auto", help="what reads shards; default: auto")
-    add("--data-device", choices=DEVICES, default="auto", help="where DALI decodes")
+    add("--data-device", choices=DEVICES, default="auto", help="where DALI decodes (auto: a GPU if there is one)")
     add("--workers", type=cli.positive_int, metavar="N", help="decoding threads; default: one for each core")
     add("--batch-size", type=cli.positive_int, metavar="N", help="images at a time; default: the run's")
     return parser

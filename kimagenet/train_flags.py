@@ -48,19 +48,28 @@ def make_parser() -> cli.Parser:
     _add_run_flags(run)
     data = groups["data"]
     data.add_argument("--dataset-dir", type=Path, metavar="DIR", help=f"folder of shards ({DEFAULT_DATASET_DIR})")
-    data.add_argument("--loader", choices=("auto", *loaders.names()), default="auto", help="what reads and augments")
+    data.add_argument(
+        "--loader",
+        choices=("auto", *loaders.names()),
+        default="auto",
+        help="what reads and augments (auto: dali where it works)",
+    )
     data.add_argument("--strict-loader", action="store_true", help="an error, not tf.data, if DALI cannot be used")
-    data.add_argument("--data-device", choices=DEVICES, default="auto", help="where DALI decodes")
-    data.add_argument("--data-dtype", choices=DTYPES, default="float32", help="images on their way to the model")
+    data.add_argument(
+        "--data-device", choices=DEVICES, default="auto", help="where DALI decodes (auto: a GPU if there is one)"
+    )
+    data.add_argument(
+        "--data-dtype", choices=DTYPES, default="float32", help="images on their way to the model (float32)"
+    )
     data.add_argument(
         "--workers", type=cli.positive_int, metavar="N", help="decoding threads; default: one for each core"
     )
-    data.add_argument("--prefetch", type=cli.positive_int, default=2, metavar="N", help="batches kept ready")
+    data.add_argument("--prefetch", type=cli.positive_int, default=2, metavar="N", help="batches kept ready (2)")
     data.add_argument(
         "--on-corrupt",
         choices=POLICIES,
         default="stop",
-        help="a record that cannot be decoded ends the run, or is left out",
+        help="a record that cannot be decoded ends the run (the default), or is left out",
     )
     data.add_argument(
         "--max-corrupt", type=int, default=LIMIT, metavar="N", help=f"records that may be left out ({LIMIT})"
@@ -87,7 +96,7 @@ def _add_run_flags(run: argparse._ArgumentGroup) -> None:
     run.add_argument("--list-recipes", nargs=0, action=ListRecipes, help="print a table of the recipes and exit")
     run.add_argument("--output", type=Path, metavar="RUN", help="the run directory; default: runs/MODEL-TIME")
     run.add_argument(
-        "--log-steps", type=cli.positive_int, default=50, metavar="N", help="steps from one log line to the next"
+        "--log-steps", type=cli.positive_int, default=50, metavar="N", help="steps from one log line to the next (50)"
     )
     run.add_argument(
         "--resume",
