@@ -46,12 +46,12 @@ def main(arguments: argparse.Namespace) -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise UserError("bench report: needs the package matplotlib; `pip install 'kimagenet[bench]'`") from None
-    for folder in (arguments.output.parent, arguments.png):
-        if folder is not None and not folder.is_dir():
-            raise UserError(f"{folder}: no such folder")
     results = [Result.load(path) for path in arguments.results]
+    for folder in (arguments.output.parent, arguments.png):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
     write_atomic(arguments.output, page(results, arguments.png).encode("utf-8"))
-    print(f"written: {arguments.output}")
+    print(f"written: {arguments.output}" + (f", and the charts as PNG in {arguments.png}" if arguments.png else ""))
 
 
 def page(results: Sequence[Result], png: Path | None = None) -> str:

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from signal import SIGINT, SIGTERM, getsignal, signal
 from typing import Any
 
@@ -40,16 +40,17 @@ def fit(
     """
     checkpoints = KeepCheckpoints(loop, run if is_chief else None, checkpoint_steps, keep_checkpoints)
     callbacks: list[Any] = [checkpoints]
+    progress = ProgressLine(loop, epochs)
     if is_chief:
         reporters = [
-            ProgressLine(loop, epochs),
+            progress,
             JsonLines(loop, run.log, epochs),
             SummaryCsv(loop, run.summary),
             TensorBoardEvents(loop, run.tensorboard),
         ]
         callbacks = [*reporters, KeepLastAndBest(loop, run), checkpoints]
     try:
-        with stop_on_signals(loop.request_stop):
+        with stop_on_signals(loop.request_stop), closing(progress):
             loop.fit(epochs, callbacks, start)
     except Stopped:
         if not checkpoints.write_now():

@@ -85,7 +85,13 @@ class ProgressLine(Reporter):
         self._stream = stream or sys.stdout
         self._on_terminal = self._stream.isatty()
         self._drawn = time.monotonic()
+        self._line_is_open = False
         self._validation_began = self._validation_seconds = 0.0
+
+    def close(self) -> None:
+        """Ends a line that the terminal would rewrite, so that what is said next begins a new one."""
+        if self._line_is_open:
+            self._write("\n")
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         super().on_train_batch_end(batch, logs)
@@ -107,7 +113,7 @@ class ProgressLine(Reporter):
             line += f"  top-1 {values['val_top1']:.2%}  top-5 {values['val_top5']:.2%}"
         if "val_raw_top1" in values:
             line += f"  (not averaged: {values['val_raw_top1']:.2%})"
-        skipped = f"  {values['skipped']} corrupt records skipped" if values["skipped"] else ""
+        skipped = f"  corrupt records skipped: {values['skipped']}" if values["skipped"] else ""
         self._write(("\r\x1b[K" if self._on_terminal else "") + line + self._speed(values) + skipped + "\n")
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -140,6 +146,7 @@ class ProgressLine(Reporter):
 
     def _write(self, text: str) -> None:
         self._drawn = time.monotonic()
+        self._line_is_open = not text.endswith("\n")
         self._stream.write(text)
         self._stream.flush()
 

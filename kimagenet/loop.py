@@ -212,7 +212,8 @@ class Loop:
                 feed.skip(feed.corrupt.of(feed.shards.split))
 
     def request_stop(self) -> None:
-        """Lets `fit` raise `Stopped` at the end of a step, of the same one on all workers, or within a validation."""
+        """Lets `fit` raise `Stopped` at the end of a step, of the same one on all workers, or within a validation or
+        after it."""
         self._stop_is_requested = True
 
     def fit(
@@ -255,6 +256,8 @@ class Loop:
             self._epoch_began = self.totals
             if self.model.stop_training:
                 break
+            if self._has_to_stop and epoch + 1 < epochs:
+                raise Stopped
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         listeners.on_train_end(logs)
         return self.model.history

@@ -5,6 +5,8 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kimagenet import models
 from kimagenet.recipe import Recipe
 from kimagenet.run import RunDirectory
@@ -59,6 +61,7 @@ def build(path: Path, num_classes: int, image_size: int, dropout_rate: float = 0
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{path}: cannot be trained at {image_size} pixels ({reason})") from None
+    check_probabilities(model, path)
     known = model.output_shape[-1]
     if {"global_pool", "Logits"} <= {layer.name for layer in model.layers}:
         model = _with_head(model, num_classes, dropout_rate)
@@ -68,6 +71,14 @@ def build(path: Path, num_classes: int, image_size: int, dropout_rate: float = 0
         remedy = "its last layers are not `global_pool` and `Logits`, so no other head can be put there"
         raise UserError(f"{path}: knows {known} classes, the data set has {num_classes}; {remedy}")
     return model
+
+
+def check_probabilities(model: "keras.Model", path: Path) -> None:
+    """Raises `UserError` if a model of square RGB images does not answer a grey one with probabilities."""
+    answer = np.asarray(model(np.zeros((1, *model.input_shape[1:]), np.float32), training=False), np.float64)
+    if answer.min() < 0 or abs(answer.sum() - 1) > 0.01:
+        remedy = "end it with a softmax, as keras.Sequential([model, keras.layers.Softmax()])"
+        raise UserError(f"{path}: its outputs are no probabilities; {remedy}")
 
 
 def rebuilt(loaded: "keras.Model", image_size: int) -> "keras.Model":

@@ -109,7 +109,9 @@ def begin_and_fit(
         start = restore(loop, run, cluster.is_chief)
         if not all_agree(loop.training.strategy, start.epoch * loop.steps_per_epoch + start.step):
             raise UserError(f"{run.path}: not all workers see the same checkpoints in it; start them all again")
-        print(f"resume  at epoch {start.epoch + 1}, step {start.step + 1} of {loop.steps_per_epoch:,}", flush=True)
+        step = f"step {start.step + 1} of {loop.steps_per_epoch:,}"
+        where = "its validation" if start.step == loop.steps_per_epoch else step
+        print(f"resume  at epoch {start.epoch + 1}, {where}", flush=True)
     if cluster.is_chief:
         run.begin(recipe, info)
         loop.training.corrupt.keep_in(run.corrupt)
@@ -268,7 +270,9 @@ def print_banner(recipe: Recipe, dataset_dir: Path, loop: "Loop", run: RunDirect
     training, validation = loop.training, loop.validation
     records = f"{len(training.shards.usable):,} train"
     records += (
-        f", {len(validation.shards.usable):,} validation records" if validation else " records, no validation split"
+        f", {len(validation.shards.usable):,} validation records"
+        if validation
+        else " records, no validation split, so no validation"
     )
     print(f"data    {dataset_dir}: {records}, {training.shards.num_classes} classes")
     steps = f"{training.steps_per_epoch:,} steps of {training.global_batch} per epoch{_details(recipe, training)}"

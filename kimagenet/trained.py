@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kimagenet.recipe import Recipe
 from kimagenet.run import RunDirectory
+from kimagenet.saved import check_probabilities
 from pipelines.dataset import DatasetInfo
 from pipelines.errors import UserError, first_line
 
@@ -89,6 +90,7 @@ def load(path: Path) -> "keras.Model":
         raise UserError(f"{path}: takes inputs {shape}, not square RGB images")
     if len(model.output_shape) != 2:
         raise UserError(f"{path}: gives outputs {model.output_shape}, not one probability a class")
+    check_probabilities(model, path)
     return model
 
 

@@ -84,6 +84,13 @@ def test_progress_line_knows_speed_and_time_left(monkeypatch: pytest.MonkeyPatch
     assert "\r" not in plain
     assert drawn.count("\n") == 1
     assert drawn.count("\r") > 2
+    time.sleep(0.11)
+    line.on_train_batch_end(20, {"learning_rate": 0.1})
+    for _ in range(2):
+        line.close()
+    assert stream.getvalue().startswith(drawn)
+    assert stream.getvalue().count("\n") == 2
+    assert stream.getvalue().endswith("wait 25%\x1b[K\n")
     assert [duration(seconds) for seconds in (7, 754, 5025)] == ["0:07", "12:34", "1:23:45"]
 
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from kimagenet.distribute import Feed, choose_strategy, open_feed
-from kimagenet.loop import Evaluation, Loop, Totals, evaluate
+from kimagenet.loop import Evaluation, Loop, Stopped, Totals, evaluate
 from kimagenet.models import l2_kernels
 from kimagenet.optim import Lookahead
 from kimagenet.schedule import Schedule
@@ -197,6 +197,16 @@ def test_drives_callbacks_as_keras_does(tiny_dataset: Path) -> None:
     assert logs["loss"] == witness.calls[5][2]
     assert history.history["val_top1"][0] == logs["val_top1"]
     assert loop.global_step == loop.totals.steps == 8
+
+
+def test_a_stop_that_is_asked_for_at_a_validations_end_comes_before_the_next_epoch(tiny_dataset: Path) -> None:
+    with open_split(tiny_dataset, "train", 25) as feed, open_split(tiny_dataset, "validation", 7) as validation:
+        loop = Loop(make_model(), keras.optimizers.SGD(0.1), feed, validation)
+        asks = keras.callbacks.LambdaCallback()
+        asks.on_test_end = lambda logs: loop.request_stop()
+        with pytest.raises(Stopped):
+            loop.fit(2, [asks])
+        assert (loop.position.epoch, loop.position.step) == (1, 0)
 
 
 def test_early_stopping_of_keras_works(tiny_dataset: Path) -> None:

@@ -31,6 +31,18 @@ def test_rows_show_the_same_records(tiny_dataset: Path, tmp_path: Path, augment:
     assert bands[1][:, :SIZE].std() > 2
 
 
+def test_titles_are_the_stored_labels_whatever_loaders_say(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = []
+    monkeypatch.setattr(preview, "draw_sheet", lambda rows, names: titles.append(names) or Image.new("RGB", (1, 1)))
+    for last in ("tfdata", "synthetic"):
+        flags = ["--columns=9", "--loader", "tfdata", last]
+        assert preview.main([str(tiny_dataset), f"--output={tmp_path / 'a.png'}", *flags]) == 0
+    assert titles[0] == titles[1]
+    assert len(set(titles[0])) > 1
+
+
 @pytest.mark.parametrize(
     "wrong",
     [["--loader", "nonsense"], ["--split", "nonsense"], ["--columns", "1000"], ["--output", "missing/sheet.png"]],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kimagenet import cli, evaluate, models, saved, train
+from kimagenet import cli, evaluate, models, saved, train, trained
 from kimagenet.recipe import Recipe
 from kimagenet.run import RunDirectory, save_model
 from pipelines import UserError
@@ -58,6 +58,20 @@ def test_a_saved_model_gives_the_same(name: str, suffix: str, tmp_path: Path) ->
     assert [w.path for w in again.weights] == [w.path for w in model.weights]
     assert again.name == name
     assert again.get_layer("dropout").rate == 0.3
+
+
+def test_logits_are_refused_and_a_softmax_after_them_helps(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(1)
+    image = keras.Input((32, 32, 3))
+    logits = keras.Model(image, layers.Dense(NUM_CLASSES)(layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(image))))
+    path = tmp_path / "logits.keras"
+    logits.save(path)
+    for opened in (lambda: saved.build(path, NUM_CLASSES, 32), lambda: trained.load(path)):
+        with pytest.raises(UserError, match="no probabilities; end it with a softmax"):
+            opened()
+    keras.Sequential([keras.models.load_model(path), layers.Softmax()]).save(path)
+    expected = keras.activations.softmax(logits(noise(32)))
+    np.testing.assert_allclose(saved.build(path, NUM_CLASSES, 32)(noise(32)), expected, atol=1e-6)
 
 
 def test_a_saved_model_takes_images_of_another_size(tmp_path: Path) -> None:

@@ -41,14 +41,14 @@ def preview(flags: argparse.Namespace) -> None:
     import_tensorflow()
     columns, size = flags.columns, flags.image_size
     plan = EpochPlan(shards, augment, columns, size, seed=flags.seed, epoch=flags.epoch)
-    rows = {"stored": [_stored(shards, int(record), size) for record in plan.records[:columns]]}
-    titles: list[str] = []
+    stored = [shards.read(int(record)) for record in plan.records[:columns]]
+    rows = {"stored": [_fitted(image.encoded, size) for image in stored]}
+    titles = [shards.classes[image.label - shards.label_base] for image in stored]
     for name in flags.loader:
         batch = BatchSpec(columns, size, "uint8")
         with open_loader(name, shards, batch, augment, seed=flags.seed, strict=True) as loader:
-            images, labels = next(iter(loader.epoch(flags.epoch)))[:2]
+            images, *_ = next(iter(loader.epoch(flags.epoch)))
             rows[loader.name] = [Image.fromarray(image) for image in images.numpy()]
-            titles = [shards.classes[label] for label in labels.numpy()]
     sheet = draw_sheet(rows, titles)
     with atomic_writer(flags.output) as stream:
         sheet.save(stream, "PNG")
@@ -75,9 +75,9 @@ def draw_sheet(rows: dict[str, list[Image.Image]], titles: list[str]) -> Image.I
     return sheet
 
 
-def _stored(shards: ShardSet, record: int, size: int) -> Image.Image:
-    """The whole image of a record, fitted into a square."""
-    image = Image.open(io.BytesIO(shards.read(record).encoded)).convert("RGB")
+def _fitted(encoded: bytes, size: int) -> Image.Image:
+    """The whole image in a square."""
+    image = Image.open(io.BytesIO(encoded)).convert("RGB")
     return ImageOps.pad(image, (size, size), color=(235, 235, 235))
 
 
