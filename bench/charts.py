@@ -67,6 +67,7 @@ def against_limit(measurements: Sequence[Measurement]) -> tuple[str, Figure] | N
         panel.text(1, 1, "decode limit", transform=panel.get_xaxis_transform(), va="bottom", ha="center", size=8)
         panel.set_title(heading.capitalize(), size=10, loc="left", pad=14)
         panel.set_xlabel("images/s, as a share of the decode limit")
+        panel.set_title("red: by CPU time", size=8, loc="right", color=_RED, pad=14)
         panel.set_ylim(-0.6, max(map(len, panels.values())) - 0.4)
     limit = "The limit is JPEG decoding alone with the same threads, in the same round"
     return f"{shared}. {limit}. Red: the same by CPU time, which is steadier on a machine that others use too.", figure
@@ -138,6 +139,7 @@ def training(measurements: Sequence[Measurement]) -> tuple[str, Figure] | None:
     wait.set_xlim(0, 1.1)
     for panel in (rate, wait):
         panel.set_ylim(-0.6, len(measured) - 0.4)
+    rate.set_title("red: predicted", size=8, loc="right", color=_RED)
     wait.set_xlabel("share of the time spent waiting for data")
     wait.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     return "Blue: measured. Red: predicted from the loader alone and the model on synthetic batches.", figure
@@ -293,7 +295,8 @@ def _bars(
     height: float = 0.62,
     marks: Sequence[float] | None = None,
 ) -> None:
-    """Horizontal bars with whiskers, ours in blue; their figures stand right of `marks`, where those are."""
+    """Horizontal bars with whiskers, ours in blue; their figures stand in them where there are `marks` to be drawn."""
+    longest = max(m.median for _, m in rows)
     for row, ((_, m), mark) in enumerate(zip(rows, marks or [0.0] * len(rows), strict=True)):
         low, high = m.spread
         ours = m.name.partition(" ")[0].rstrip(":") in OURS or "loader" in m.settings
@@ -305,15 +308,11 @@ def _bars(
             xerr=[[m.median - low], [high - m.median]],
             error_kw=_WHISKER,
         )
-        panel.text(
-            max(high, mark, 0),
-            row,
-            "  " + form.format(m.median),
-            va="center",
-            size=8,
-            color=_INK,
-            bbox=_PLATE,
-            zorder=1.5,
-        )
+        figure = form.format(m.median).replace("-0%", "0%").replace("+0%", "0%")
+        if mark and m.median > 0.15 * longest:
+            panel.text(0, row, "  " + figure, va="center", size=8, color="white" if ours else _INK, weight="bold")
+        else:
+            right = max(high, mark, 0)
+            panel.text(right, row, "  " + figure, va="center", size=8, color=_INK, bbox=_PLATE, zorder=1.5)
     panel.set_yticks(range(len(rows)), [label for label, _ in rows], size=8)
     panel.margins(x=0.14, y=0.02)
