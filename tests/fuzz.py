@@ -181,16 +181,19 @@ def mutate(rng: np.random.Generator, data: bytes, other: bytes) -> bytes:
 
 def problem(target: Target, data: bytes, folder: Path) -> str:
     """What is wrong with what the reader makes of the bytes; nothing, usually."""
-    began = time.thread_time()  # another's load is no hang
-    try:
-        target.read(data, folder)
-    except target.promised as error:
-        if issubclass(UserError, target.promised) and "\n" in str(error):
-            return "a message of several lines"
-    except BaseException as error:
-        return f"{type(error).__name__}: {error}"
-    seconds = time.thread_time() - began
-    return f"{seconds:.1f} s" if seconds > SECONDS else ""
+    for _ in range(2):  # slow is who is slow again: Python's garbage collection may fall into a read
+        began = time.thread_time()  # another's load is no hang
+        try:
+            target.read(data, folder)
+        except target.promised as error:
+            if issubclass(UserError, target.promised) and "\n" in str(error):
+                return "a message of several lines"
+        except BaseException as error:
+            return f"{type(error).__name__}: {error}"
+        seconds = time.thread_time() - began
+        if seconds <= SECONDS:
+            return ""
+    return f"{seconds:.1f} s"
 
 
 def fuzz(target: Target, inputs: int, seed: int, folder: Path) -> dict[str, bytes]:
