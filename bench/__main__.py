@@ -11,7 +11,6 @@ from bench import machine
 from bench.measurement import Measurement, Result
 from bench.settings import AUGMENTS, Settings
 from kimagenet import cli
-from pipelines.errors import UserError
 from pipelines.loader import DEVICES, DTYPES
 from pipelines.pool import cpu_count
 from pipelines.shards import ShardSet
@@ -67,8 +66,8 @@ def make_parser() -> cli.Parser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Asks, prints each figure as it comes, writes the file."""
-    if arguments.output and not arguments.output.parent.is_dir():
-        raise UserError(f"{arguments.output.parent}: no such folder to write {arguments.output.name} into")
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
     cli.import_tensorflow()
     settings = _settings(arguments)
     dataset = machine.describe(settings[0].shards)

@@ -212,8 +212,8 @@ class Loop:
                 feed.skip(feed.corrupt.of(feed.shards.split))
 
     def request_stop(self) -> None:
-        """Lets `fit` raise `Stopped` at the end of a step, of the same one on all workers, or within a validation or
-        after it."""
+        """Lets `fit` raise `Stopped` at the end of a step, of the same one on all workers, or, without others, of a
+        validation's step."""
         self._stop_is_requested = True
 
     def fit(

@@ -74,8 +74,11 @@ def build(path: Path, num_classes: int, image_size: int, dropout_rate: float = 0
 
 
 def check_probabilities(model: "keras.Model", path: Path) -> None:
-    """Raises `UserError` if a model of square RGB images does not answer a grey one with probabilities."""
-    answer = np.asarray(model(np.zeros((1, *model.input_shape[1:]), np.float32), training=False), np.float64)
+    """Raises `UserError` if a model of square RGB images does not answer a grey one with probabilities, or NaN."""
+    answer = model(np.zeros((1, *model.input_shape[1:]), np.float32), training=False)
+    if isinstance(answer, dict | list | tuple) or len(answer.shape) != 2:
+        raise UserError(f"{path}: gives outputs {model.output_shape}, not one probability a class")
+    answer = np.asarray(answer, np.float64)
     if answer.min() < 0 or abs(answer.sum() - 1) > 0.01:
         remedy = "end it with a softmax, as keras.Sequential([model, keras.layers.Softmax()])"
         raise UserError(f"{path}: its outputs are no probabilities; {remedy}")

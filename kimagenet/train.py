@@ -110,7 +110,7 @@ def begin_and_fit(
         if not all_agree(loop.training.strategy, start.epoch * loop.steps_per_epoch + start.step):
             raise UserError(f"{run.path}: not all workers see the same checkpoints in it; start them all again")
         step = f"step {start.step + 1} of {loop.steps_per_epoch:,}"
-        where = "its validation" if start.step == loop.steps_per_epoch else step
+        where = step if start.step < loop.steps_per_epoch else "its validation" if loop.validation else "its end"
         print(f"resume  at epoch {start.epoch + 1}, {where}", flush=True)
     if cluster.is_chief:
         run.begin(recipe, info)

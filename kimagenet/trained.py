@@ -88,8 +88,6 @@ def load(path: Path) -> "keras.Model":
     shape = model.input_shape
     if len(shape) != 4 or shape[1] is None or shape[1] != shape[2] or shape[3] != 3:
         raise UserError(f"{path}: takes inputs {shape}, not square RGB images")
-    if len(model.output_shape) != 2:
-        raise UserError(f"{path}: gives outputs {model.output_shape}, not one probability a class")
     check_probabilities(model, path)
     return model
 

@@ -7,10 +7,12 @@ import tensorflow as tf
 
 from pipelines.augment import ROUNDING, AugmentSpec, Draws, is_plain_shrink
 from pipelines.loader import BatchSpec
+from pipelines.shards import MOST_PIXELS
 from pipelines.uniform import RecordUniform
 
 _EXACT = 1e-3  # pixels: what a resize of a region of whole pixels may differ by
-_ROOMS = 2 ** np.arange(12, 29, dtype=np.int32)  # bytes, up to MOST_PIXELS: XLA compiles for each that it meets
+# Bytes that a region is given room for: XLA compiles for each that it meets.
+_ROOMS = 2 ** np.arange(12, (3 * MOST_PIXELS).bit_length() + 1, dtype=np.int32)
 _MARGIN = 4  # columns decoded on either side of a region, so that its edges are exact
 
 
@@ -111,7 +113,7 @@ def _warp_turned(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
 
 @tf.function(jit_compile=True, autograph=False)
 def _sample(pixels: tf.Tensor, shape: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
-    """`_warp_turned` of a uint8 image in a flat buffer. XLA makes one loop of it, and once more for each room."""
+    """`_warp_turned` of a uint8 image in a flat buffer; compiled to one loop, once for each room."""
     grid = tf.range(size, dtype=tf.float32)
     x, y = (row[0] * grid[None, :] + row[1] * grid[:, None] + row[2] for row in tf.unstack(affine))
     left, top = tf.floor(x), tf.floor(y)

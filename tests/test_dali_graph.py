@@ -80,6 +80,10 @@ def test_evaluation_has_weights_on_the_gpu() -> None:
 def test_the_cpu_graph_is_the_same_but_for_device_and_warp() -> None:
     gpu, cpu = serialized("gpu"), serialized("cpu")
     assert {device for _, device in cpu.operators} == {"cpu"}
+    for names in ([name for name, _ in graph.operators] for graph in (gpu, cpu)):
+        # The decoder's corner is the lesser of the plan's and the image's: heads are read before anything is decoded.
+        peek = names.index("PeekImageShape")
+        assert "_ArithmeticGenericOp" in names[peek : names.index("decoders__ImageSlice")]
     assert [device for device, _ in cpu.outputs] == ["cpu", "cpu"]
     pixels = ("decoders__ImageSlice", "CoordTransform")
     assert [name for name, _ in cpu.named(*pixels)] == [name for name, _ in gpu.named(*pixels)]

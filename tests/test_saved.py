@@ -69,6 +69,9 @@ def test_logits_are_refused_and_a_softmax_after_them_helps(tmp_path: Path) -> No
     for opened in (lambda: saved.build(path, NUM_CLASSES, 32), lambda: trained.load(path)):
         with pytest.raises(UserError, match="no probabilities; end it with a softmax"):
             opened()
+    keras.Model(image, {"one": logits.output}).save(tmp_path / "named.keras")
+    with pytest.raises(UserError, match="not one probability a class"):
+        trained.load(tmp_path / "named.keras")
     keras.Sequential([keras.models.load_model(path), layers.Softmax()]).save(path)
     expected = keras.activations.softmax(logits(noise(32)))
     np.testing.assert_allclose(saved.build(path, NUM_CLASSES, 32)(noise(32)), expected, atol=1e-6)
