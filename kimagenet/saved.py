@@ -61,13 +61,14 @@ def build(path: Path, num_classes: int, image_size: int, dropout_rate: float = 0
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{path}: cannot be trained at {image_size} pixels ({reason})") from None
-    check_probabilities(model, path)
     known = model.output_shape[-1]
     if {"global_pool", "Logits"} <= {layer.name for layer in model.layers}:
         model = _with_head(model, num_classes, dropout_rate)
         if known != num_classes:
             print(f"{path}: its head for {known} classes is replaced by a new one for {num_classes}")
-    elif known != num_classes:
+        return model
+    check_probabilities(model, path)
+    if known != num_classes:
         remedy = "its last layers are not `global_pool` and `Logits`, so no other head can be put there"
         raise UserError(f"{path}: knows {known} classes, the data set has {num_classes}; {remedy}")
     return model

@@ -1,5 +1,6 @@
 """What all wrapper optimizers share: delegation, serialization, and the way into the cross-replica context."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import keras
 import tensorflow as tf
 
 
-class Wrapper(keras.optimizers.Optimizer):
+class Wrapper(keras.optimizers.Optimizer, ABC):
     """A Keras optimizer around another one, `inner_optimizer`, which owns the learning rate and updates the weights.
 
     Subclasses create their variables in `_build_own` and say in `_update` what happens around `_inner_apply`.
@@ -82,9 +83,9 @@ class Wrapper(keras.optimizers.Optimizer):
         """Keras' way for JAX. Its own would change TensorFlow's variables all the same, so it is refused."""
         raise ValueError(f"{type(self).__name__}.apply must be called, not stateless_apply")
 
+    @abstractmethod
     def _update(self, strategy: tf.distribute.Strategy, grads: list[Any], variables: list[Any]) -> None:
         """One step in cross-replica context (or on the only replica): grads [V] of per-replica values, or None."""
-        raise NotImplementedError
 
     def _inner_apply(self, strategy: tf.distribute.Strategy, grads: list[Any], variables: list[Any]) -> None:
         each_replica(strategy, lambda grads: self.inner_optimizer.apply(grads, variables), grads)
