@@ -27,7 +27,7 @@ from pipelines.shards import StoredImage
 QUESTION = "soak"
 EPOCHS = 12  # of a life
 CORRUPT = 4  # records of a life
-RECORDS = 192  # of an epoch: a second or some
+RECORDS = 1536  # of an epoch: some seconds
 BATCH_SIZE, IMAGE_SIZE = 32, 128
 UNITS = {"resident memory": "MB", "threads": "threads", "files": "files"}
 State = tuple[float, float, int, int]  # seconds since the start, megabytes, threads, files
