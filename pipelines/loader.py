@@ -11,6 +11,7 @@ import numpy as np
 
 from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
+from pipelines.memory import return_free_memory
 from pipelines.plan import EpochPlan
 from pipelines.shards import ShardSet
 
@@ -140,13 +141,17 @@ class Loader(ABC):
 
         The next epoch of a training loader is opened, and its first batch made, while the last ones of this are used.
         """
-        ready = self._opened.pop(epoch, None) if start_step == 0 else None
-        iterator = ready.result() if ready else iter(self.epoch(epoch, start_step))
+        if start_step == 0 and epoch in self._opened:
+            iterator = self._opened.pop(epoch).result()
+        else:
+            iterator = iter(self.epoch(epoch, start_step))
         steps = self.plan(epoch).steps_per_epoch
         for step in range(start_step, steps):
             if step == max(start_step, steps - _OPEN_AHEAD) and not self.augment.is_evaluation:
                 self._opened[epoch + 1] = self._opener.submit(self._open, epoch + 1)
             yield next(iterator)
+        del iterator  # and with it the threads
+        return_free_memory()
 
     def _open(self, epoch: int) -> Iterator[Any]:
         iterator = iter(self.epoch(epoch))
