@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -246,6 +247,25 @@ def test_plans_of_epochs_that_are_over_are_let_go(train: ShardSet, name: str, mo
             assert sum(1 for _ in loader.batches(epoch)) == loader.steps_per_epoch
         gc.collect()
         assert sum(plan() is not None for plan in plans) < 3  # the next epoch's, which is opened already
+
+
+def test_memory_is_given_back_when_an_epochs_pipeline_is_gone(train: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened = []
+
+    def dataset(loader: Loader, epoch: int, start_step: int = 0) -> Iterator[int]:
+        try:
+            yield from range(start_step, loader.steps_per_epoch)
+        finally:
+            happened.append(f"{epoch} gone")
+
+    monkeypatch.setattr("pipelines.loader.return_free_memory", lambda: happened.append("given back"))
+    with opened("tfdata", train) as loader:
+        monkeypatch.setattr(type(loader), "epoch", dataset)
+        for epoch in range(2):
+            for _ in loader.batches(epoch):
+                assert f"{epoch} gone" not in happened
+            assert happened == [f"{epoch} gone", "given back"]
+            happened.clear()
 
 
 LEFT_OPEN = """
