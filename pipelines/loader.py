@@ -146,12 +146,14 @@ class Loader(ABC):
         else:
             iterator = iter(self.epoch(epoch, start_step))
         steps = self.plan(epoch).steps_per_epoch
-        for step in range(start_step, steps):
-            if step == max(start_step, steps - _OPEN_AHEAD) and not self.augment.is_evaluation:
-                self._opened[epoch + 1] = self._opener.submit(self._open, epoch + 1)
-            yield next(iterator)
-        del iterator  # and with it the threads
-        return_free_memory()
+        try:
+            for step in range(start_step, steps):
+                if step == max(start_step, steps - _OPEN_AHEAD) and not self.augment.is_evaluation:
+                    self._opened[epoch + 1] = self._opener.submit(self._open, epoch + 1)
+                yield next(iterator)
+        finally:  # most readers do not ask for more than there is
+            del iterator  # and with it the threads
+            return_free_memory()
 
     def _open(self, epoch: int) -> Iterator[Any]:
         iterator = iter(self.epoch(epoch))
