@@ -216,9 +216,7 @@ def test_a_shard_that_gives_no_answer_is_named(dataset: Path, name: str, monkeyp
         faults.release_fifo(shard)
     # What was stuck ends now, with errors. TensorFlow's threads parse their tracebacks, and Python 3.11 fails where two
     # threads parse at once.
-    for thread in threading.enumerate():
-        if thread.name == "kimagenet-next":
-            thread.join(timeout=20)
+    wait_for_threads()
     for loader in feed.loaders:
         loader.close()
 
