@@ -27,7 +27,7 @@ from pipelines.shards import StoredImage
 QUESTION = "soak"
 EPOCHS = 12  # of a life
 CORRUPT = 4  # records of a life
-RECORDS = 1536  # of an epoch: some seconds
+RECORDS = 1536  # of an epoch: a second or two
 BATCH_SIZE, IMAGE_SIZE = 32, 128
 UNITS = {"resident memory": "MB", "threads": "threads", "files": "files"}
 State = tuple[float, float, int, int]  # seconds since the start, megabytes, threads, files
@@ -69,7 +69,7 @@ def soak(flags: argparse.Namespace) -> None:
             skipped[name] += count
             spent[name] += time.monotonic() - began
             print(f"{name}: {spent[name] / 60:.1f} min, {skipped[name]} skipped", *state, flush=True)
-    measurements = measure(states, spent, skipped)
+    measurements = measure(states, spent, skipped, len(shards.usable))
     Result(
         command=f"python -m bench.soak --output {flags.output.name} --minutes {flags.minutes:g}",
         date=machine.date(),
@@ -119,11 +119,13 @@ def live(name: str, shards: ShardSet) -> Iterator[int]:
             yield len(feed.corrupt)
 
 
-def measure(states: dict[str, list[State]], spent: dict[str, float], skipped: dict[str, int]) -> list[Measurement]:
+def measure(
+    states: dict[str, list[State]], spent: dict[str, float], skipped: dict[str, int], records: int
+) -> list[Measurement]:
     """A round is an epoch."""
     found = []
     for name, rows in states.items():
-        images = len(rows) * RECORDS
+        images = len(rows) * records
         settings = {"epochs": len(rows), "minutes": spent[name] / 60, "skipped": skipped[name], "images": images}
         for column, (what, unit) in enumerate({"at": "s", **UNITS}.items()):
             rounds = tuple(row[column] for row in rows)
