@@ -17,7 +17,7 @@ from pipelines.errors import Blocked, RunFailed, UserError
 from pipelines.loader import BatchSpec, Loader
 from pipelines.loaders import open_loader
 from pipelines.pool import cpu_count
-from pipelines.reading import NoAnswer, Watched
+from pipelines.reading import NoAnswer, Watch
 from pipelines.shards import ShardSet
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Feed:
             raise UserError(
                 "--on-corrupt skip: one worker cannot tell the others; take stop, and quarantine what it finds"
             )
-        self._timeout = timeout
+        self._watches = [Watch(timeout) for _ in loaders] if timeout else []
         self._is_blocked = False
         self.shards = loaders[0].shards
         self.global_batch = loaders[0].batch.batch_size * self.replicas
@@ -188,8 +188,10 @@ class Feed:
             iterators = self._open(epoch, step)
 
     def _open(self, epoch: int, step: int) -> list[Iterator[Any]]:
-        iterators = [loader.batches(epoch, step) for loader in self.loaders]
-        return [Watched(iterator, self._timeout) for iterator in iterators] if self._timeout else iterators
+        iterators = (loader.batches(epoch, step) for loader in self.loaders)
+        if not self._watches:
+            return list(iterators)
+        return [watch.iterate(iterator) for watch, iterator in zip(self._watches, iterators, strict=True)]
 
     def _find_corrupt(self, epoch: int, step: int, failure: Exception) -> list[CorruptRecord]:
         """The records that made a step fail, if it was records. Raises `RunFailed` if a shard cannot be read at all.
@@ -201,7 +203,7 @@ class Feed:
         try:
             problem = problem_of_shards(self.shards, numbers)
             if self._is_blocked:
-                late = f"did not come within --data-timeout {self._timeout:g}, though its shards answer"
+                late = f"did not come within --data-timeout {self._watches[0].seconds:g}, though its shards answer"
                 raise Blocked(problem or f"{self._name(epoch, step)} {late}") from failure
             if problem:
                 raise RunFailed(problem) from failure
@@ -242,6 +244,8 @@ class Feed:
 
     def close(self) -> None:
         """Closes the loaders, unless they are stuck in a read: that would never end."""
+        for watch in self._watches:
+            watch.close()
         for loader in [] if self._is_blocked else self.loaders:
             loader.close()
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
-from pipelines.memory import return_free_memory
+from pipelines.memory import memory_returned
 from pipelines.plan import EpochPlan
 from pipelines.shards import ShardSet
 
@@ -152,8 +152,8 @@ class Loader(ABC):
                     self._opened[epoch + 1] = self._opener.submit(self._open, epoch + 1)
                 yield next(iterator)
         finally:  # most readers do not ask for more than there is
-            del iterator  # and with it the threads
-            return_free_memory()
+            with memory_returned():
+                del iterator  # and with it the threads
 
     def _open(self, epoch: int) -> Iterator[Any]:
         iterator = iter(self.epoch(epoch))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -55,49 +55,73 @@ class NoAnswer(Exception):
 
 def within(seconds: float, act: Callable[[], T]) -> T:
     """What `act` returns or raises; `NoAnswer` if it takes longer. It is then left behind in a daemon thread."""
-    return next(Watched(iter([None]), seconds, lambda _: act()))
+    watch = Watch(seconds)
+    try:
+        return watch.call(act)
+    finally:
+        watch.close()
 
 
-class Watched(Iterator[T], Generic[T]):
-    """An iterator whose `next` raises `NoAnswer` after some seconds, where the bare one could block for ever.
+class Watch:
+    """Does what could block for ever in a thread of its own, and raises `NoAnswer` after some seconds.
 
-    A thread of its own asks the iterator; a daemon, so that a read which never returns does not keep the process.
-    `close` ends it; after `NoAnswer` the iterator is of no use any more.
+    A daemon, so that a read which never returns does not keep the process. One thread for all that is watched, since
+    TensorFlow keeps some memory for every thread that ever called it. `close` ends it; after `NoAnswer` it is of no
+    use any more.
     """
 
-    def __init__(self, iterator: Iterator[Any], seconds: float, use: Callable[[Any], T] = lambda value: value) -> None:
-        self._seconds = seconds
-        self._asked: SimpleQueue[bool] = SimpleQueue()
-        self._given: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
-        arguments = iterator, use, self._asked, self._given
-        threading.Thread(target=_serve, args=arguments, name="kimagenet-next", daemon=True).start()
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._asked: SimpleQueue[_Job | None] = SimpleQueue()
+        threading.Thread(target=_serve, args=[self._asked], name="kimagenet-watch", daemon=True).start()
 
-    def __next__(self) -> T:
-        self._asked.put(True)
+    def call(self, act: Callable[[], T]) -> T:
+        """What `act` returns or raises."""
+        answer: _Answer = SimpleQueue()
+        self._asked.put((act, answer))
         try:
-            value, error = self._given.get(timeout=self._seconds)
+            value, error = answer.get(timeout=self.seconds)
         except Empty:
-            raise NoAnswer(f"nothing for {self._seconds:g} seconds") from None
+            raise NoAnswer(f"nothing for {self.seconds:g} seconds") from None
         if error is not None:
             try:
                 raise error
             finally:
                 del error  # or its traceback would lead to itself, and the iterator stay until the collector comes
-        return value  # type: ignore[return-value]
+        return value
+
+    def iterate(self, iterator: Iterator[T]) -> Iterator[T]:
+        """What the iterator gives. It has to be nobody else's: the thread lets go of it, since that may block, too."""
+        held = [iterator]
+        del iterator
+        try:
+            while True:
+                try:
+                    value = self.call(lambda: next(held[0]))
+                except StopIteration:
+                    return
+                yield value
+                del value
+        finally:
+            self._asked.put((held.clear, SimpleQueue()))
 
     def close(self) -> None:
-        """Lets the thread end, once the iterator has answered."""
-        self._asked.put(False)
+        """Lets the thread end, once it has answered."""
+        self._asked.put(None)
 
     __del__ = close
 
 
-def _serve(
-    iterator: Iterator[Any], use: Callable[[Any], Any], asked: "SimpleQueue[bool]", given: "SimpleQueue[Any]"
-) -> None:
-    while asked.get():
+_Answer = SimpleQueue[tuple[Any, BaseException | None]]
+_Job = tuple[Callable[[], Any], _Answer]
+
+
+def _serve(asked: "SimpleQueue[_Job | None]") -> None:
+    while job := asked.get():
+        act, answer = job
         try:
-            given.put((use(next(iterator)), None))
+            answer.put((act(), None))
         except BaseException as error:  # handed over to who has asked
-            given.put((None, error))
+            answer.put((None, error))
             del error
+        del job, act, answer

@@ -23,7 +23,7 @@ DALI_DTYPES = {"uint8": 0, "float16": 8, "float32": 9}
 class Graph:
     """(operator, device of its output) in running order, and the pipeline's outputs as (device, DALI dtype).
 
-    `arguments`: the names of those that are the same for all samples, by operator.
+    `arguments`: the names of those that are the same for all samples, by operator; of several, those that all have.
     """
 
     operators: list[tuple[str, str]]
@@ -51,7 +51,8 @@ def serialized(
         name = next(text(value) for number, value in fields if number == NAME)
         first_output = next(dict(_fields(value)) for number, value in fields if number == OUTPUTS)
         operators.append((name, text(first_output[DEVICE])))
-        arguments[name] = {text(dict(_fields(value))[NAME]) for number, value in fields if number == ARGUMENTS}
+        given = {text(dict(_fields(value))[NAME]) for number, value in fields if number == ARGUMENTS}
+        arguments[name] = given & arguments.get(name, given)
     outputs = [dict(_fields(body)) for number, body in parts if number == OUTPUT]
     return Graph(operators, [(text(output[DEVICE]), int(output[DTYPE])) for output in outputs], arguments)
 
@@ -107,6 +108,12 @@ def test_our_cpu_operator_replaces_warp_colour_and_clip() -> None:
     after_decoding = graph.operators[graph.operators.index(("decoders__ImageSlice", "cpu")) :]
     assert after_decoding[1][0] == "KimagenetWarpColour"
     assert not graph.named("experimental__WarpPerspective", "WarpAffine", "CoordTransform")
+
+
+def test_neither_shards_nor_plans_are_mapped() -> None:
+    """A page that cannot be read would end the process, and DALI keeps a note of every file that was ever mapped."""
+    readers = serialized("cpu").arguments["readers___TFRecord"]
+    assert "dont_use_mmap" in readers
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])

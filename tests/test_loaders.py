@@ -9,12 +9,13 @@ import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines import AugmentSpec, BatchSpec, EpochPlan, Loader, ShardSet, UserError, open_loader
+from pipelines import AugmentSpec, BatchSpec, EpochPlan, Loader, ShardSet, UserError, open_loader, tf_image
 from pipelines.loaders import _dali_files, _native, dali, names
 from pipelines.records import ENCODED, LABEL, decode_example
 from pipelines.uniform import RecordUniform
@@ -249,6 +250,21 @@ def test_plans_of_epochs_that_are_over_are_let_go(train: ShardSet, name: str, mo
         assert sum(plan() is not None for plan in plans) < 3  # the next epoch's, which is opened already
 
 
+def test_tfdata_traces_its_graph_once(train: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each dataset that is made outside a function takes some of TensorFlow's memory for good."""
+    traced = []
+
+    def render(*arguments: Any) -> tf.Tensor:
+        traced.append(arguments)
+        return tf_image.render(*arguments)
+
+    monkeypatch.setattr("pipelines.loaders.tfdata.render", render)
+    with opened("tfdata", train) as loader:
+        for epoch, start in ((0, 0), (1, 0), (2, 1)):
+            assert len(list(loader.epoch(epoch, start))) == loader.steps_per_epoch - start
+    assert len(traced) == 1
+
+
 def test_memory_is_given_back_when_an_epochs_pipeline_is_gone(train: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     happened = []
 
@@ -258,7 +274,7 @@ def test_memory_is_given_back_when_an_epochs_pipeline_is_gone(train: ShardSet, m
         finally:
             happened.append(f"{epoch} gone")
 
-    monkeypatch.setattr("pipelines.loader.return_free_memory", lambda: happened.append("given back"))
+    monkeypatch.setattr("pipelines.memory.return_free_memory", lambda: happened.append("given back"))
     with opened("tfdata", train) as loader:
         monkeypatch.setattr(type(loader), "epoch", dataset)
         batches = loader.batches(0)

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ from kimagenet import distribute
 from kimagenet.distribute import Feed, open_feed
 from pipelines import AugmentSpec, BatchSpec, ShardSet, corrupt, reading
 from pipelines.errors import Blocked, RunFailed
-from pipelines.reading import NoAnswer, Watched, read_bytes, within
+from pipelines.loader import Loader
+from pipelines.reading import NoAnswer, Watch, read_bytes, within
 from tests import faults
 from tests.test_loaders import READING
 
@@ -71,66 +72,99 @@ def test_errors_that_stay_are_raised_in_the_end_with_the_name(
     assert sum(pauses) == pytest.approx(8.5)
 
 
-def test_watched_iterators_give_what_the_bare_ones_give() -> None:
-    assert list(Watched(iter([1, 2, 3]), 60.0)) == [1, 2, 3]
-    failing = Watched((1 // x for x in (1, 0)), 60.0)
+@pytest.fixture
+def watch() -> Iterator[Watch]:
+    watch = Watch(60.0)
+    yield watch
+    watch.close()
+    wait_for_threads()
+
+
+def test_watched_iterators_give_what_the_bare_ones_give(watch: Watch) -> None:
+    assert list(watch.iterate(iter([1, 2, 3]))) == [1, 2, 3]
+    failing = watch.iterate(1 // x for x in (1, 0))
     assert next(failing) == 1
     with pytest.raises(ZeroDivisionError):
         next(failing)
     assert within(60.0, lambda: 7) == 7
-    del failing
-    wait_for_threads()
 
 
-def test_a_watched_iterator_is_free_when_it_has_ended_or_failed() -> None:
-    """At once, without the garbage collector: a pipeline is hundreds of megabytes."""
+def test_all_that_is_watched_is_done_in_one_thread(watch: Watch) -> None:
+    """TensorFlow keeps some memory for every thread that ever called it."""
+    threads = {watch.call(threading.get_ident)}
+    for _ in range(3):
+        threads |= set(watch.iterate(threading.get_ident() for _ in range(2)))
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
 
-    class Pipeline:
-        def __init__(self, error: type[Exception]) -> None:
-            self.error = error
 
-        def __iter__(self) -> "Pipeline":
-            return self
+class Pipeline:
+    """An iterator that fails at the second `next`, and notes the thread in which it was let go."""
 
-        def __next__(self) -> None:
-            raise self.error
+    def __init__(self, error: type[Exception], ended: list[int]) -> None:
+        self._errors = iter([None, error])
+        self._ended = ended
 
+    def __iter__(self) -> "Pipeline":
+        return self
+
+    def __next__(self) -> None:
+        error = next(self._errors)
+        if error:
+            raise error
+
+    def __del__(self) -> None:
+        self._ended.append(threading.get_ident())
+
+
+@pytest.mark.parametrize("error", [StopIteration, ValueError, None])
+def test_a_watched_iterator_is_let_go_when_it_has_ended_or_failed_or_is_left(
+    watch: Watch, error: type[Exception] | None
+) -> None:
+    """At once, without the garbage collector: a pipeline is hundreds of megabytes. And by the watch: it may block."""
+    ended: list[int] = []
     gc.disable()
     try:
-        for error in (StopIteration, ValueError):
-            pipeline = Pipeline(error)
-            there = weakref.ref(pipeline)
-            watched = Watched(iter(pipeline), 60.0)
-            with contextlib.suppress(error):
+        watched = watch.iterate(Pipeline(error or ValueError, ended))
+        next(watched)
+        with contextlib.suppress(StopIteration, ValueError):
+            if error:
                 next(watched)
-            del watched, pipeline
-            deadline = time.monotonic() + 60
-            while there() is not None:  # its thread ends in a moment
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+        del watched
+        assert watch.call(threading.get_ident) == ended[0]
     finally:
         gc.enable()
 
 
 @pytest.mark.parametrize("name", READING)
-def test_a_feed_that_fails_lets_go_of_its_iterators(dataset: Path, name: str) -> None:
+def test_a_feed_that_fails_lets_go_of_its_iterators(dataset: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once as well: not when the collector comes."""
     gc.collect()
     gc.disable()
     try:
         with open_train(dataset, name, timeout=60.0) as feed:
-            faults.corrupt(feed.shards, [int(feed.loaders[0].plan(0).records[20])])
+            loader, opened = feed.loaders[0], []
+
+            def batches(epoch: int, step: int) -> Iterator[object]:
+                iterator = Loader.batches(loader, epoch, step)
+                opened.append(weakref.ref(iterator))
+                return iterator
+
+            monkeypatch.setattr(loader, "batches", batches)
+            faults.corrupt(feed.shards, [int(loader.plan(0).records[20])])
             with contextlib.suppress(RunFailed):
                 list(feed.epoch(0))
-        wait_for_threads()
+            feed._watches[0].call(bool)  # what it was asked before is done
+            (there,) = opened
+            assert there() is None
     finally:
         gc.enable()
 
 
 def wait_for_threads() -> None:
-    """Until all who serve a `Watched` have ended."""
+    """Until the threads of all that was watched have ended."""
     deadline = time.monotonic() + 60
-    while any(thread.name == "kimagenet-next" for thread in threading.enumerate()):
+    while any(thread.name == "kimagenet-watch" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -203,9 +237,9 @@ def test_a_step_whose_records_can_be_read_after_all_is_read_again(
 @pytest.mark.parametrize("name", READING)
 def test_a_shard_that_gives_no_answer_is_named(dataset: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corrupt, "PROBE_SECONDS", 0.3)
-    feed = open_train(dataset, name)
+    feed = open_train(dataset, name, timeout=60.0)
     next(feed.epoch(0))  # the first batch, with all that it sets up, may take its time
-    monkeypatch.setattr(feed, "_timeout", 1.0)
+    monkeypatch.setattr(feed._watches[0], "seconds", 1.0)
     epoch = 2  # nobody is opening it already, as the next one
     shard = feed.shards.paths[feed.shards.shard[feed.loaders[0].plan(epoch).records[0]]]
     faults.replace_by_fifo(shard)
@@ -216,6 +250,7 @@ def test_a_shard_that_gives_no_answer_is_named(dataset: Path, name: str, monkeyp
         faults.release_fifo(shard)
     # What was stuck ends now, with errors. TensorFlow's threads parse their tracebacks, and Python 3.11 fails where two
     # threads parse at once.
+    feed.close()
     wait_for_threads()
     for loader in feed.loaders:
         loader.close()

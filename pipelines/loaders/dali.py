@@ -62,6 +62,15 @@ def _is_installed(module: str) -> bool:
         return False
 
 
+@tf.function(autograph=False)
+def _finish(dataset: tf.data.Dataset, steps: tf.Tensor) -> tf.data.Dataset:
+    """Copies a batch out of DALI while the last one is trained with, and ends after `steps`.
+
+    A function, since TensorFlow keeps some memory for each of these datasets that is made without one.
+    """
+    return dataset.prefetch(1).take(steps).apply(tf.data.experimental.assert_cardinality(steps))
+
+
 def build_graph(
     files: PlanFiles,
     batch: BatchSpec,
@@ -112,14 +121,18 @@ def _read(files: PlanFiles) -> tuple[Any, Any, Any]:
     """JPEG, label as it is stored, and the plan's floats: two readers in lockstep."""
     from nvidia.dali import fn, tfrecord
 
-    # Lazily: an error at construction inside DALIDataset would abort the process, later it is an exception.
-    reading = {"lazy_init": True, "prefetch_queue_depth": 2}
+    reading = {
+        # Lazily: an error at construction inside DALIDataset would abort the process, later it is an exception.
+        "lazy_init": True,
+        "prefetch_queue_depth": 2,
+        # Mapped, a shard that shrinks or a disk that fails would end the process by a signal, without a word; and DALI
+        # keeps a note of every file that was ever mapped, which each epoch's plan is anew.
+        "dont_use_mmap": True,
+    }
     record = fn.readers.tfrecord(
         name="records",
         path=files.shards,
         index_path=files.indexes,
-        # Mapped, a shard that shrinks or a disk that fails would end the process by a signal, without a word.
-        dont_use_mmap=True,
         features={
             records.ENCODED: tfrecord.FixedLenFeature((), tfrecord.string, ""),
             records.LABEL: tfrecord.FixedLenFeature([1], tfrecord.int64, -1),
@@ -251,7 +264,7 @@ class DaliLoader(Loader):
         dataset = self._dataset(files)
         # tf.data has hardly an operation on the GPU, so nothing may follow there: readers count steps_per_epoch.
         if self.options.device != "gpu":
-            dataset = dataset.take(steps).apply(tf.data.experimental.assert_cardinality(steps))
+            dataset = _finish(dataset, np.int64(steps))
         dataset._kimagenet_loader = self  # whose plans it reads: they are removed with the loader
         return dataset
 
@@ -304,7 +317,7 @@ class DaliLoader(Loader):
         outputs = 3 if self.augment.is_evaluation else 2
         with tf.device(f"/gpu:{options.gpu}" if on_gpu else "/cpu:0"):
             # What DALIDataset is not told again it takes from its own defaults, not from the pipeline.
-            dataset = dali_tf.DALIDataset(
+            return dali_tf.DALIDataset(
                 pipeline=graph,
                 batch_size=count,
                 num_threads=options.workers,
@@ -313,8 +326,6 @@ class DaliLoader(Loader):
                 output_shapes=((count, size, size, 3), (count,), (count,))[:outputs],
                 output_dtypes=(tf.as_dtype(batch.dtype), tf.int32, tf.float32)[:outputs],
             )
-        # The batch is copied out of DALI while the last one is trained with.
-        return dataset if on_gpu else dataset.prefetch(1)
 
     def _empty(self) -> tf.data.Dataset:
         size = self.batch.image_size

@@ -5,7 +5,8 @@ Reading order: range of steps → one batch of JPEGs and matrices per step → d
 
 import atexit
 import time
-from functools import cache
+from collections.abc import Callable
+from functools import cache, cached_property
 from itertools import count
 from threading import Lock
 from weakref import WeakValueDictionary
@@ -32,39 +33,49 @@ class TfdataLoader(Loader):
 
     def epoch(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
         plan = self.plan(epoch, start_step)
-        reader, exit_gate = _StepReader(plan, self.batch), _exit_gate()
+        reader = _StepReader(plan, self.batch)
+        # NumPy's, since TensorFlow never forgets a Python number that it was given.
+        dataset = self._dataset(np.int64(reader.number), np.int64(plan.steps_per_epoch - start_step))
+        dataset._kimagenet_reader = reader  # the graph knows its number alone
+        return dataset
+
+    @cached_property
+    def _dataset(self) -> Callable[[np.int64, np.int64], tf.data.Dataset]:
+        """(a reader's number, its steps) → dataset. Traced once; each dataset made without it takes memory for good."""
+        exit_gate = _exit_gate()
         size = self.batch.batch_size
         shapes = ((size,), (size,), (size, 4), (size, 2, 3), (size, 3, 4), (size,), (size,))
-
-        def read(step: tf.Tensor) -> list[tf.Tensor]:
-            parts = _read_step(reader.number, step)
-            return [tf.ensure_shape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
         def execute(encoded, label, *parts):
             *work, weight = parts
             image = render(encoded, Work(*work), self.batch, self.augment)
             return (image, label, weight) if self.augment.is_evaluation else (image, label)
 
-        steps = plan.steps_per_epoch - start_step
-        dataset = tf.data.Dataset.range(steps).take_while(lambda _: exit_gate.is_open())
-        dataset = dataset.map(read).prefetch(1)  # or the decoding threads would wait for each step's bytes
-        dataset = dataset.unbatch()
-        # Twice as many as threads: what is done waits, not the thread, while a batch is put together.
-        dataset = dataset.map(execute, num_parallel_calls=2 * self.options.workers, deterministic=True)
-        dataset = dataset.batch(self.batch.batch_size, drop_remainder=True)
-        dataset = dataset.prefetch(self.options.prefetch)
-        dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))  # the gate has made it unknown
-        options = tf.data.Options()
-        # Nothing is left to it, and an iterator that ends would wait for its thread.
-        options.autotune.enabled = False
-        # The plan has dealt the records to the ranks already.
-        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-        options.threading.private_threadpool_size = self.options.workers
-        # One thread an operation: the images of a batch are the parallel part.
-        options.threading.max_intra_op_parallelism = 1
-        dataset = dataset.with_options(options)
-        dataset._kimagenet_reader = reader  # the graph knows its number alone
-        return dataset
+        @tf.function(input_signature=[tf.TensorSpec([], tf.int64)] * 2, autograph=False)
+        def make(number: tf.Tensor, steps: tf.Tensor) -> tf.data.Dataset:
+            def read(step: tf.Tensor) -> list[tf.Tensor]:
+                parts = _read_step(number, step)
+                return [tf.ensure_shape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+            dataset = tf.data.Dataset.range(steps).take_while(lambda _: exit_gate.is_open())
+            dataset = dataset.map(read).prefetch(1)  # or the decoding threads would wait for each step's bytes
+            dataset = dataset.unbatch()
+            # Twice as many as threads: what is done waits, not the thread, while a batch is put together.
+            dataset = dataset.map(execute, num_parallel_calls=2 * self.options.workers, deterministic=True)
+            dataset = dataset.batch(self.batch.batch_size, drop_remainder=True)
+            dataset = dataset.prefetch(self.options.prefetch)
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))  # the gate has made it unknown
+            options = tf.data.Options()
+            # Nothing is left to it, and an iterator that ends would wait for its thread.
+            options.autotune.enabled = False
+            # The plan has dealt the records to the ranks already.
+            options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+            options.threading.private_threadpool_size = self.options.workers
+            # One thread an operation: the images of a batch are the parallel part.
+            options.threading.max_intra_op_parallelism = 1
+            return dataset.with_options(options)
+
+        return make
 
 
 class _StepReader:
