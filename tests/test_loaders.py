@@ -250,6 +250,24 @@ def test_plans_of_epochs_that_are_over_are_let_go(train: ShardSet, name: str, mo
         assert sum(plan() is not None for plan in plans) < 3  # the next epoch's, which is opened already
 
 
+@needs_dali
+def test_dalis_decoders_stay_loaded(train: ShardSet) -> None:
+    """Loaded anew, they leave their static data behind each time."""
+
+    def loaded() -> set[str]:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return {path for path in (line.split()[-1] for line in lines) if "/nvimgcodec/extensions/" in path}
+
+    with opened("dali", train) as loader:
+        batches = loader.batches(0)
+        next(batches)
+        in_use = loaded()
+        del batches
+    gc.collect()
+    assert in_use
+    assert loaded() == in_use
+
+
 def test_tfdata_traces_its_graph_once(train: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each dataset that is made outside a function takes some of TensorFlow's memory for good."""
     traced = []

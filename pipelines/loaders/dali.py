@@ -4,6 +4,8 @@ Nothing in the graph is random and nothing is decided there: the record reader f
 reader brings the plan's matrices, one warp and one colour operation apply them.
 """
 
+import contextlib
+import ctypes
 import importlib.util
 import tempfile
 import threading
@@ -11,6 +13,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,19 @@ def _is_installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # a parent package is missing
         return False
+
+
+@cache
+def _hold_decoders() -> None:
+    """Keeps nvImageCodec's modules in the process.
+
+    It would load them whenever a pipeline begins while no other lives, and each time their static data stays behind.
+    """
+    from nvidia import dali
+
+    for module in Path(dali.__file__).parents[1].glob("nvimgcodec/extensions/*.so*"):
+        with contextlib.suppress(OSError):  # then nvImageCodec cannot load it either
+            ctypes.CDLL(str(module))
 
 
 @tf.function(autograph=False)
@@ -242,6 +258,7 @@ class DaliLoader(Loader):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        _hold_decoders()
         self._background = ThreadPoolExecutor(1, "kimagenet-plan")
         self._prepared: dict[tuple[int, int], Future[_Prepared]] = {}
         self._leisure = _Leisure()
