@@ -244,8 +244,7 @@ class Feed:
 
     def close(self) -> None:
         """Closes the loaders, unless they are stuck in a read: that would never end."""
-        for watch in self._watches:
-            watch.close()
+        self._watches = []  # each ends with the last of its iterators, which it has to let go
         for loader in [] if self._is_blocked else self.loaders:
             loader.close()
 

@@ -283,6 +283,23 @@ def test_tfdata_traces_its_graph_once(train: ShardSet, monkeypatch: pytest.Monke
     assert len(traced) == 1
 
 
+@pytest.mark.parametrize("name", READING)
+def test_many_loaders_are_opened_without_a_word(train: ShardSet, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """TensorFlow warns when a function is traced often. And each is gone when nobody holds it."""
+    gc.collect()
+    gc.disable()
+    try:
+        for size in range(16, 24):
+            with open_loader(name, train, BatchSpec(4, size), AugmentSpec.train(), device="cpu") as loader:
+                next(loader.batches(0))
+            there = weakref.ref(loader)
+            del loader
+            assert there() is None
+    finally:
+        gc.enable()
+    assert not caplog.messages
+
+
 def test_memory_is_given_back_when_an_epochs_pipeline_is_gone(train: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     happened = []
 

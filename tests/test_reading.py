@@ -239,7 +239,7 @@ def test_a_shard_that_gives_no_answer_is_named(dataset: Path, name: str, monkeyp
     monkeypatch.setattr(corrupt, "PROBE_SECONDS", 0.3)
     feed = open_train(dataset, name, timeout=60.0)
     next(feed.epoch(0))  # the first batch, with all that it sets up, may take its time
-    monkeypatch.setattr(feed._watches[0], "seconds", 1.0)
+    feed._watches[0].seconds = 1.0
     epoch = 2  # nobody is opening it already, as the next one
     shard = feed.shards.paths[feed.shards.shard[feed.loaders[0].plan(epoch).records[0]]]
     faults.replace_by_fifo(shard)

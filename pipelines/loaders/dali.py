@@ -10,7 +10,7 @@ import importlib.util
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -78,13 +78,19 @@ def _hold_decoders() -> None:
             ctypes.CDLL(str(module))
 
 
-@tf.function(autograph=False)
-def _finish(dataset: tf.data.Dataset, steps: tf.Tensor) -> tf.data.Dataset:
-    """Copies a batch out of DALI while the last one is trained with, and ends after `steps`.
+@cache
+def _finish(elements: tuple[tf.TensorSpec, ...]) -> Callable[[tf.data.Dataset, np.int64], tf.data.Dataset]:
+    """(DALI's dataset, steps) → dataset: a batch is copied out of DALI while the last one is trained with, to the end.
 
-    A function, since TensorFlow keeps some memory for each of these datasets that is made without one.
+    A function, since TensorFlow keeps some memory for each dataset that is made without one; a concrete one, or it
+    would warn of several data sets that functions are traced too often.
     """
-    return dataset.prefetch(1).take(steps).apply(tf.data.experimental.assert_cardinality(steps))
+
+    def finish(dataset: tf.data.Dataset, steps: tf.Tensor) -> tf.data.Dataset:
+        return dataset.prefetch(1).take(steps).apply(tf.data.experimental.assert_cardinality(steps))
+
+    function = tf.function(finish, autograph=False)
+    return function.get_concrete_function(tf.data.DatasetSpec(elements), tf.TensorSpec([], tf.int64))
 
 
 def build_graph(
@@ -281,7 +287,7 @@ class DaliLoader(Loader):
         dataset = self._dataset(files)
         # tf.data has hardly an operation on the GPU, so nothing may follow there: readers count steps_per_epoch.
         if self.options.device != "gpu":
-            dataset = _finish(dataset, np.int64(steps))
+            dataset = _finish(dataset.element_spec)(dataset, np.int64(steps))
         dataset._kimagenet_loader = self  # whose plans it reads: they are removed with the loader
         return dataset
 

@@ -41,17 +41,20 @@ class TfdataLoader(Loader):
 
     @cached_property
     def _dataset(self) -> Callable[[np.int64, np.int64], tf.data.Dataset]:
-        """(a reader's number, its steps) → dataset. Traced once; each dataset made without it takes memory for good."""
+        """(a reader's number, its steps) → dataset. Traced once: each dataset made without it takes memory for good.
+
+        A concrete function, or TensorFlow would warn of several loaders that functions are traced too often.
+        """
         exit_gate = _exit_gate()
-        size = self.batch.batch_size
+        batch, augment, loading = self.batch, self.augment, self.options  # not self, which holds the function
+        size = batch.batch_size
         shapes = ((size,), (size,), (size, 4), (size, 2, 3), (size, 3, 4), (size,), (size,))
 
         def execute(encoded, label, *parts):
             *work, weight = parts
-            image = render(encoded, Work(*work), self.batch, self.augment)
-            return (image, label, weight) if self.augment.is_evaluation else (image, label)
+            image = render(encoded, Work(*work), batch, augment)
+            return (image, label, weight) if augment.is_evaluation else (image, label)
 
-        @tf.function(input_signature=[tf.TensorSpec([], tf.int64)] * 2, autograph=False)
         def make(number: tf.Tensor, steps: tf.Tensor) -> tf.data.Dataset:
             def read(step: tf.Tensor) -> list[tf.Tensor]:
                 parts = _read_step(number, step)
@@ -61,21 +64,21 @@ class TfdataLoader(Loader):
             dataset = dataset.map(read).prefetch(1)  # or the decoding threads would wait for each step's bytes
             dataset = dataset.unbatch()
             # Twice as many as threads: what is done waits, not the thread, while a batch is put together.
-            dataset = dataset.map(execute, num_parallel_calls=2 * self.options.workers, deterministic=True)
-            dataset = dataset.batch(self.batch.batch_size, drop_remainder=True)
-            dataset = dataset.prefetch(self.options.prefetch)
+            dataset = dataset.map(execute, num_parallel_calls=2 * loading.workers, deterministic=True)
+            dataset = dataset.batch(size, drop_remainder=True)
+            dataset = dataset.prefetch(loading.prefetch)
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))  # the gate has made it unknown
             options = tf.data.Options()
             # Nothing is left to it, and an iterator that ends would wait for its thread.
             options.autotune.enabled = False
             # The plan has dealt the records to the ranks already.
             options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-            options.threading.private_threadpool_size = self.options.workers
+            options.threading.private_threadpool_size = loading.workers
             # One thread an operation: the images of a batch are the parallel part.
             options.threading.max_intra_op_parallelism = 1
             return dataset.with_options(options)
 
-        return make
+        return tf.function(make, autograph=False).get_concrete_function(*[tf.TensorSpec([], tf.int64)] * 2)
 
 
 class _StepReader:
