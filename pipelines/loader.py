@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -124,7 +125,8 @@ class Loader(ABC):
         """
         for opening in self._opened.values():
             _ = opening.cancel() or opening.exception()  # one that has begun is waited for
-        self._opened.clear()
+        with memory_returned():
+            self._opened.clear()
         self.skipped = tuple(sorted({*self.skipped, *records}))
 
     @abstractmethod
@@ -151,6 +153,9 @@ class Loader(ABC):
                 if step == max(start_step, steps - _OPEN_AHEAD) and not self.augment.is_evaluation:
                     self._opened[epoch + 1] = self._opener.submit(self._open, epoch + 1)
                 yield next(iterator)
+        except Exception as error:
+            clear_frames(error.__traceback__)  # those of TensorFlow hold the iterator
+            raise
         finally:  # most readers do not ask for more than there is
             with memory_returned():
                 del iterator  # and with it the threads
@@ -162,7 +167,8 @@ class Loader(ABC):
     def close(self) -> None:
         """Stops background work and removes temporary files."""
         self._opener.shutdown(wait=True, cancel_futures=True)
-        self._opened.clear()
+        with memory_returned():
+            self._opened.clear()
 
     def __enter__(self) -> "Loader":
         return self

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 _LIBC = ctypes.CDLL(None)
 _M_TRIM_THRESHOLD = -1  # malloc.h
-_AT_ONCE = 64 << 10  # bytes
-_USUAL = 64 << 20  # what glibc arrives at by itself where large arrays come and go
+_TRIM_AT_ONCE = 64 << 10  # bytes
+_TRIM_USUALLY = 64 << 20  # the most that glibc arrives at by itself, where large arrays come and go
 
 
 def return_free_memory() -> None:
@@ -26,13 +26,16 @@ def memory_returned() -> Iterator[None]:
 
     Those malloc_trim does not touch, but for the main arena's: they are cut at a `free` that leaves more there than a
     threshold, usually so high that each of many arenas keeps the most that it ever held.
+
+    From the first time on glibc adapts its thresholds no more: an array larger than all that the process had freed
+    until then is mapped by itself each time, page by page.
     """
     has_threshold = hasattr(_LIBC, "mallopt")
     if has_threshold:
-        _LIBC.mallopt(_M_TRIM_THRESHOLD, _AT_ONCE)
+        _LIBC.mallopt(_M_TRIM_THRESHOLD, _TRIM_AT_ONCE)
     try:
         yield
     finally:
         if has_threshold:
-            _LIBC.mallopt(_M_TRIM_THRESHOLD, _USUAL)
+            _LIBC.mallopt(_M_TRIM_THRESHOLD, _TRIM_USUALLY)
         return_free_memory()

@@ -116,12 +116,11 @@ _Answer = SimpleQueue[tuple[Any, BaseException | None]]
 _Job = tuple[Callable[[], Any], _Answer]
 
 
-def _serve(asked: "SimpleQueue[_Job | None]") -> None:
+def _serve(asked: SimpleQueue[_Job | None]) -> None:
     while job := asked.get():
         act, answer = job
         try:
             answer.put((act(), None))
         except BaseException as error:  # handed over to who has asked
             answer.put((None, error))
-            del error
         del job, act, answer

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -309,7 +310,13 @@ def test_memory_is_given_back_when_an_epochs_pipeline_is_gone(train: ShardSet, m
         finally:
             happened.append(f"{epoch} gone")
 
-    monkeypatch.setattr("pipelines.memory.return_free_memory", lambda: happened.append("given back"))
+    @contextmanager
+    def returned() -> Iterator[None]:
+        happened.append("begins")
+        yield
+        happened.append("given back")
+
+    monkeypatch.setattr("pipelines.loader.memory_returned", returned)
     with opened("tfdata", train) as loader:
         monkeypatch.setattr(type(loader), "epoch", dataset)
         batches = loader.batches(0)
@@ -317,10 +324,10 @@ def test_memory_is_given_back_when_an_epochs_pipeline_is_gone(train: ShardSet, m
             next(batches)
         assert happened == []
         del batches
-        assert happened == ["0 gone", "given back"]
+        assert happened == ["begins", "0 gone", "given back"]
         happened.clear()
         assert len(list(loader.batches(2))) == loader.steps_per_epoch
-        assert happened == ["2 gone", "given back"]
+        assert happened == ["begins", "2 gone", "given back"]
 
 
 LEFT_OPEN = """

@@ -19,7 +19,6 @@ from kimagenet import distribute
 from kimagenet.distribute import Feed, open_feed
 from pipelines import AugmentSpec, BatchSpec, ShardSet, corrupt, reading
 from pipelines.errors import Blocked, RunFailed
-from pipelines.loader import Loader
 from pipelines.reading import NoAnswer, Watch, read_bytes, within
 from tests import faults
 from tests.test_loaders import READING
@@ -98,6 +97,12 @@ def test_all_that_is_watched_is_done_in_one_thread(watch: Watch) -> None:
     assert threading.get_ident() not in threads
 
 
+def test_a_feed_reads_all_epochs_in_one_thread(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_train(dataset, "tfdata", timeout=60.0) as feed:
+        monkeypatch.setattr(feed.loaders[0], "batches", lambda *_: (threading.get_ident() for _ in range(2)))
+        assert len({*feed.epoch(0), *feed.epoch(1), threading.get_ident()}) == 2
+
+
 class Pipeline:
     """An iterator that fails at the second `next`, and notes the thread in which it was let go."""
 
@@ -138,25 +143,29 @@ def test_a_watched_iterator_is_let_go_when_it_has_ended_or_failed_or_is_left(
 
 @pytest.mark.parametrize("name", READING)
 def test_a_feed_that_fails_lets_go_of_its_iterators(dataset: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once as well: not when the collector comes."""
+    """At once as well, and by the watch: not when the collector comes."""
     gc.collect()
     gc.disable()
     try:
         with open_train(dataset, name, timeout=60.0) as feed:
-            loader, opened = feed.loaders[0], []
+            loader, let_go = feed.loaders[0], []
+            open_epoch = loader.epoch
 
-            def batches(epoch: int, step: int) -> Iterator[object]:
-                iterator = Loader.batches(loader, epoch, step)
-                opened.append(weakref.ref(iterator))
-                return iterator
+            class Opened:
+                def __init__(self, epoch: int, step: int = 0) -> None:
+                    self.epoch, self.dataset = epoch, open_epoch(epoch, step)
 
-            monkeypatch.setattr(loader, "batches", batches)
+                def __iter__(self) -> Iterator[object]:
+                    iterator = iter(self.dataset)
+                    epoch = self.epoch
+                    weakref.finalize(iterator, lambda: let_go.append((epoch, threading.get_ident())))
+                    return iterator
+
+            monkeypatch.setattr(loader, "epoch", Opened)
             faults.corrupt(feed.shards, [int(loader.plan(0).records[20])])
             with contextlib.suppress(RunFailed):
                 list(feed.epoch(0))
-            feed._watches[0].call(bool)  # what it was asked before is done
-            (there,) = opened
-            assert there() is None
+            assert let_go[:1] == [(0, feed._watches[0].call(threading.get_ident))]
     finally:
         gc.enable()
 

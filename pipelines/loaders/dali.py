@@ -82,7 +82,7 @@ def _hold_decoders() -> None:
 def _finish(elements: tuple[tf.TensorSpec, ...]) -> Callable[[tf.data.Dataset, np.int64], tf.data.Dataset]:
     """(DALI's dataset, steps) → dataset: a batch is copied out of DALI while the last one is trained with, to the end.
 
-    A function, since TensorFlow keeps some memory for each dataset that is made without one; a concrete one, or it
+    A `tf.function`, since TensorFlow keeps some memory for each dataset that is made without one; a concrete one, or it
     would warn of several data sets that functions are traced too often.
     """
 
@@ -148,7 +148,7 @@ def _read(files: PlanFiles) -> tuple[Any, Any, Any]:
         "lazy_init": True,
         "prefetch_queue_depth": 2,
         # Mapped, a shard that shrinks or a disk that fails would end the process by a signal, without a word; and DALI
-        # keeps a note of every file that was ever mapped, which each epoch's plan is anew.
+        # keeps a note of every file that it has ever mapped, and each epoch's plan is a new one.
         "dont_use_mmap": True,
     }
     record = fn.readers.tfrecord(
