@@ -18,6 +18,7 @@ from PIL import Image
 from pipelines import records
 from pipelines.dataset import DATASET_FILE, ClassInfo, DatasetInfo, ShardInfo, SplitInfo, shard_name
 from pipelines.errors import UserError
+from pipelines.files import remove_leftovers
 from pipelines.index import locate, write_index
 from pipelines.pool import run_tasks
 from pipelines.progress import Progress, silent
@@ -81,6 +82,7 @@ def adopt_shards(
     known = DatasetInfo.load(directory) if (directory / DATASET_FILE).exists() else None
     names = [name for shards in splits.values() for name in shards]
     before = known_shards(known) if known else {}
+    remove_leftovers(directory)
     tasks = [_IndexTask(directory / name, damaged.get(name, frozenset()), *before.get(name, ())) for name in names]
     scans: dict[str, _ShardScan] = {}
     progress("indexing", 0, len(names))

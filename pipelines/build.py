@@ -20,7 +20,7 @@ import PIL
 
 from pipelines.dataset import DATASET_FILE, DatasetInfo, ShardInfo, SplitInfo, shard_name
 from pipelines.errors import UserError
-from pipelines.files import write_atomic
+from pipelines.files import remove_leftovers, write_atomic
 from pipelines.pool import run_tasks
 from pipelines.progress import Progress, silent
 from pipelines.shard_writer import LABEL_BASE, STATE_FOLDER, ShardResult, ShardTask, digest, finished, write_shard
@@ -165,8 +165,8 @@ def _prepare(output: Path, source: Source, options: BuildOptions) -> None:
             raise UserError(
                 f"{output}: holds an unfinished build of other images or options; repeat that one or remove the folder"
             )
-        for leftover in (*output.glob(".*.tmp"), *state.glob(".*.tmp")):
-            leftover.unlink()
+        remove_leftovers(output)
+        remove_leftovers(state)
         return
     state.mkdir(parents=True, exist_ok=True)
     write_atomic(state / _PLAN_FILE, json.dumps(plan, indent=1).encode())

@@ -65,6 +65,13 @@ def _name(error: OSError, temporary: Path, path: Path) -> None:
         error.filename = str(path) + str(error.filename).removeprefix(str(temporary))
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files that killed processes left in a folder. Nobody else may be writing there."""
+    for leftover in folder.glob(".*.[0-9]*.tmp"):
+        with suppress(OSError):  # a read-only folder is for who writes there to name
+            leftover.unlink()
+
+
 def sync(path: Path) -> None:
     """fsync of a file, or of a directory: POSIX keeps a new name only once its directory is synced."""
     descriptor = os.open(path, os.O_RDONLY)

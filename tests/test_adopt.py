@@ -109,6 +109,15 @@ def test_what_dataset_json_knows_is_kept(dataset: Path) -> None:
     assert len(ShardSet.open(dataset, "train").usable) == TRAIN_RECORDS - 2
 
 
+def test_what_a_killed_command_left_is_removed(dataset: Path) -> None:
+    leftover, other = dataset / ".train-00000-of-00003.idx.123.tmp", dataset / ".notes.tmp"
+    leftover.write_bytes(b"half")
+    other.write_bytes(b"somebody's")
+    adopt_shards(dataset)
+    assert not leftover.exists()
+    assert other.exists()
+
+
 def test_shards_that_changed_lose_checksum_and_quarantine(dataset: Path) -> None:
     known = DatasetInfo.load(dataset)
     train = known.splits["train"].model_copy(update={"quarantine": [3, TRAIN_RECORDS - 1]})
