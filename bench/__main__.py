@@ -12,8 +12,8 @@ from bench.measurement import Measurement, Result
 from bench.settings import AUGMENTS, Settings
 from kimagenet import cli
 from pipelines.loader import DEVICES, DTYPES
-from pipelines.pool import cpu_count
-from pipelines.shards import ShardSet
+from pipelines.shards.shard_set import ShardSet
+from pipelines.system.processes import cpu_count
 
 QUESTIONS = ("decode", "loaders", "peers", "training", "latency", "startup", "scaling", "memory", "build")
 _OTHERS = """  optimizers and report have flags of their own: python -m bench report --help

@@ -26,14 +26,14 @@ from bench.memory import resident_megabytes
 from bench.reading import read_bytes
 from bench.settings import Settings
 from bench.timing import Sample, Turn, cpu_seconds, rates, ratios, run_turns, turn_of
-from pipelines.adopt import adopt_shards
-from pipelines.check import check_tasks
-from pipelines.dataset import ClassInfo, DatasetInfo, shard_name
-from pipelines.index import scan
-from pipelines.pool import run_tasks
-from pipelines.shard_checker import CheckTask, ShardCheck, check_shard
-from pipelines.shard_writer import STATE_FOLDER, ShardResult, ShardTask, write_shard
-from pipelines.sources import Entry, Place
+from pipelines.building.adopt import adopt_shards
+from pipelines.building.check import check_tasks
+from pipelines.building.shard_checker import CheckTask, ShardCheck, check_shard
+from pipelines.building.shard_writer import STATE_FOLDER, ShardResult, ShardTask, write_shard
+from pipelines.building.sources import Entry, Place
+from pipelines.shards.dataset import ClassInfo, DatasetInfo, shard_name
+from pipelines.shards.index import scan
+from pipelines.system.processes import run_tasks
 
 _SHARD_IMAGES, _SHARDS = 128, 16
 _BATCH = 4  # shards for each worker, so that none waits long for the others

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from bench.settings import Settings
-from pipelines.pool import cpu_count
-from pipelines.shards import ShardSet
+from pipelines.shards.shard_set import ShardSet
+from pipelines.system.processes import cpu_count
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

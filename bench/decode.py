@@ -15,8 +15,8 @@ from bench.reading import read_bytes, read_example
 from bench.settings import Settings
 from bench.timing import Candidate, rates, ratios, run_interleaved
 from pipelines.errors import UserError
-from pipelines.records import ENCODED, HEADER_BYTES, decode_example
-from pipelines.shards import ShardSet
+from pipelines.shards.records import ENCODED, HEADER_BYTES, decode_example
+from pipelines.shards.shard_set import ShardSet
 
 LIMIT = "decode limit"
 _SAMPLE = 4096  # records: more than any page cache cares about, few enough to list at once

@@ -37,7 +37,7 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of `pipelines.loaders.dali.build_graph(device="gpu")`: bytes an image, launches a batch."""
+    """One step of `pipelines.loaders.dali.graph.build_graph(device="gpu")`: bytes an image, launches a batch."""
 
     name: str
     pcie_bytes: float

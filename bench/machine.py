@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.pool import cpu_count
-from pipelines.shards import ShardSet
+from pipelines.shards.shard_set import ShardSet
+from pipelines.system.processes import cpu_count
 
 _PACKAGES = (
     "tensorflow",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import UserError
-from pipelines.files import write_atomic
+from pipelines.system.files import write_atomic
 
 RESULT_VERSION = 1
 

@@ -69,7 +69,7 @@ def training_candidate(optimizer: Any) -> Callable[[], Any]:
     import tensorflow as tf
 
     from kimagenet import models
-    from kimagenet.steps import make_training_step
+    from kimagenet.training.steps import make_training_step
 
     model = models.build("resnet50", image_size=STEP_PIXELS)
     optimizer.build(model.trainable_variables)

@@ -4,8 +4,8 @@ Written from its description: each thread reads a file, lets TensorFlow decode i
 it to a `tf.io.TFRecordWriter`. No checks, no indexes; a session's place is taken by eager calls.
 """
 
-from pipelines import records
-from pipelines.shard_writer import ShardResult, ShardTask
+from pipelines.building.shard_writer import ShardResult, ShardTask
+from pipelines.shards import records
 
 
 def write_shard(task: ShardTask) -> ShardResult:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import UserError
-from pipelines.records import ENCODED, FOOTER_BYTES, HEADER_BYTES, LABEL, decode_example
-from pipelines.shards import ShardSet
+from pipelines.shards.records import ENCODED, FOOTER_BYTES, HEADER_BYTES, LABEL, decode_example
+from pipelines.shards.shard_set import ShardSet
 
 
 def read_bytes(path: Path, offset: int, length: int) -> bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bench.measurement import Measurement, Result
 from kimagenet import cli
 from pipelines.errors import UserError
-from pipelines.files import write_atomic
+from pipelines.system.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,8 +15,8 @@ from bench.memory import resident_megabytes
 from bench.settings import Settings
 from bench.timing import rates, ratios, run_interleaved
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet
-from pipelines.dataset import shard_name
-from pipelines.pool import cpu_count
+from pipelines.shards.dataset import shard_name
+from pipelines.system.processes import cpu_count
 
 IMAGENET_RECORDS = 1_280_000
 RECORDS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
@@ -76,7 +76,7 @@ def _in_new_process(records: int, shards: int) -> PlanCost:
 
 def plan_cost(records: int, shards: int) -> PlanCost:
     """What the first epoch of a made-up shard set costs this process, beyond the shard set itself."""
-    from pipelines.loaders._dali_files import make_folder, write_plan
+    from pipelines.loaders.dali.plan_files import make_folder, write_plan
 
     shard_set = made_up_shards(records, shards)
     before = resident_megabytes()

@@ -22,7 +22,7 @@ from bench.measurement import Measurement, Result
 from bench.memory import open_files, resident_megabytes, threads
 from kimagenet import cli
 from pipelines import AugmentSpec, BatchSpec, ShardSet, loaders
-from pipelines.shards import StoredImage
+from pipelines.shards.shard_set import StoredImage
 
 QUESTION = "soak"
 EPOCHS = 12  # of a life
@@ -105,8 +105,9 @@ def damaged_copy(shards: ShardSet, folder: Path) -> ShardSet:
 
 def live(name: str, shards: ShardSet) -> Iterator[int]:
     """One life; after each epoch, the number of records that were skipped so far."""
-    from kimagenet.corrupt import CorruptRecords
-    from kimagenet.distribute import choose_strategy, open_feed
+    from kimagenet.training.feed import open_feed
+    from kimagenet.training.recovery import CorruptRecords
+    from kimagenet.training.strategy import choose_strategy
 
     batch, augment, corrupt = BatchSpec(BATCH_SIZE, IMAGE_SIZE), AugmentSpec.train(), CorruptRecords("skip")
     strategy = choose_strategy()

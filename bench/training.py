@@ -14,7 +14,7 @@ from bench.measurement import Measurement
 from bench.settings import Settings, named_augment, stretched
 from bench.timing import Sample, Turn, cpu_seconds, run_turns, turn_of
 from pipelines import BatchSpec
-from pipelines.pool import cpu_count
+from pipelines.system.processes import cpu_count
 
 if TYPE_CHECKING:
     import keras
@@ -129,8 +129,8 @@ def _loop_turn(settings: Settings, model_name: str, loader: str, stack: ExitStac
     import keras
     import tensorflow as tf
 
-    from kimagenet.distribute import open_feed
-    from kimagenet.loop import Loop
+    from kimagenet.training.feed import open_feed
+    from kimagenet.training.loop import Loop
 
     feed = open_feed(
         tf.distribute.get_strategy(),

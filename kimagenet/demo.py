@@ -17,13 +17,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
-from pipelines.build import BuildOptions, build
-from pipelines.dataset import DATASET_FILE
+from pipelines.building.build import BuildOptions, build
+from pipelines.building.sources import open_source
 from pipelines.errors import UserError
-from pipelines.files import cache_directory
-from pipelines.pool import cpu_count, run_tasks
-from pipelines.progress import Progress, ProgressBar, silent
-from pipelines.sources import open_source
+from pipelines.shards.dataset import DATASET_FILE
+from pipelines.system.files import cache_directory
+from pipelines.system.processes import cpu_count, run_tasks
+from pipelines.system.progress import Progress, ProgressBar, silent
 
 COLOURS = {"blue": (200, 245), "red": (-20, 25)}  # hue range, degrees
 TEXTURES = ("dotted", "striped")

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from kimagenet import checks, cli
-from kimagenet.checks import Finding
+from kimagenet import cli
+from kimagenet.diagnosis import findings
+from kimagenet.diagnosis.findings import Finding
 from kimagenet.json_output import check_writable, write_json
 
 DOCTOR_VERSION = 1
@@ -68,9 +69,9 @@ def examine(flags: argparse.Namespace) -> int:
 
 
 def find_all(length: float) -> Iterator[Finding]:
-    """The findings of all checks, in order; `length` is that of a self test in seconds."""
-    yield from checks.installed()
-    command = [sys.executable, "-m", "kimagenet.checkup", str(length)]
+    """The findings of all findings, in order; `length` is that of a self test in seconds."""
+    yield from findings.installed()
+    command = [sys.executable, "-m", "kimagenet.diagnosis.libraries", str(length)]
     with tempfile.TemporaryFile("w+", errors="replace") as notes:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=notes, text=True)
         watch = threading.Timer(PATIENCE + 3 * length, process.kill)
@@ -84,7 +85,7 @@ def find_all(length: float) -> Iterator[Finding]:
 
 
 def follow(process: subprocess.Popen, notes: IO[str]) -> Iterator[Finding]:
-    """The findings that a process of `kimagenet.checkup` writes; its untimely end is one as well."""
+    """The findings that a process of `kimagenet.diagnosis.libraries` writes; its untimely end is one as well."""
     begun = "TensorFlow"
     assert process.stdout is not None
     for line in map(json.loads, process.stdout):
@@ -100,7 +101,7 @@ def follow(process: subprocess.Popen, notes: IO[str]) -> Iterator[Finding]:
             begun,
             "wrong",
             f"the process that checked it {how}: {last.strip()}",
-            "`python -m kimagenet.checkup 1` shows all it writes",
+            "`python -m kimagenet.diagnosis.libraries 1` shows all it writes",
         )
 
 

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kimagenet import class_folders, cli, evaluation_report, trained
+from kimagenet import cli
+from kimagenet.inference import class_folders, report, trained
 from kimagenet.json_output import check_writable, write_json
 from pipelines import loaders
 from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
 from pipelines.loader import DEVICES
-from pipelines.shards import ShardSet
+from pipelines.shards.shard_set import ShardSet
 
 if TYPE_CHECKING:
-    from kimagenet.tally import Tally
+    from kimagenet.inference.tally import Tally
     from pipelines.images import ImageFile
 
 DESCRIPTION = """Top-1 and top-5 over every record of a split, each counted once, or over every file of a plain folder
@@ -66,14 +67,14 @@ def evaluate(flags: argparse.Namespace) -> int:
     what = "images in class folders" if class_folders.find(dataset_dir, flags.split) else f"{flags.split} records"
     print(f"{model.model} on {tally.records:,} {what}, crop ratio {crop_ratio:g}")
     asked = (flags.per_class, flags.confusions or 0, flags.calibration)
-    print("\n".join(evaluation_report.lines(tally, *asked)))
+    print("\n".join(report.lines(tally, *asked)))
     if rejected:
         total = len(rejected) + tally.records
         print(f"{len(rejected):,} of {total:,} files could not be read; no figure counts them", file=sys.stderr)
     if flags.json:
         measured = {"model": str(model.model), "dataset_dir": str(dataset_dir), "split": flags.split}
         measured |= {"crop_ratio": crop_ratio}
-        write_json(flags.json, evaluation_report.content(measured, tally, rejected, *asked))
+        write_json(flags.json, report.content(measured, tally, rejected, *asked))
     return cli.EXIT_FAILED if rejected else 0
 
 
@@ -84,14 +85,14 @@ def _measure(
     root = class_folders.find(dataset_dir, flags.split)
     shards = None if root else ShardSet.open(dataset_dir, flags.split)
     cli.import_tensorflow()
-    from kimagenet import measure
+    from kimagenet.inference import evaluation
 
     batch_size = flags.batch_size or model.batch_size
     if shards is None:
         assert root is not None
-        return measure.over_folder(model, root, augment, batch_size, flags.workers)
+        return evaluation.over_folder(model, root, augment, batch_size, flags.workers)
     reading = {"loader": flags.loader, "workers": flags.workers, "device": flags.data_device}
-    return measure.over_shards(model.model, shards, augment, batch_size, **reading), []
+    return evaluation.over_shards(model.model, shards, augment, batch_size, **reading), []
 
 
 if __name__ == "__main__":

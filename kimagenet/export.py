@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kimagenet import cli, trained
+from kimagenet import cli
+from kimagenet.inference import trained
 from pipelines.augment import AugmentSpec
 from pipelines.errors import RunFailed, UserError, first_line
-from pipelines.files import atomic_folder
 from pipelines.loader import BatchSpec
+from pipelines.system.files import atomic_folder
 
 if TYPE_CHECKING:
     import keras
 
-    from kimagenet.exporters import Exporter
+    from kimagenet.inference.exporters import Exporter
 
 EXPORT_VERSION = 1
 FORMATS = ("savedmodel", "onnx", "tflite")
@@ -53,7 +54,7 @@ def export(flags: argparse.Namespace) -> None:
     _check_packages(flags.format)
     augment = AugmentSpec.evaluation(model_file.crop_ratio if flags.crop_ratio is None else flags.crop_ratio)
     cli.import_tensorflow()
-    from kimagenet import exporters
+    from kimagenet.inference import exporters
 
     exporters.use_cpu()
     model = exporters.in_float32(trained.load(model_file.model))

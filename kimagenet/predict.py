@@ -8,15 +8,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kimagenet import cli, trained
+from kimagenet import cli
+from kimagenet.inference import trained
 from kimagenet.json_output import finite
 from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
 from pipelines.loader import BatchSpec
-from pipelines.pool import cpu_count
+from pipelines.system.processes import cpu_count
 
 if TYPE_CHECKING:
-    from kimagenet.outputs import Outputs
+    from kimagenet.inference.outputs import Outputs
     from pipelines.images import ImageFile
 
 PREDICTION_VERSION = 1
@@ -59,7 +60,7 @@ def predict(flags: argparse.Namespace) -> int:
     import numpy as np
     import tensorflow as tf
 
-    from kimagenet.outputs import make_output_step
+    from kimagenet.inference.outputs import make_output_step
     from pipelines.images import ImageFile, ImageReader
 
     model = trained.load(model_file.model)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from kimagenet.schedule import NAMES as SCHEDULES
+from kimagenet.schedule import Schedule, linear_scaled
 from pipelines.errors import UserError
 
 RECIPE_VERSION = 1
@@ -153,6 +154,21 @@ class Recipe:
             raise UserError("recipe: weight_decay (L2) and decoupled_weight_decay exclude each other: set one to 0")
         if self.warmup_epochs >= self.epochs:
             raise UserError(f"recipe: warmup_epochs must be less than epochs, not {self.warmup_epochs}")
+
+    def schedule(self) -> Schedule:
+        """The learning rate over the epochs, by the linear scaling rule if `lr_reference_batch` asks for it."""
+        scale = 1.0
+        if self.lr_reference_batch:
+            scale = linear_scaled(1.0, self.batch_size * self.iter_size, self.lr_reference_batch)
+        return Schedule(
+            self.lr_sched,
+            self.initial_lr * scale,
+            self.final_lr * scale,
+            self.epochs,
+            self.warmup_epochs,
+            self.step_epochs,
+            self.step_factor,
+        )
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some fields changed."""

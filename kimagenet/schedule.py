@@ -6,13 +6,9 @@ Schedule("cosine", initial_lr=0.1, final_lr=0.0, epochs=90, warmup_epochs=5).at(
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipelines.errors import UserError
-from pipelines.files import atomic_writer
-
-if TYPE_CHECKING:
-    from kimagenet.recipe import Recipe
+from pipelines.system.files import atomic_writer
 
 NAMES = ("linear", "exp", "cosine", "step", "constant")
 
@@ -59,25 +55,6 @@ class Schedule:
             raise UserError(f"schedule: step_epochs must be at least 1, not {self.step_epochs}")
         if not 0 < self.step_factor < 1:
             raise UserError(f"schedule: step_factor must be in (0, 1), not {self.step_factor}")
-
-    @classmethod
-    def of(cls, recipe: "Recipe") -> "Schedule":
-        """The schedule of a recipe, by the linear scaling rule if it asks for that."""
-
-        def scaled(rate: float) -> float:
-            if not recipe.lr_reference_batch:
-                return rate
-            return linear_scaled(rate, recipe.batch_size * recipe.iter_size, recipe.lr_reference_batch)
-
-        return cls(
-            recipe.lr_sched,
-            scaled(recipe.initial_lr),
-            scaled(recipe.final_lr),
-            recipe.epochs,
-            recipe.warmup_epochs,
-            recipe.step_epochs,
-            recipe.step_factor,
-        )
 
     def at(self, epoch_position: float) -> float:
         """The learning rate at `epoch_position` = epoch + step / steps_per_epoch, both counted from 0."""

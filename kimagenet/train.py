@@ -11,24 +11,25 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kimagenet import cli, models, saved
-from kimagenet.cluster import Cluster
-from kimagenet.corrupt import CorruptRecords
+from kimagenet import cli, models
+from kimagenet.inference import fine_tuning
 from kimagenet.recipe import Recipe
-from kimagenet.resume import check_same, identity
-from kimagenet.run import RunDirectory
-from kimagenet.schedule import Schedule, plot
+from kimagenet.runs.directory import RunDirectory
+from kimagenet.runs.identity import check_same, identity
+from kimagenet.schedule import plot
 from kimagenet.train_flags import DEFAULT_DATASET_DIR, make_parser, resolve_recipe, with_values
+from kimagenet.training.cluster import Cluster
+from kimagenet.training.recovery import CorruptRecords
 from pipelines import loaders
 from pipelines.augment import AugmentSpec
-from pipelines.dataset import DatasetInfo
 from pipelines.errors import UserError
 from pipelines.loader import BatchSpec
-from pipelines.shards import ShardSet
+from pipelines.shards.dataset import DatasetInfo
+from pipelines.shards.shard_set import ShardSet
 
 if TYPE_CHECKING:
-    from kimagenet.distribute import Feed
-    from kimagenet.loop import Loop
+    from kimagenet.training.feed import Feed
+    from kimagenet.training.loop import Loop
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +51,7 @@ def train(flags: argparse.Namespace) -> int:
     dataset_dir, is_demo = find_dataset(flags, run)
     recipe = find_recipe(flags, run, is_demo)
     if flags.plot_schedule:
-        plot(Schedule.of(recipe), flags.plot_schedule)
+        plot(recipe.schedule(), flags.plot_schedule)
         print(f"drawn: {flags.plot_schedule}")
         return 0
     run = run or RunDirectory.at(Path("runs") / f"{Path(recipe.model).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -99,10 +100,10 @@ def begin_and_fit(
     info: dict[str, Any],
 ) -> int:
     """From the first step or from the last checkpoint on; returns the exit code."""
-    from kimagenet.checkpoints import restore
-    from kimagenet.distribute import all_agree
-    from kimagenet.fit import fit
-    from kimagenet.loop import Position
+    from kimagenet.runs.fit import fit
+    from kimagenet.runs.saving import restore
+    from kimagenet.training.results import Position
+    from kimagenet.training.strategy import all_agree
 
     start = Position()
     if is_resumed:
@@ -159,8 +160,8 @@ def find_dataset(flags: argparse.Namespace, run: RunDirectory | None) -> tuple[P
 def find_recipe(flags: argparse.Namespace, run: RunDirectory | None, is_demo: bool) -> Recipe:
     """The recipe that the flags make, on top of the run's own with --resume; its model exists."""
     recipe = resolve_recipe(flags, is_demo, Recipe.load(run.recipe) if flags.resume and run else None)
-    if saved.is_saved(recipe.model):
-        return recipe.replace(model=str(saved.find(recipe.model)))
+    if fine_tuning.is_saved(recipe.model):
+        return recipe.replace(model=str(fine_tuning.find(recipe.model)))
     if recipe.model not in models.names():
         raise UserError(f"{recipe.model}: no such model; the models are {', '.join(models.names())}")
     return recipe
@@ -187,7 +188,8 @@ def open_feeds(
     validation_shards: ShardSet | None,
 ) -> "tuple[Feed, Feed | None]":
     """What reads the two splits for all the devices; `stack` closes it."""
-    from kimagenet.distribute import choose_strategy, open_feed
+    from kimagenet.training.feed import open_feed
+    from kimagenet.training.strategy import choose_strategy
 
     strategy = choose_strategy()
     batch = BatchSpec(recipe.batch_size, recipe.image_size, flags.data_dtype)
@@ -213,14 +215,14 @@ def open_feeds(
 def build_loop(recipe: Recipe, training: "Feed", validation: "Feed | None", log_steps: int) -> "Loop":
     """Model, optimizer and schedule of a recipe, in the strategy's scope."""
     from kimagenet import optim
-    from kimagenet.distribute import synchronize_batch_norm
-    from kimagenet.loop import Loop
-    from kimagenet.mixing import MixSpec
+    from kimagenet.training.loop import Loop
+    from kimagenet.training.mixing import MixSpec
+    from kimagenet.training.strategy import synchronize_batch_norm
 
     with training.strategy.scope():
         network = (training.shards.num_classes, recipe.image_size, recipe.dropout_rate)
-        is_saved = saved.is_saved(recipe.model)
-        model = saved.build(Path(recipe.model), *network) if is_saved else models.build(recipe.model, *network)
+        is_saved = fine_tuning.is_saved(recipe.model)
+        model = fine_tuning.build(Path(recipe.model), *network) if is_saved else models.build(recipe.model, *network)
         optimizer = optim.build(recipe)
         if recipe.sync_bn and training.strategy.num_replicas_in_sync > 1:
             synchronize_batch_norm(model)
@@ -229,7 +231,7 @@ def build_loop(recipe: Recipe, training: "Feed", validation: "Feed | None", log_
         optimizer,
         training,
         validation,
-        schedule=Schedule.of(recipe),
+        schedule=recipe.schedule(),
         weight_decay=recipe.weight_decay,
         label_smoothing=recipe.label_smoothing,
         mixing=MixSpec.of(recipe),

@@ -7,10 +7,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from kimagenet import cli, models, saved
+from kimagenet import cli, models
 from kimagenet.catalog import ListRecipes
-from kimagenet.corrupt import LIMIT, POLICIES
+from kimagenet.inference import fine_tuning
 from kimagenet.recipe import PRECISIONS, Recipe
+from kimagenet.training.recovery import LIMIT, POLICIES
 from pipelines import loaders
 from pipelines.errors import UserError
 from pipelines.loader import DEVICES, DTYPES
@@ -163,8 +164,8 @@ def _base_recipe(name: str | None, model: str | None, is_demo: bool) -> Recipe:
     known = models.recipes()
     if name is None:
         model = model or ("demo" if is_demo else Recipe.model)
-        if saved.is_saved(model):
-            return saved.recipe_of(model)
+        if fine_tuning.is_saved(model):
+            return fine_tuning.recipe_of(model)
         if model in ORIGINAL_BATCHES or model not in known:  # the caller reports an unknown model
             if model in known:
                 print(

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.augment import AugmentSpec
-from pipelines.clean import ImageRejected, clean_image
+from pipelines.building.clean import ImageRejected, clean_image
 from pipelines.errors import first_line
 from pipelines.loader import BatchSpec
 from pipelines.tf_image import Work, render

@@ -12,9 +12,9 @@ import numpy as np
 
 from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
-from pipelines.memory import memory_returned
 from pipelines.plan import EpochPlan
-from pipelines.shards import ShardSet
+from pipelines.shards.shard_set import ShardSet
+from pipelines.system.memory import memory_returned
 
 if TYPE_CHECKING:
     import tensorflow as tf

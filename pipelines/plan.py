@@ -7,7 +7,7 @@ import numpy as np
 
 from pipelines.augment import AugmentSpec, Draws
 from pipelines.errors import UserError
-from pipelines.shards import ShardSet
+from pipelines.shards.shard_set import ShardSet
 from pipelines.uniform import RecordUniform
 
 # Up to here each record is shuffled on its own; beyond, blocks of consecutive reads keep disks and file counts happy.

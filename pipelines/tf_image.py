@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from pipelines.augment import ROUNDING, AugmentSpec, Draws, is_plain_shrink
 from pipelines.loader import BatchSpec
-from pipelines.shards import MOST_PIXELS
+from pipelines.shards.shard_set import MOST_PIXELS
 from pipelines.uniform import RecordUniform
 
 _EXACT = 1e-3  # pixels: what a resize of a region of whole pixels may differ by

@@ -9,7 +9,7 @@ import pytest
 from pipelines import AugmentSpec, UserError
 from pipelines.augment import is_plain_shrink, source_box
 from pipelines.uniform import RecordUniform
-from tests import oracle
+from tests.helpers import oracle
 
 N = 100_000
 

@@ -20,10 +20,10 @@ from bench.settings import Settings, stretched
 from bench.timing import Candidate, Sample, ratios, rotations, run_interleaved, run_turns
 from bench.training import predicted_seconds, predicted_wait
 from pipelines import AugmentSpec, EpochPlan, ShardSet, UserError
-from pipelines.index import scan
-from pipelines.jpeg import read_header
-from pipelines.records import ENCODED, decode_example
-from pipelines.shard_writer import write_shard
+from pipelines.building.shard_writer import write_shard
+from pipelines.shards.index import scan
+from pipelines.shards.jpeg import read_header
+from pipelines.shards.records import ENCODED, decode_example
 
 
 def sample(rate: float, cpu_ms: float = 1.0) -> Sample:

@@ -10,13 +10,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipelines import ShardSet, UserError, records
-from pipelines.build import REJECTED_FILE, BuildOptions, build, rebalanced, shuffled_shards
-from pipelines.dataset import DatasetInfo, shard_name
-from pipelines.index import read_index, scan
-from pipelines.sources import Entry, Place, open_source
-from tests.builds import CLASSES, OPTIONS, TRAIN_PER_CLASS, VALIDATION_PER_CLASS, contents, read_with_tensorflow
-from tests.data import jpeg, photo
+from pipelines import ShardSet, UserError
+from pipelines.building.build import REJECTED_FILE, BuildOptions, build, rebalanced, shuffled_shards
+from pipelines.building.sources import Entry, Place, open_source
+from pipelines.shards import records
+from pipelines.shards.dataset import DatasetInfo, shard_name
+from pipelines.shards.index import read_index, scan
+from tests.helpers.builds import CLASSES, OPTIONS, TRAIN_PER_CLASS, VALIDATION_PER_CLASS, contents, read_with_tensorflow
+from tests.helpers.data import jpeg, photo
 from tools import build_shards
 
 PLACE = Place("", "")

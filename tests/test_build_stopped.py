@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import ShardSet, UserError, records, shard_writer
-from pipelines.build import BuildOptions, build
-from pipelines.dataset import shard_name
-from pipelines.sources import open_source
-from tests.builds import OPTIONS, ROOT, contents
+from pipelines import ShardSet, UserError
+from pipelines.building import shard_writer
+from pipelines.building.build import BuildOptions, build
+from pipelines.building.sources import open_source
+from pipelines.shards import records
+from pipelines.shards.dataset import shard_name
+from tests.helpers.builds import OPTIONS, ROOT, contents
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, record: int) -> None:
@@ -77,7 +79,7 @@ def test_workers_end_with_their_parent() -> None:
     """However it ends: the pipe that they share is closed once the last of them is gone."""
     script = """
 import time
-from pipelines.pool import run_tasks
+from pipelines.system.processes import run_tasks
 for _ in run_tasks(time.sleep, [0, 0, 600, 600], 2):
     print("working", flush=True)
 """

@@ -10,9 +10,8 @@ import pytest
 
 from kimagenet import catalog, models, optim, train
 from kimagenet.recipe import Recipe
-from kimagenet.run import RunDirectory
-from kimagenet.schedule import Schedule
-from tests.model_tables import COUNTS
+from kimagenet.runs.directory import RunDirectory
+from tests.helpers.model_tables import COUNTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -109,9 +108,9 @@ def test_every_imagenet_model_has_a_modern_recipe(name: str) -> None:
     assert recipe.batch_size * recipe.iter_size == recipe.lr_reference_batch == 1024
     assert (recipe.lr_sched, recipe.warmup_epochs, recipe.label_smoothing) == ("cosine", 5, 0.1)
     assert (recipe.mixup, recipe.cutmix, recipe.erase, recipe.augment) == (0.2, 1.0, 0.1, "standard")
-    assert Schedule.of(recipe).at(5) == pytest.approx(0.5)
+    assert recipe.schedule().at(5) == pytest.approx(0.5)
     # Halving the batch halves the rate.
-    assert Schedule.of(recipe.replace(iter_size=recipe.iter_size // 2)).at(5) == pytest.approx(0.25)
+    assert recipe.replace(iter_size=recipe.iter_size // 2).schedule().at(5) == pytest.approx(0.25)
     assert "run here" in reported.source  # says that it was not
     assert "torchvision" in reported.source
     inner = optim.build(recipe).inner_optimizer

@@ -12,13 +12,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, loaders, open_loader, records
-from pipelines.check import check_shards
-from pipelines.dataset import DATASET_FILE
-from pipelines.index import read_index, scan, write_index
-from pipelines.shards import write_sizes
-from tests.data import TRAIN_RECORDS, jpeg, photo
-from tests.flips import REGIONS, Flip, draw_flips
+from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, loaders, open_loader
+from pipelines.building.check import check_shards
+from pipelines.shards import records
+from pipelines.shards.dataset import DATASET_FILE
+from pipelines.shards.index import read_index, scan, write_index
+from pipelines.shards.shard_set import write_sizes
+from tests.helpers.data import TRAIN_RECORDS, jpeg, photo
+from tests.helpers.flips import REGIONS, Flip, draw_flips
 from tools import build_index
 from tools import check_shards as command
 

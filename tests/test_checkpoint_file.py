@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kimagenet.checkpoint_file import Checkpoint, DamagedCheckpoint, remove_leftovers
+from kimagenet.runs.checkpoint import Checkpoint, DamagedCheckpoint, remove_leftovers
 
 
 def make_checkpoint() -> Checkpoint:

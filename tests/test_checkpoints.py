@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kimagenet.checkpoint_file import Checkpoint
-from kimagenet.checkpoints import KeepCheckpoints, restore
-from kimagenet.loop import Loop, Position
 from kimagenet.recipe import Recipe
-from kimagenet.run import RunDirectory
+from kimagenet.runs.checkpoint import Checkpoint
+from kimagenet.runs.directory import RunDirectory
+from kimagenet.runs.saving import KeepCheckpoints, restore
+from kimagenet.training.loop import Loop
+from kimagenet.training.results import Position
 from pipelines import UserError
 from tests.test_loop import make_model, open_split
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from pipelines.clean import ImageRejected, check_image, clean_image
-from pipelines.jpeg import JpegHeader, read_header
-from tests.data import photo
-from tests.fuzz import mutate
+from pipelines.building.clean import ImageRejected, check_image, clean_image
+from pipelines.shards.jpeg import JpegHeader, read_header
+from tests.helpers.data import photo
+from tests.helpers.fuzz import mutate
 
 WIDTH, HEIGHT = 60, 40
 DAMAGES = int(os.environ.get("FUZZ_EXAMPLES", "60"))

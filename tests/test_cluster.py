@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from kimagenet import cli
-from kimagenet.cluster import Cluster
-from kimagenet.run import RunDirectory
+from kimagenet.runs.directory import RunDirectory
+from kimagenet.training.cluster import Cluster
 from pipelines import UserError
-from tests.data import VALIDATION_RECORDS
-from tests.runs import read_log
+from tests.helpers.data import VALIDATION_RECORDS
+from tests.helpers.runs import read_log
 
 ROOT = Path(__file__).parents[1]
 # A small rate: with sums in another order, BatchNormalization's rounding errors grow from step to step.

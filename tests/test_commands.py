@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.index import index_path
-from tests import faults
+from pipelines.shards.index import index_path
+from tests.helpers import faults
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,10 +33,11 @@ COMMANDS: dict[str, str] = {
     "tools.launch": "--workers=1 demo --dataset-dir={data} --output={out}/run",
     "tools.plot_runs": "{run} --output={out}/runs.png",
     "tools.preview": "{data} --output={out}/preview.png --loader tfdata",
+    "tools.structure": "",
     "tools.try_models": "{data} --output={out}/models.md",
 }
 # One with argparse's own words for wrong use, one that takes no arguments at all, one that kimagenet.doctor calls.
-FOREIGN = {"bench.optimizers", "bench.estimate", "kimagenet.checkup"}
+FOREIGN = {"bench.optimizers", "bench.estimate", "kimagenet.diagnosis.libraries"}
 
 
 def found_commands() -> list[str]:

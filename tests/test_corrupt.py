@@ -15,15 +15,15 @@ import pytest
 import tensorflow as tf
 
 from kimagenet import cli, train
-from kimagenet.corrupt import CorruptRecords
-from kimagenet.distribute import TRIES_AGAIN, Feed, open_feed
-from kimagenet.log import JsonLines
-from kimagenet.run import RunDirectory
+from kimagenet.runs.directory import RunDirectory
+from kimagenet.runs.reporters import JsonLines
+from kimagenet.training.feed import TRIES_AGAIN, Feed, open_feed
+from kimagenet.training.recovery import CorruptRecords
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, UserError
-from pipelines.corrupt import find_corrupt
 from pipelines.errors import RunFailed
-from tests import faults
-from tests.data import TRAIN_RECORDS, VALIDATION_RECORDS
+from pipelines.shards.corrupt import find_corrupt
+from tests.helpers import faults
+from tests.helpers.data import TRAIN_RECORDS, VALIDATION_RECORDS
 from tests.test_loaders import READING, needs_dali
 from tests.test_resume import at_step, epoch_lines, final_weights, send
 
@@ -274,15 +274,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, tensorflow as tf
-from kimagenet.corrupt import CorruptRecords
-from kimagenet.distribute import open_feed
+from kimagenet.training.recovery import CorruptRecords
+from kimagenet.training.feed import open_feed
 from pipelines import AugmentSpec, BatchSpec, ShardSet
-from pipelines.dataset import ClassInfo, DatasetInfo, ShardInfo, SplitInfo
-from pipelines.index import scan, write_index
-from pipelines.records import frame
-from pipelines.shards import write_sizes
-from tests import faults
-from tests.data import example, jpeg, photo
+from pipelines.shards.dataset import ClassInfo, DatasetInfo, ShardInfo, SplitInfo
+from pipelines.shards.index import scan, write_index
+from pipelines.shards.records import frame
+from pipelines.shards.shard_set import write_sizes
+from tests.helpers import faults
+from tests.helpers.data import example, jpeg, photo
 
 folder, count = Path(sys.argv[1]), 192
 image = jpeg(photo(np.random.default_rng(0), 0, 375, 500))

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import pytest
 
 from pipelines import AugmentSpec, BatchSpec
-from pipelines.loaders import _native, dali
-from pipelines.loaders._dali_files import PlanFiles
-from pipelines.records import _fields
+from pipelines.loaders import dali
+from pipelines.loaders.dali import native
+from pipelines.loaders.dali.graph import build_graph
+from pipelines.loaders.dali.plan_files import PlanFiles
+from pipelines.shards.records import _fields
 
 PROBLEM = dali.unavailable("cpu")
 pytestmark = pytest.mark.skipif(PROBLEM is not None, reason=f"no DALI: {PROBLEM}")
@@ -43,7 +45,7 @@ def serialized(
     device: str, dtype: str = "float32", augment: AugmentSpec = FULL, native: bool = False, files=FILES
 ) -> Graph:
     batch = BatchSpec(64, 224, dtype)
-    pipeline = dali.build_graph(files, batch, augment, 1, device=device, workers=4, native=native)
+    pipeline = build_graph(files, batch, augment, 1, device=device, workers=4, native=native)
     parts = list(_fields(memoryview(pipeline.serialize())))
     operators, arguments = [], {}
     for body in (body for number, body in parts if number == OPERATOR):
@@ -102,7 +104,7 @@ def test_outside_is_black_where_images_turn_and_else_the_edge(device: str) -> No
         assert device == "gpu" or "border_mode" in arguments
 
 
-@pytest.mark.skipif(PROBLEM is not None or not _native.available(), reason="the CPU operator does not compile here")
+@pytest.mark.skipif(PROBLEM is not None or not native.available(), reason="the CPU operator does not compile here")
 def test_our_cpu_operator_replaces_warp_colour_and_clip() -> None:
     graph = serialized("cpu", native=True)
     after_decoding = graph.operators[graph.operators.index(("decoders__ImageSlice", "cpu")) :]

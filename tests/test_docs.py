@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.dataset import DatasetInfo
-from tests.data import jpeg, photo
-from tests.documents import PAGES, ROOT, Block, blocks
+from pipelines.shards.dataset import DatasetInfo
+from tests.helpers.data import jpeg, photo
+from tests.helpers.documents import PAGES, ROOT, Block, blocks
 
 OUTPUT = ("text", "")  # what a command printed
 NOT_HERE = ("run command", "test command")  # they set up an environment, with a network; .ci/run runs the second

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kimagenet import checks, checkup, doctor, self_test
-from kimagenet.checks import Finding
-from pipelines.loaders import _native, dali
+from kimagenet import doctor
+from kimagenet.diagnosis import findings, libraries, trials
+from kimagenet.diagnosis.findings import Finding
+from pipelines.loaders import dali
+from pipelines.loaders.dali import native
 
 DALI_PROBLEM = dali.unavailable("cpu")
 needs_dali = pytest.mark.skipif(DALI_PROBLEM is not None, reason=f"no DALI: {DALI_PROBLEM}")
@@ -29,11 +31,11 @@ def hide(monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
 @needs_dali
 def test_all_is_well_without_a_gpu() -> None:
     """Every check as it stands, in this process."""
-    found = {f.name: f for name, check in checkup.checks(0.05).items() for f in checkup.guarded(name, check)}
+    found = {f.name: f for name, check in libraries.checks(0.05).items() for f in libraries.guarded(name, check)}
     assert list(found) == ["gpu", "training", "dali", "operator", "auto", "loader tfdata", "loader dali"]
     states = {name: finding.state for name, finding in found.items() if finding.state != "fine"}
     assert states.items() <= {"gpu": "note", "operator": "note"}.items(), found
-    assert "sees none, and there is no NVIDIA driver" in found["gpu"].text or checkup.NVIDIA_DRIVER.exists()
+    assert "sees none, and there is no NVIDIA driver" in found["gpu"].text or libraries.NVIDIA_DRIVER.exists()
     assert found["auto"].text == "--loader auto takes dali on the cpu, since DALI loads"
     assert 0 < found["loader dali"].figures["mean_difference"] < 1
     assert all(found[f"loader {name}"].figures["images_per_second"] > 0 for name in ("tfdata", "dali"))
@@ -47,10 +49,10 @@ def test_without_dali(module: str, package: str, monkeypatch: pytest.MonkeyPatch
     if module == "nvidia.dali_tf_plugin" and DALI_PROBLEM:
         pytest.skip(f"no DALI: {DALI_PROBLEM}")
     hide(monkeypatch, module)
-    (found,) = checkup.dali_loads()
+    (found,) = libraries.dali_loads()
     assert (found.state, found.text) == ("note", f"package {package} is not installed; reading goes through tf.data")
     assert re.match(r"`pip install .*nvidia-dali-tf-plugin-cuda120.*`$", found.remedy)
-    (auto,) = checkup.auto()
+    (auto,) = libraries.auto()
     assert auto.text == f"--loader auto takes tfdata, since package {package} is not installed"
 
 
@@ -64,22 +66,22 @@ def test_a_plugin_of_another_tensorflow(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(dali_tf_plugin, "_dali_tf_module", None)
     monkeypatch.setattr(dali_tf_plugin.glob, "glob", lambda _: [str(stub)])
     monkeypatch.delitem(sys.modules, "nvidia.dali.plugin.tf")
-    (found,) = checkup.dali_loads()
+    (found,) = libraries.dali_loads()
     wanted = f"DALI's TF plugin was built for another TensorFlow than {tf.__version__}; reading goes through tf.data"
     assert (found.state, found.text) == ("wrong", wanted)
     assert found.remedy.startswith("`pip install setuptools wheel packaging`")
     assert "--force-reinstall" in found.remedy
-    (auto,) = checkup.auto()
+    (auto,) = libraries.auto()
     assert auto.text.startswith("--loader auto takes tfdata, since DALI's TF plugin was built for another TensorFlow")
 
 
 def test_a_driver_without_a_gpu_in_tensorflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkup, "NVIDIA_DRIVER", tmp_path)
-    (found,) = checkup.gpus()
+    monkeypatch.setattr(libraries, "NVIDIA_DRIVER", tmp_path)
+    (found,) = libraries.gpus()
     assert found.state == "wrong"
     assert "tensorflow[and-cuda]" in found.remedy
-    monkeypatch.setattr(checkup, "NVIDIA_DRIVER", tmp_path / "none")
-    (found,) = checkup.gpus()
+    monkeypatch.setattr(libraries, "NVIDIA_DRIVER", tmp_path / "none")
+    (found,) = libraries.gpus()
     assert (found.state, found.figures) == ("note", {"tensorflow_gpus": 0})
 
 
@@ -93,41 +95,41 @@ def test_a_driver_without_a_gpu_in_tensorflow(tmp_path: Path, monkeypatch: pytes
     ],
 )
 def test_libraries_of_dali_on_a_gpu(seen: tuple[int, int, int], state: str, text: str, remedy: str) -> None:
-    (found,) = checkup.dali_libraries(*seen)
+    (found,) = libraries.dali_libraries(*seen)
     assert found.state == state
     assert text in found.text
     assert remedy in found.remedy
 
 
 def test_the_operator_and_its_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert checkup.cpu_operator(None).state == "fine"
-    found = checkup.cpu_operator("there is no C++ compiler (install g++)")
+    assert libraries.cpu_operator(None).state == "fine"
+    found = libraries.cpu_operator("there is no C++ compiler (install g++)")
     assert (found.state, found.remedy) == ("note", "install g++, or name a C++17 compiler in CXX")
-    assert _native.available() == (_native.unavailable() is None)
+    assert native.available() == (native.unavailable() is None)
 
 
 def test_pixels_and_losses_that_are_wrong() -> None:
     images = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3))
-    assert self_test.judge("dali", 9.0, images + 0.5 / 127.5, images).state == "fine"
-    wrong = self_test.judge("dali", 9.0, images[:, :, ::-1], images)
+    assert trials.judge("dali", 9.0, images + 0.5 / 127.5, images).state == "fine"
+    wrong = trials.judge("dali", 9.0, images[:, :, ::-1], images)
     assert (wrong.state, wrong.figures["images_per_second"]) == ("wrong", 9.0)
     assert "--loader tfdata" in wrong.remedy
-    assert self_test.judge("dali", 9.0, np.full_like(images, np.nan), images).state == "wrong"
-    assert self_test.judge_training("the CPU", 9.0, [2.0, 1.0]).state == "fine"
+    assert trials.judge("dali", 9.0, np.full_like(images, np.nan), images).state == "wrong"
+    assert trials.judge_training("the CPU", 9.0, [2.0, 1.0]).state == "fine"
     for last in (2.0, 3.0, float("nan")):
-        assert self_test.judge_training("the CPU", 9.0, [2.0, last]).state == "wrong"
+        assert trials.judge_training("the CPU", 9.0, [2.0, last]).state == "wrong"
 
 
 def test_versions() -> None:
     has = {"numpy": np.__version__, "tensorflow": tf.__version__}
     good = [f"numpy>={has['numpy']}", "nvidia-dali-cuda990>=1; extra == 'dali'", "no-such-linter; extra == 'dev'"]
-    assert checks.packages(good) == Finding("packages", "fine", f"numpy {has['numpy']}")
-    found = checks.packages([*good, "tensorflow<1", "no-such-package>=2"])
+    assert findings.packages(good) == Finding("packages", "fine", f"numpy {has['numpy']}")
+    found = findings.packages([*good, "tensorflow<1", "no-such-package>=2"])
     assert found.text == f"tensorflow is {has['tensorflow']}, not <1; no-such-package is missing, not >=2"
     assert (found.state, found.remedy) == ("wrong", "`pip install 'tensorflow<1' 'no-such-package>=2'`")
-    found = checks.packages(["numpy<1; extra == 'gpu'", "tensorflow[and-cuda]<1; extra == 'gpu'"])
+    found = findings.packages(["numpy<1; extra == 'gpu'", "tensorflow[and-cuda]<1; extra == 'gpu'"])
     assert found.state == "wrong"  # what is installed of an extra has to fit
-    assert [finding.state for finding in checks.installed()] == ["fine", "fine"]
+    assert [finding.state for finding in findings.installed()] == ["fine", "fine"]
 
 
 def test_a_check_that_raises_is_a_finding() -> None:
@@ -135,7 +137,7 @@ def test_a_check_that_raises_is_a_finding() -> None:
         yield Finding("a", "fine", "")
         raise RuntimeError("broken\nin two lines")
 
-    assert [(f.name, f.state, f.text) for f in checkup.guarded("x", check)] == [
+    assert [(f.name, f.state, f.text) for f in libraries.guarded("x", check)] == [
         ("a", "fine", ""),
         ("x", "wrong", "RuntimeError: broken"),
     ]

@@ -7,10 +7,10 @@ from PIL import Image
 
 from pipelines import AugmentSpec, BatchSpec, ShardSet, open_loader
 from pipelines.images import ImageReader
-from pipelines.loaders import _native
+from pipelines.loaders.dali import native
 from pipelines.tf_image import Work, evaluation_work, paint, render
 from pipelines.uniform import RecordUniform
-from tests.data import jpeg, write_tiny_dataset
+from tests.helpers.data import jpeg, write_tiny_dataset
 from tests.test_loaders import PIXELS, READING
 
 ENLARGED = 160  # pixels: no image of the data set is as large
@@ -42,7 +42,7 @@ def test_white_stays_white_to_the_last_pixel(
     white: ShardSet, name: str, spec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name.endswith("stock operators"):
-        monkeypatch.setattr(_native, "available", lambda: False)
+        monkeypatch.setattr(native, "available", lambda: False)
     assert one_batch(name.split(",")[0], white, SPECS[spec]).min() == 255
 
 

@@ -9,10 +9,11 @@ import keras
 import numpy as np
 import pytest
 
-from kimagenet import class_folders, evaluate, models
+from kimagenet import evaluate, models
+from kimagenet.inference import class_folders
 from pipelines import AugmentSpec, BatchSpec, ShardSet, UserError, open_loader
-from tests.data import NUM_CLASSES, TRAIN_RECORDS, VALIDATION_RECORDS
-from tests.odd_run import KINDS, OddRun
+from tests.helpers.data import NUM_CLASSES, TRAIN_RECORDS, VALIDATION_RECORDS
+from tests.helpers.odd_run import KINDS, OddRun
 
 
 @pytest.fixture(scope="module")

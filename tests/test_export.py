@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kimagenet import evaluate, export, exporters, models, predict
+from kimagenet import evaluate, export, models, predict
+from kimagenet.inference import exporters
 from pipelines import AugmentSpec, BatchSpec
 from pipelines.images import ImageReader
 from pipelines.tf_image import Work, evaluation_work
 from pipelines.uniform import RecordUniform
-from tests.data import jpeg, photo
-from tests.odd_run import IMAGE_SIZE, KINDS, SHORT_SIDE, OddRun
+from tests.helpers.data import jpeg, photo
+from tests.helpers.odd_run import IMAGE_SIZE, KINDS, SHORT_SIDE, OddRun
 from tools import compare_uses
 
 SIZES = ((1, 1), (2, 3), (17, 20), (32, 32), (48, 77), (64, 64), (97, 64), (375, 500), (1000, 333), (2, 900))

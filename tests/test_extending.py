@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 
 from kimagenet import models, optim, train
-from kimagenet.run import RunDirectory
+from kimagenet.runs.directory import RunDirectory
 from pipelines import AugmentSpec, BatchSpec, ShardSet, loaders, open_loader
 from pipelines.loaders import dali
-from tests.documents import python_file
+from tests.helpers.documents import python_file
 
 PAGE = "docs/extending.md"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.files import atomic_folder, atomic_writer, write_atomic
+from pipelines.system.files import atomic_folder, atomic_writer, write_atomic
 
 
 def test_a_missing_folder_is_reported_by_the_name_that_was_given(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from pipelines import UserError
-from pipelines.build import build
-from pipelines.dataset import DatasetInfo
-from pipelines.sources import open_source
-from tests.builds import OPTIONS
+from pipelines.building.build import build
+from pipelines.building.sources import open_source
+from pipelines.shards.dataset import DatasetInfo
+from tests.helpers.builds import OPTIONS
 
 
 def _folders(root: Path, *names: str) -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from kimagenet import export, train
 from pipelines import ShardSet
-from pipelines.index import index_path
-from tests import faults, interrupt
-from tests.data import write_tiny_dataset
-from tests.odd_run import OddRun
+from pipelines.shards.index import index_path
+from tests.helpers import faults, interrupt
+from tests.helpers.data import write_tiny_dataset
+from tests.helpers.odd_run import OddRun
 from tools import build_index, build_shards, check_shards
 
 Main = Callable[[list[str]], int]

@@ -1,7 +1,7 @@
 """Bytes that somebody else has written: refused with what the reader promises, at once, whatever they are.
 
-A short run of what `python -m tests.fuzz` does at length, and the same readers under Hypothesis. FUZZ_EXAMPLES=100000
-in the environment makes the latter long.
+A short run of what `python -m tests.helpers.fuzz` does at length, and the same readers under Hypothesis.
+FUZZ_EXAMPLES=100000 in the environment makes the latter long.
 """
 
 import io
@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from kimagenet.recipe import Recipe
 from pipelines import ShardSet, UserError
-from pipelines.shards import write_sizes
-from tests import faults, fuzz
+from pipelines.shards.shard_set import write_sizes
+from tests.helpers import faults, fuzz
 
 TARGETS = fuzz.targets()
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))

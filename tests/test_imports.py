@@ -1,116 +1,53 @@
-"""Imports go one way, as docs/architecture.md says, and what has to answer at once imports no TensorFlow.
+"""Imports go one way, as docs/architecture.md says, and what has to answer at once imports no TensorFlow."""
 
-The files are read, not run: a way that no test takes counts as well.
-"""
-
-import ast
-from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
-from typing import NamedTuple
+import subprocess
+import sys
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("pipelines", "kimagenet", "tools", "bench")
-FILES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for package in PACKAGES
-    for path in sorted((ROOT / package).rglob("*.py"))
-}
-# Which packages a package may import; only tests import `bench` and `tools`.
-ALLOWED = {
-    "pipelines": {"pipelines"},
-    "kimagenet": {"kimagenet", "pipelines"},
-    "tools": {"tools", "kimagenet", "pipelines"},
-    "bench": {"bench", "kimagenet", "pipelines"},
-}
-# None of these may reach one that stands further down, by whatever way.
-CHAIN = (
-    "pipelines.records",
-    "pipelines.shards",
-    "pipelines.augment",
-    "pipelines.plan",
-    "pipelines.loader",
-    "pipelines.loaders",
-    "kimagenet.loop",
-    "kimagenet.train",
-    "bench.__main__",
-)
+from tools.structure import PACKAGES, circles, files, imports_of, reached, room_of, upward
+
 HEAVY = {"tensorflow", "keras", "nvidia"}
 COMMANDS = [f"kimagenet.{name}" for name in ("train", "evaluate", "predict", "export", "doctor", "models.__main__")]
 LIGHT = [
     "pipelines",
+    "pipelines.loaders.dali.graph",
+    "kimagenet",
     "kimagenet.recipe",
     "kimagenet.schedule",
     *COMMANDS,
-    *(n for n in FILES if n.startswith("tools.")),
+    *(name for name in files() if name.startswith("tools.")),
 ]
 
 
-class Import(NamedTuple):
-    """What one file imports: a module; `late` if a function does it when it is called."""
-
-    module: str
-    late: bool
+def test_every_import_points_to_a_lower_room() -> None:
+    assert upward() == []
 
 
-@cache
-def imports_of(name: str) -> tuple[Import, ...]:
-    """All but those for a type checker; of `from package import module` the module."""
-    return tuple(_imports(ast.parse(FILES[name].read_text(encoding="utf-8")), late=False))
+def test_no_two_files_reach_each_other() -> None:
+    assert circles() == set()
 
 
-def _imports(node: ast.AST, late: bool) -> Iterator[Import]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            continue
-        if isinstance(child, ast.Import):
-            yield from (Import(alias.name, late) for alias in child.names)
-        elif isinstance(child, ast.ImportFrom):
-            assert child.level == 0, "imports are absolute"
-            module = str(child.module)
-            whole = (f"{module}.{alias.name}" for alias in child.names)
-            yield from (Import(name if name in FILES else module, late) for name in whole)
-        yield from _imports(child, late or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
-
-
-def reached(name: str, late: bool) -> dict[str, str]:
-    """Every module that importing `name` imports (with `late`, or calling it may), and which one imports it."""
-    found, waiting = {name: ""}, [name]
-    while waiting:
-        current = waiting.pop()
-        for module, is_late in imports_of(current) if current in FILES else ():
-            parts = module.split(".")
-            parents = [] if late else [".".join(parts[:end]) for end in range(1, len(parts))]  # their __init__ runs too
-            for each in (*parents, module) if late or not is_late else ():
-                if each not in found:
-                    found[each] = current
-                    waiting.append(each)
-    return found
-
-
-def test_packages_import_one_way() -> None:
+def test_only_tests_import_bench_and_tests() -> None:
     wrong = [
         f"{name} imports {module}"
-        for name in FILES
-        for module, _ in imports_of(name)
-        if (package := module.split(".")[0]) in (*PACKAGES, "tests") and package not in ALLOWED[name.split(".")[0]]
+        for name in files()
+        for module, _, _ in imports_of(name)
+        if module.startswith("tests") or (module.startswith("bench") and not name.startswith("bench"))
     ]
     assert wrong == []
 
 
-def test_models_optimizers_and_schedules_know_nothing_of_the_data() -> None:
-    parts = ("kimagenet.models", "kimagenet.optim", "kimagenet.schedule")
-    names = [name for name in FILES if name.startswith(parts)]
-    found = {module for name in names for module, _ in imports_of(name) if module.startswith("pipelines")}
-    assert found <= {"pipelines.errors", "pipelines.files"}
+def test_tools_are_imported_by_tools_alone() -> None:
+    packages = [name for name in PACKAGES if name != "tools"]
+    names = [name for name in files() if name.split(".")[0] in packages]
+    assert [name for name in names for module, _, _ in imports_of(name) if module.startswith("tools")] == []
 
 
-@pytest.mark.parametrize("name", CHAIN)
-def test_nothing_reaches_what_stands_above_it(name: str) -> None:
-    above = CHAIN[CHAIN.index(name) + 1 :]
-    assert {module: by for module, by in reached(name, late=True).items() if module in above} == {}
+def test_models_and_optimizers_know_nothing_of_the_data() -> None:
+    names = [name for name in files() if name.startswith(("kimagenet.models", "kimagenet.optim", "kimagenet.schedule"))]
+    found = {room_of(module) for name in names for module, _, _ in imports_of(name) if module.startswith("pipelines")}
+    assert found <= {"pipelines.errors", "pipelines.system"}
 
 
 @pytest.mark.parametrize("name", LIGHT)
@@ -119,11 +56,31 @@ def test_what_answers_at_once_imports_no_tensorflow(name: str) -> None:
     assert {module: by for module, by in found.items() if module.split(".")[0] in HEAVY} == {}
 
 
-def test_no_two_files_import_each_other() -> None:
-    circles = {
-        (name, module)
-        for name in FILES
-        for module, _ in imports_of(name)
-        if module in FILES and name in reached(module, late=True)
-    }
-    assert circles == set()
+def test_the_public_names_are_there() -> None:
+    code = (
+        "import sys, kimagenet, pipelines\n"
+        "assert kimagenet.models.recipes()\n"
+        "assert 'tensorflow' not in sys.modules\n"
+        "for module in (kimagenet, pipelines):\n"
+        "    assert sorted(module.__all__) == module.__all__\n"
+        "    for name in module.__all__:\n"
+        "        assert getattr(module, name) is not None\n"
+        "try:\n"
+        "    kimagenet.nothing\n"
+        "except AttributeError as error:\n"
+        "    assert 'nothing' in str(error)\n"
+        "else:\n"
+        "    sys.exit('an unknown name was found')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"TF_CPP_MIN_LOG_LEVEL": "3"})
+
+
+def test_a_circle_for_types_alone_is_seen(tmp_path) -> None:
+    for package in PACKAGES:
+        (tmp_path / package).mkdir()
+    (tmp_path / "kimagenet" / "recipe.py").write_text("from kimagenet.schedule import Schedule\n")
+    (tmp_path / "kimagenet" / "schedule.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from kimagenet.recipe import Recipe\n"
+    )
+    assert circles(tmp_path) == {frozenset(("kimagenet.recipe", "kimagenet.schedule"))}
+    assert upward(tmp_path) == ["kimagenet.schedule → kimagenet.recipe"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import ShardSet, UserError
-from pipelines.index import index_path, locate, read_index, scan, write_index
-from pipelines.records import frame
+from pipelines.shards.index import index_path, locate, read_index, scan, write_index
+from pipelines.shards.records import frame
 
 SHARD = "train-00001-of-00003"
 
@@ -157,7 +157,7 @@ def test_a_header_is_found_wherever_a_piece_of_the_search_ends(
     data = bytearray(shard.read_bytes())
     data[index.offsets[3] + 9] ^= 1
     shard.write_bytes(data)
-    monkeypatch.setattr("pipelines.index._PIECE", piece)
+    monkeypatch.setattr("pipelines.shards.index._PIECE", piece)
     index_path(shard).unlink()
     found, damaged = locate(shard)
     assert found.to_bytes() == index.to_bytes()

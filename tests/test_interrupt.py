@@ -1,10 +1,10 @@
-"""One round each of what `python -m tests.interrupt` does fifty times: a command stopped at a random moment."""
+"""One round each of what `python -m tests.helpers.interrupt` does fifty times: a command stopped at a random moment."""
 
 from random import Random
 
 import pytest
 
-from tests import interrupt
+from tests.helpers import interrupt
 
 
 @pytest.mark.parametrize("name", ["build", "index"])

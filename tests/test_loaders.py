@@ -17,11 +17,13 @@ import pytest
 import tensorflow as tf
 
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, Loader, ShardSet, UserError, open_loader, tf_image
-from pipelines.loaders import _dali_files, _native, dali, names
-from pipelines.records import ENCODED, LABEL, decode_example
+from pipelines.loaders import dali, names
+from pipelines.loaders.dali import loader as dali_loader
+from pipelines.loaders.dali import native, plan_files
+from pipelines.shards.records import ENCODED, LABEL, decode_example
 from pipelines.uniform import RecordUniform
-from tests import oracle
-from tests.data import TRAIN_RECORDS, VALIDATION_RECORDS
+from tests.helpers import oracle
+from tests.helpers.data import TRAIN_RECORDS, VALIDATION_RECORDS
 
 DALI_PROBLEM = dali.unavailable("cpu")
 needs_dali = pytest.mark.skipif(DALI_PROBLEM is not None, reason=f"no DALI: {DALI_PROBLEM}")
@@ -172,7 +174,7 @@ def test_pixels_agree_with_the_oracle(
     """
     stock = name.endswith("stock operators")
     if stock:
-        monkeypatch.setattr(_native, "available", lambda: False)
+        monkeypatch.setattr(native, "available", lambda: False)
         name = "dali"
     augment = SPECS[spec]
     with opened(name, train, augment=augment, dtype=dtype) as loader:
@@ -212,14 +214,14 @@ def test_without_the_cpu_operator_stock_operators_take_over(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", compiler)
-    _native.unavailable.cache_clear()
+    native.unavailable.cache_clear()
     try:
         with caplog.at_level(logging.WARNING), opened("dali", train) as loader:
             assert len(read(loader)[1]) == loader.steps_per_epoch * 8
         assert "stock operators" in caplog.text
         assert not list(tmp_path.rglob("*.so"))
     finally:
-        _native.unavailable.cache_clear()
+        native.unavailable.cache_clear()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -351,7 +353,7 @@ def test_a_script_that_leaves_an_iterator_open_ends(tiny_dataset: Path, name: st
 
 @needs_dali
 def test_the_cpu_operator_leaves_the_processs_arithmetic_alone(train: ShardSet) -> None:
-    if not _native.available():
+    if not native.available():
         pytest.skip("the CPU operator does not compile here")
     smallest = np.array([1e-310])
     assert (smallest * 1.0)[0] == 1e-310
@@ -364,7 +366,7 @@ def test_plans_of_killed_processes_are_removed(train: ShardSet, tmp_path: Path) 
     for pid in (process.pid, os.getpid()):
         (tmp_path / f"kimagenet-plan-{pid}-abc").mkdir()
     (tmp_path / "kimagenet-plan-other").mkdir()
-    _dali_files._sweep(tmp_path)
+    plan_files._sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [f"kimagenet-plan-{os.getpid()}-abc", "kimagenet-plan-other"]
     )
@@ -374,7 +376,7 @@ def test_plans_of_killed_processes_are_removed(train: ShardSet, tmp_path: Path) 
 def test_a_plan_that_is_made_at_leisure_is_there_when_it_is_wanted(
     train: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dali._Leisure, "_REST", 10**9)  # days, if nobody wakes it up
+    monkeypatch.setattr(dali_loader._Leisure, "_REST", 10**9)  # days, if nobody wakes it up
     with opened("dali", train) as loader:
         assert all(len(read(loader, epoch)[1]) == loader.steps_per_epoch * 8 for epoch in range(3))
 

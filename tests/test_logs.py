@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kimagenet.log import ProgressLine, duration, fitted
-from kimagenet.log_file import LogFile
-from kimagenet.loop import Totals
-from kimagenet.tensorboard import sheet
-from tests.faults import full_disk
+from kimagenet.runs.append_file import LogFile
+from kimagenet.runs.reporters import ProgressLine, duration, fitted
+from kimagenet.runs.tensorboard import sheet
+from kimagenet.training.results import Totals
+from tests.helpers.faults import full_disk
 
 
 def test_what_a_full_disk_has_no_room_for_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

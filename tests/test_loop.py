@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kimagenet.distribute import Feed, choose_strategy, open_feed
-from kimagenet.loop import Evaluation, Loop, Stopped, Totals, evaluate
 from kimagenet.models import l2_kernels
 from kimagenet.optim import Lookahead
 from kimagenet.schedule import Schedule
-from kimagenet.steps import make_evaluation_step, make_training_step
+from kimagenet.training.feed import Feed, open_feed
+from kimagenet.training.loop import Loop, Stopped, evaluate
+from kimagenet.training.results import Evaluation, Totals
+from kimagenet.training.steps import make_evaluation_step, make_training_step
+from kimagenet.training.strategy import choose_strategy
 from pipelines import AugmentSpec, BatchSpec, ShardSet, UserError
-from tests.data import NUM_CLASSES, VALIDATION_RECORDS
+from tests.helpers.data import NUM_CLASSES, VALIDATION_RECORDS
 
 ROOT = Path(__file__).parents[1]
 IMAGE_SIZE = 16
@@ -286,7 +288,7 @@ STATISTICS = """
 import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from kimagenet.distribute import make_statistics_mean, synchronize_batch_norm
+from kimagenet.training.strategy import make_statistics_mean, synchronize_batch_norm
 strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
 parts = tf.constant([[[1.0], [3.0]], [[11.0], [25.0]]])
 for synchronized, mean, variance in ((True, 10.0, 89.0), (False, 10.0, 25.0)):
@@ -319,8 +321,8 @@ from pathlib import Path
 import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from kimagenet.distribute import open_feed
-from kimagenet.loop import Loop
+from kimagenet.training.feed import open_feed
+from kimagenet.training.loop import Loop
 from kimagenet.optim import IterSize
 from pipelines import AugmentSpec, BatchSpec, ShardSet
 from tests.test_loop import IMAGE_SIZE, make_model, weights_of

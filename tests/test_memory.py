@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.memory import memory_returned
+from pipelines.system.memory import memory_returned
 
 SIZE, COUNT = 64 << 10, 600  # bytes, which is below what has a mapping of its own
 
@@ -16,7 +16,7 @@ SIZE, COUNT = 64 << 10, 600  # bytes, which is below what has a mapping of its o
 PROGRAM = f"""
 import ctypes, threading
 from pathlib import Path
-from pipelines.memory import memory_returned
+from pipelines.system.memory import memory_returned
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
@@ -61,6 +61,6 @@ def test_the_ends_of_arenas_are_given_back() -> None:
 
 
 def test_the_c_library_need_not_be_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.memory._LIBC", object())
+    monkeypatch.setattr("pipelines.system.memory._LIBC", object())
     with memory_returned():
         pass

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kimagenet import mixing
-from kimagenet.loop import Loop, Position
-from kimagenet.mixing import MixSpec, blend, draw, mix, symmetric_beta
 from kimagenet.recipe import Recipe
-from kimagenet.steps import make_training_step
+from kimagenet.training import mixing
+from kimagenet.training.loop import Loop
+from kimagenet.training.mixing import MixSpec, blend, draw, mix, symmetric_beta
+from kimagenet.training.results import Position
+from kimagenet.training.steps import make_training_step
 from pipelines import UserError
-from tests.data import NUM_CLASSES
+from tests.helpers.data import NUM_CLASSES
 from tests.test_loop import IMAGE_SIZE, make_model, open_split, weights_of
 
 BATCH, SIZE = 3000, 24

@@ -16,7 +16,7 @@ from keras import layers
 from kimagenet import models
 from kimagenet.models import l2_kernels
 from pipelines.errors import UserError
-from tests.model_tables import (
+from tests.helpers.model_tables import (
     COUNTS,
     GOOGLENET_POOLS,
     INCEPTION_V2_POOLS,

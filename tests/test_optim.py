@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from kimagenet import optim
 from kimagenet.recipe import OPTIMIZERS, Recipe
-from tests import optim_network as network
-from tests import optim_reference as reference
-from tests.optim_reference import SETTINGS, Settings
+from tests.helpers import optim_network as network
+from tests.helpers import optim_reference as reference
+from tests.helpers.optim_reference import SETTINGS, Settings
 
 TOLERANCE = 1e-6
 ROOT = Path(__file__).parents[1]
@@ -38,7 +38,7 @@ def check(model: keras.Model, optimizer: keras.optimizers.Optimizer, expected: r
 
 def start_script(*arguments: str, **environment: str) -> subprocess.Popen:
     env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"} | environment
-    command = [sys.executable, "-m", "tests.optim_script", *arguments]
+    command = [sys.executable, "-m", "tests.helpers.optim_script", *arguments]
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

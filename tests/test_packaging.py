@@ -36,7 +36,7 @@ def test_wheel_holds_both_packages_and_nothing_else(installed: Path) -> None:
         "kimagenet",
         "pipelines",
     }
-    for name in ("kimagenet/py.typed", "pipelines/py.typed", "pipelines/loaders/_warp_colour.cc"):
+    for name in ("kimagenet/py.typed", "pipelines/py.typed", "pipelines/loaders/dali/warp_colour.cc"):
         assert (installed / name).is_file(), name
 
 

@@ -14,7 +14,7 @@ from kimagenet import models, predict
 from pipelines import AugmentSpec, BatchSpec, ShardSet, open_loader
 from pipelines.images import ImageReader
 from pipelines.loaders import dali
-from tests.odd_run import IMAGE_SIZE, KINDS, SHORT_SIDE, OddRun
+from tests.helpers.odd_run import IMAGE_SIZE, KINDS, SHORT_SIDE, OddRun
 
 GREY_LEVEL = 2 / 255
 # tf.data decodes with the same library and draws with the same code; DALI decodes and rounds in its own way.

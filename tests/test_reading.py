@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kimagenet import distribute
-from kimagenet.distribute import Feed, open_feed
-from pipelines import AugmentSpec, BatchSpec, ShardSet, corrupt, reading
+from kimagenet.training import feed as feed_module
+from kimagenet.training.feed import Feed, open_feed
+from pipelines import AugmentSpec, BatchSpec, ShardSet
 from pipelines.errors import Blocked, RunFailed
-from pipelines.reading import NoAnswer, Watch, read_bytes, within
-from tests import faults
+from pipelines.shards import corrupt
+from pipelines.system import reading
+from pipelines.system.reading import read_bytes
+from pipelines.system.watch import NoAnswer, Watch, within
+from tests.helpers import faults
 from tests.test_loaders import READING
 
 
@@ -223,7 +226,7 @@ def test_a_step_whose_records_can_be_read_after_all_is_read_again(
             path.with_suffix(".away").rename(path)
         return corrupt.problem_of_shards(shards, numbers)
 
-    monkeypatch.setattr(distribute, "problem_of_shards", look)
+    monkeypatch.setattr(feed_module, "problem_of_shards", look)
     with open_train(dataset, name) as feed:
         batches = feed.epoch(0)
         found = [next(batches)]

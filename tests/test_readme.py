@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.loaders import dali
-from tests.documents import ROOT, blocks
+from tests.helpers.documents import ROOT, blocks
 
 README = ROOT / "README.md"
 

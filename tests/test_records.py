@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines import records
+from pipelines.shards import records
 
 FEATURES = {"bytes": b"\xff\xd8payload", "empty": b"", "int": 1000, "negative": -1, "floats": np.array([0.5, -2.0])}
 

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from kimagenet import cli, train
-from kimagenet.checkpoint_file import Checkpoint
-from kimagenet.log import JsonLines
-from kimagenet.loop import Loop
-from kimagenet.run import RunDirectory
+from kimagenet.runs.checkpoint import Checkpoint
+from kimagenet.runs.directory import RunDirectory
+from kimagenet.runs.reporters import JsonLines
+from kimagenet.training.loop import Loop
 from pipelines import loaders
-from tests.data import TRAIN_RECORDS
-from tests.faults import full_disk
-from tests.kill_proof import kill_at, noting_batches, read_notes
-from tests.runs import final_weights, read_events, read_log
+from tests.helpers.data import TRAIN_RECORDS
+from tests.helpers.faults import full_disk
+from tests.helpers.kill_proof import kill_at, noting_batches, read_notes
+from tests.helpers.runs import final_weights, read_events, read_log
 
 ROOT = Path(__file__).parents[1]
 LOADERS = [name for name in loaders.names() if name != "synthetic"]
@@ -137,7 +137,7 @@ def test_stopped_within_a_validation(
 def test_killed_run_goes_on_bit_for_bit(
     whole_run: tuple[str, RunDirectory], tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    """`python -m tests.kill_proof` does so with many kills."""
+    """`python -m tests.helpers.kill_proof` does so with many kills."""
     loader, whole = whole_run
     run = RunDirectory(tmp_path / "run")
     arguments, notes = command(tiny_dataset, run.path, loader), tmp_path / "notes.jsonl"

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kimagenet import cli, evaluate, models, saved, train, trained
+from kimagenet import cli, evaluate, models, train
+from kimagenet.inference import fine_tuning, trained
 from kimagenet.recipe import Recipe
-from kimagenet.run import RunDirectory, save_model
+from kimagenet.runs.directory import RunDirectory, save_model
 from pipelines import UserError
-from tests.data import NUM_CLASSES
+from tests.helpers.data import NUM_CLASSES
 
 SMALL = ["--image-size=32", "--batch-size=20", "--loader=tfdata", "--workers=1", "--epochs=1"]
 
@@ -53,7 +54,7 @@ def test_a_saved_model_gives_the_same(name: str, suffix: str, tmp_path: Path) ->
     model = shaken(name, NUM_CLASSES, 64)
     path = tmp_path / f"model{suffix}"
     model.save(path)
-    again = saved.build(path, NUM_CLASSES, 64, dropout_rate=0.3)
+    again = fine_tuning.build(path, NUM_CLASSES, 64, dropout_rate=0.3)
     np.testing.assert_allclose(again(noise(64)), model(noise(64)), atol=1e-6)
     assert [w.path for w in again.weights] == [w.path for w in model.weights]
     assert again.name == name
@@ -66,7 +67,7 @@ def test_logits_are_refused_and_a_softmax_after_them_helps(tmp_path: Path) -> No
     logits = keras.Model(image, layers.Dense(NUM_CLASSES)(layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(image))))
     path = tmp_path / "logits.keras"
     logits.save(path)
-    for opened in (lambda: saved.build(path, NUM_CLASSES, 32), lambda: trained.load(path)):
+    for opened in (lambda: fine_tuning.build(path, NUM_CLASSES, 32), lambda: trained.load(path)):
         with pytest.raises(UserError, match="no probabilities; end it with a softmax"):
             opened()
     keras.Model(image, {"one": logits.output}).save(tmp_path / "named.keras")
@@ -74,7 +75,7 @@ def test_logits_are_refused_and_a_softmax_after_them_helps(tmp_path: Path) -> No
         trained.load(tmp_path / "named.keras")
     keras.Sequential([keras.models.load_model(path), layers.Softmax()]).save(path)
     expected = keras.activations.softmax(logits(noise(32)))
-    np.testing.assert_allclose(saved.build(path, NUM_CLASSES, 32)(noise(32)), expected, atol=1e-6)
+    np.testing.assert_allclose(fine_tuning.build(path, NUM_CLASSES, 32)(noise(32)), expected, atol=1e-6)
 
 
 def test_a_saved_model_takes_images_of_another_size(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_a_saved_model_takes_images_of_another_size(tmp_path: Path) -> None:
     model.save(tmp_path / "model.keras")
     larger = models.build("demo", NUM_CLASSES, 96)
     larger.set_weights(model.get_weights())
-    again = saved.build(tmp_path / "model.keras", NUM_CLASSES, 96)
+    again = fine_tuning.build(tmp_path / "model.keras", NUM_CLASSES, 96)
     np.testing.assert_allclose(again(noise(96)), larger(noise(96)), atol=1e-6)
 
 
@@ -91,14 +92,14 @@ def test_the_head_is_replaced_for_other_classes(tmp_path: Path, capsys: pytest.C
     model.trainable = False
     path = tmp_path / "model.keras"
     model.save(path)
-    tuned = saved.build(path, 7, 32)
+    tuned = fine_tuning.build(path, 7, 32)
     assert capsys.readouterr().out == f"{path}: its head for 4 classes is replaced by a new one for 7\n"
     assert tuned.output_shape == (None, 7)
     assert len(tuned.trainable_variables) == len(models.build("demo", 7, 32).trainable_variables)
     pooled = [keras.Model(m.inputs[0], m.get_layer("global_pool").output)(noise(32)) for m in (model, tuned)]
     np.testing.assert_allclose(*pooled, atol=1e-6)
     assert tuned.get_layer("Logits").kernel.numpy().std() == pytest.approx(0.02, rel=0.15)
-    saved.build(path, 4, 32)
+    fine_tuning.build(path, 4, 32)
     assert capsys.readouterr().out == ""
 
 
@@ -106,9 +107,9 @@ def test_foreign_heads_stay(tmp_path: Path) -> None:
     model = keras.Sequential([layers.Input((32, 32, 3)), layers.GlobalMaxPooling2D(), layers.Dense(4, "softmax")])
     path = tmp_path / "foreign.keras"
     model.save(path)
-    np.testing.assert_allclose(saved.build(path, 4, 48)(noise(48)), model(noise(48)), atol=1e-6)
+    np.testing.assert_allclose(fine_tuning.build(path, 4, 48)(noise(48)), model(noise(48)), atol=1e-6)
     with pytest.raises(UserError, match="knows 4 classes, the data set has 5"):
-        saved.build(path, 5, 32)
+        fine_tuning.build(path, 5, 32)
 
 
 def test_train_goes_on_from_a_run(run: RunDirectory, tiny_dataset: Path, tmp_path: Path) -> None:
@@ -128,17 +129,17 @@ def test_train_goes_on_from_a_run(run: RunDirectory, tiny_dataset: Path, tmp_pat
 
 
 def test_an_interrupted_run_is_found_and_a_bare_file_names_its_size(run: RunDirectory, tmp_path: Path) -> None:
-    assert saved.find(str(run.path)) == run.final
+    assert fine_tuning.find(str(run.path)) == run.final
     stopped = RunDirectory(tmp_path / "stopped")
     stopped.last.parent.mkdir(parents=True)
     stopped.info.write_text(run.info.read_text())
     with pytest.raises(UserError, match=r"last\.keras: no such model file"):
-        saved.find(str(stopped.path))
+        fine_tuning.find(str(stopped.path))
     stopped.last.write_bytes(run.last.read_bytes())
-    assert saved.find(str(stopped.path)) == stopped.last
+    assert fine_tuning.find(str(stopped.path)) == stopped.last
     for name in ("bare.keras", "bare.h5"):
         models.build("demo", 3, 40).save(tmp_path / name)
-        recipe = saved.recipe_of(str(tmp_path / name))
+        recipe = fine_tuning.recipe_of(str(tmp_path / name))
         assert recipe == Recipe(model=str(tmp_path / name), image_size=40, crop_ratio=1.0)
     save_model(models.build("demo", 3, 48), tmp_path / "x.keras")
     flags = train.make_parser().parse_args([str(tmp_path / "x.keras"), "--epochs=3"])
@@ -215,7 +216,7 @@ def test_a_model_saved_in_mixed_precision_goes_on_in_float32(tmp_path: Path, flo
     model = models.build("demo", 3, 32)
     model.save(tmp_path / "mixed.keras")
     keras.mixed_precision.set_global_policy("float32")
-    again = saved.build(tmp_path / "mixed.keras", 3, 32)
+    again = fine_tuning.build(tmp_path / "mixed.keras", 3, 32)
     assert {layer.compute_dtype for layer in again.layers} == {"float32"}
     np.testing.assert_allclose(again(noise(32)), model(noise(32)), atol=0.02)
 

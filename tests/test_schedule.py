@@ -98,8 +98,8 @@ def test_schedules_do_not_import_tensorflow() -> None:
 
 def test_a_recipe_names_its_schedule() -> None:
     recipe = Recipe(lr_sched="exp", initial_lr=1e-2, final_lr=1e-5, epochs=80, warmup_epochs=5, batch_size=32)
-    assert Schedule.of(recipe) == Schedule("exp", 1e-2, 1e-5, 80, 5.0)
-    scaled = Schedule.of(recipe.replace(iter_size=16, lr_reference_batch=256))
+    assert recipe.schedule() == Schedule("exp", 1e-2, 1e-5, 80, 5.0)
+    scaled = recipe.replace(iter_size=16, lr_reference_batch=256).schedule()
     assert (scaled.initial_lr, scaled.final_lr) == pytest.approx((2e-2, 2e-5))
 
 

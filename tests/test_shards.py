@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines import ShardSet, UserError
-from tests.data import NUM_CLASSES, TRAIN_RECORDS, TRAIN_SHARDS
+from tests.helpers.data import NUM_CLASSES, TRAIN_RECORDS, TRAIN_SHARDS
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from pipelines import UserError
-from pipelines.build import BuildOptions, build
-from pipelines.dataset import DatasetInfo
-from pipelines.sources import Scratch, Source, imagenet, open_source, recognize
-from pipelines.sources.layouts import LAYOUTS as LOOKS
-from tests import layouts
-from tests.data import jpeg, photo
+from pipelines.building.build import BuildOptions, build
+from pipelines.building.sources import Scratch, Source, imagenet, open_source, recognize
+from pipelines.building.sources.layouts import LAYOUTS as LOOKS
+from pipelines.shards.dataset import DatasetInfo
+from tests.helpers import layouts
+from tests.helpers.data import jpeg, photo
 from tools import build_shards
 
 OPTIONS = BuildOptions(train_shards=2, validation_shards=2)
@@ -331,7 +331,7 @@ def test_a_tar_that_was_replaced_is_another_source(
         build(source, tmp_path / "shards", OPTIONS)
         return source
 
-    monkeypatch.setattr("pipelines.build._build_split", stop)
+    monkeypatch.setattr("pipelines.building.build._build_split", stop)
     for _ in range(2):
         with pytest.raises(UserError, match="stopped"):
             try_build()

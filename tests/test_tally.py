@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from kimagenet import evaluation_report
-from kimagenet.outputs import Outputs
-from kimagenet.tally import CALIBRATION_BINS, Tally
+from kimagenet.inference import report
+from kimagenet.inference.outputs import Outputs
+from kimagenet.inference.tally import CALIBRATION_BINS, Tally
 
 NAMES = tuple("abcdefgh")
 
@@ -108,16 +108,16 @@ def test_a_nan_is_never_right_and_no_secret() -> None:
     assert (tally.records, tally.top1_correct) == (40, of(batch).top1_correct)
     assert np.isnan(tally.loss)
     assert np.isnan(tally.calibration_error())
-    found = evaluation_report.content({}, tally, calibration=True)
+    found = report.content({}, tally, calibration=True)
     assert found["loss"] is found["calibration"]["error"] is None
     json.dumps(found, allow_nan=False)
 
 
 def test_what_is_shown_is_what_was_counted(batches: list[Outputs]) -> None:
     tally = of(*batches)
-    assert len(list(evaluation_report.lines(tally))) == 2
-    text = "\n".join(evaluation_report.lines(tally, per_class=True, confusions=3, calibration=True))
-    found = evaluation_report.content({"model": "m"}, tally, [], per_class=True, confusions=3, calibration=True)
+    assert len(list(report.lines(tally))) == 2
+    text = "\n".join(report.lines(tally, per_class=True, confusions=3, calibration=True))
+    found = report.content({"model": "m"}, tally, [], per_class=True, confusions=3, calibration=True)
     assert (found["version"], found["model"], found["rejected"]) == (1, "m", [])
     assert [part["name"] for part in found["per_class"]] == list(NAMES)
     first = found["per_class"][0]
@@ -138,6 +138,6 @@ def test_what_is_shown_is_what_was_counted(batches: list[Outputs]) -> None:
 def test_long_names_and_absent_classes() -> None:
     tally = Tally(("n" * 50, "empty"))
     tally.add(Outputs(np.zeros((1, 1), int), np.ones((1, 1)), np.zeros(1), np.zeros(1, int), np.ones(1)))
-    lines = list(evaluation_report.lines(tally, per_class=True))
+    lines = list(report.lines(tally, per_class=True))
     assert lines[-2].split() == ["n" * 31 + "…", "1", "100.00%", "100.00%"]
     assert lines[-1].split() == ["empty", "0"]

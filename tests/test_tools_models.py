@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from kimagenet.recipe import Recipe
-from kimagenet.run import RunDirectory
+from kimagenet.runs.directory import RunDirectory
 from tools import plot_runs, try_models
 
 

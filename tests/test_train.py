@@ -17,11 +17,11 @@ import tensorflow as tf
 
 from kimagenet import cli, evaluate, models, train
 from kimagenet.recipe import Recipe
-from kimagenet.run import RunDirectory, save_model
+from kimagenet.runs.directory import RunDirectory, save_model
 from pipelines import UserError
 from pipelines.loaders import dali
-from tests.data import VALIDATION_RECORDS
-from tests.runs import read_events, read_log
+from tests.helpers.data import VALIDATION_RECORDS
+from tests.helpers.runs import read_events, read_log
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["demo", "--image-size=32", "--batch-size=20", "--loader=tfdata", "--workers=1"]
@@ -144,7 +144,7 @@ def test_same_seed_same_run(finished_run: RunDirectory, tiny_dataset: Path, tmp_
 def test_interrupted_run_keeps_the_weights(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from kimagenet.checkpoints import KeepLastAndBest
+    from kimagenet.runs.saving import KeepLastAndBest
 
     def interrupt(self, batch, logs=None):
         if batch == 2:
@@ -172,7 +172,7 @@ def test_save_model_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     def fail(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr("kimagenet.run.sync", fail)
+    monkeypatch.setattr("kimagenet.runs.directory.sync", fail)
     with pytest.raises(OSError, match="no space left"):
         save_model(model, tmp_path / "a.keras")
     assert [path.name for path in tmp_path.iterdir()] == ["a.keras"]

@@ -7,9 +7,9 @@ from contextlib import closing
 from pathlib import Path
 
 from kimagenet import cli
-from pipelines.adopt import adopt_shards
-from pipelines.pool import cpu_count
-from pipelines.progress import ProgressBar
+from pipelines.building.adopt import adopt_shards
+from pipelines.system.processes import cpu_count
+from pipelines.system.progress import ProgressBar
 
 EPILOG = """Shards of the original project are taken as they are. Pixels are not read, only the heads of the records.
 Exit codes: 0 done, 2 wrong use or a damaged shard, 130 interrupted."""

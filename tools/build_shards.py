@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from kimagenet import cli
-from pipelines.build import (
+from pipelines.building.build import (
     MIN_RECORDS_PER_SHARD,
     REJECTED_FILE,
     BuildOptions,
@@ -16,9 +16,9 @@ from pipelines.build import (
     check_output,
     scratch_folder,
 )
-from pipelines.pool import cpu_count
-from pipelines.progress import ProgressBar
-from pipelines.sources import Scratch, Source, recognize
+from pipelines.building.sources import Scratch, Source, recognize
+from pipelines.system.processes import cpu_count
+from pipelines.system.progress import ProgressBar
 
 EXIT_REJECTED = 1
 EPILOG = f"""Every image is decoded to its last block. JPEGs of one or three components are stored as they are; PNG,

@@ -7,10 +7,10 @@ from contextlib import closing
 from pathlib import Path
 
 from kimagenet import cli
-from pipelines.check import CheckReport, check_shards, quarantine
+from pipelines.building.check import CheckReport, check_shards, quarantine
 from pipelines.errors import UserError
-from pipelines.pool import cpu_count
-from pipelines.progress import ProgressBar
+from pipelines.system.processes import cpu_count
+from pipelines.system.progress import ProgressBar
 
 EPILOG = """Checked: length and data CRC of each record, features, label, image (decoded to its last block), index,
 image sizes, dataset.json and its checksums. One line a fault. Shards of the original project and of other writers may

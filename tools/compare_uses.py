@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kimagenet import export, predict, trained
+from kimagenet import export, predict
 from kimagenet.cli import EXIT_FAILED, Parser, import_tensorflow, positive_int, run
+from kimagenet.inference import trained
 from pipelines import AugmentSpec, BatchSpec, ShardSet
 from pipelines.errors import UserError
 
@@ -41,7 +42,7 @@ def compare_uses(flags: argparse.Namespace) -> int:
         raise UserError(f"{flags.target}: not a run directory")
     shards = ShardSet.open(model_file.dataset_dir, flags.split)
     import_tensorflow()
-    from kimagenet.exporters import use_cpu
+    from kimagenet.inference.exporters import use_cpu
 
     use_cpu()
     records = shards.usable[: flags.records]
@@ -84,8 +85,8 @@ def by_evaluation(loader: str, model_file: trained.Trained, shards: ShardSet, co
     """As `kimagenet.evaluate` runs the model, with the probabilities of all classes."""
     import tensorflow as tf
 
-    from kimagenet.distribute import open_feed
-    from kimagenet.outputs import make_output_step
+    from kimagenet.inference.outputs import make_output_step
+    from kimagenet.training.feed import open_feed
 
     strategy = tf.distribute.get_strategy()
     model = trained.load(model_file.model)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from kimagenet.cli import Parser, import_tensorflow, positive_int, run
 from pipelines import AugmentSpec, BatchSpec, ShardSet, open_loader
-from pipelines.files import atomic_writer
+from pipelines.system.files import atomic_writer
 from tools.preview import draw_sheet
 
 # The same record keeps its random numbers, so in a row only the range changes that they are spread over.

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from kimagenet.cli import Parser, run
 from kimagenet.recipe import Recipe
-from kimagenet.run import RunDirectory
+from kimagenet.runs.directory import RunDirectory
 from pipelines import UserError
-from pipelines.files import atomic_writer
+from pipelines.system.files import atomic_writer
 
 # Okabe and Ito's colours, which the colour-blind tell apart; the dashes do as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

@@ -12,7 +12,7 @@ from kimagenet.cli import Parser, import_tensorflow, positive_int, run
 from kimagenet.json_output import check_writable
 from kimagenet.recipe import AUGMENTS
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, open_loader
-from pipelines.files import atomic_writer
+from pipelines.system.files import atomic_writer
 
 _MARGIN, _TITLE = 8, 22
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)

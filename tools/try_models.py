@@ -19,7 +19,7 @@ from kimagenet.catalog import table
 from kimagenet.cli import Parser, import_tensorflow, positive_int, run
 from kimagenet.json_output import check_writable
 from pipelines import AugmentSpec, BatchSpec, ShardSet
-from pipelines.files import write_atomic
+from pipelines.system.files import write_atomic
 
 LARGEST_DIFFERENCE = 1e-6
 
@@ -53,7 +53,8 @@ def try_models(flags: argparse.Namespace) -> None:
     check_writable(flags.output)
     shards = ShardSet.open(flags.directory, "train")
     import_tensorflow()
-    from kimagenet.distribute import choose_strategy, open_feed
+    from kimagenet.training.feed import open_feed
+    from kimagenet.training.strategy import choose_strategy
 
     batch = BatchSpec(flags.batch_size, flags.image_size)
     columns = ("model", *(f"{loader}: first pass → last" for loader in flags.loaders), "file against model", "seconds")
@@ -96,8 +97,8 @@ def _train(name: str, feeds: Sequence[Any], flags: argparse.Namespace, folder: P
     import keras
     import tensorflow as tf
 
-    from kimagenet.run import save_model
-    from kimagenet.steps import make_training_step, to_input
+    from kimagenet.runs.directory import save_model
+    from kimagenet.training.steps import make_training_step, to_input
 
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)

@@ -15,7 +15,7 @@ from bench import decode
 from bench.measurement import Measurement
 from bench.settings import Settings
 from bench.timing import Candidate, rates, ratios, run_interleaved
-from pipelines.shards import ShardSet
+from pipelines.shards.shard_set import ShardSet
 
 ORIGINAL = "keras_imagenet"
 

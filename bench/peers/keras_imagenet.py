@@ -7,7 +7,7 @@ description. TensorFlow Addons, which rotated, is no more: the same operation is
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pipelines.records import ENCODED, LABEL
+from pipelines.shards.records import ENCODED, LABEL
 
 if TYPE_CHECKING:
     from bench.peers import Task

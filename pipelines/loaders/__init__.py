@@ -7,8 +7,8 @@ import pkgutil
 from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
 from pipelines.loader import DEVICES, BatchSpec, Loader, LoaderOptions
-from pipelines.pool import cpu_count
-from pipelines.shards import ShardSet
+from pipelines.shards.shard_set import ShardSet
+from pipelines.system.processes import cpu_count
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,77 @@
+"""What a check finds, and the checks of what is installed. Neither TensorFlow nor DALI is imported."""
+
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+
+from packaging.requirements import Requirement
+
+STATES = ("fine", "note", "wrong")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's.
+
+    Attributes:
+        name: of the check. state: "fine"; "note", works but not as well as it could; "wrong".
+        text: what was found. remedy: what mends it, "" if nothing has to be mended. figures: the numbers in it.
+    """
+
+    name: str
+    state: str
+    text: str
+    remedy: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.state not in STATES:
+            raise ValueError(f"{self.state!r} is not one of {STATES}")
+
+
+def installed() -> Iterator[Finding]:
+    """Python, and the packages that kimagenet asks for, in versions that it knows."""
+    from pipelines.system.processes import cpu_count
+
+    machine = f"{platform.system()} {platform.machine()}, {cpu_count()} of {os.cpu_count()} cores"
+    yield Finding("python", "fine", f"{platform.python_version()} on {machine}")
+    try:
+        yield packages(metadata.requires("kimagenet") or [])
+    except metadata.PackageNotFoundError:
+        yield Finding("packages", "note", "kimagenet is not installed, so no versions are asked for", "`pip install .`")
+
+
+def packages(requires: list[str]) -> Finding:
+    """Whether what is required, or installed of the extras dali and gpu, has a version that fits."""
+    seen: dict[str, str] = {}
+    wrong: list[str] = []
+    remedies: list[str] = []
+    for requirement in map(Requirement, requires):
+        extra = next((name for name in ("dali", "gpu") if _asks_for(requirement, name)), "")
+        if requirement.marker and not (extra or requirement.marker.evaluate({"extra": ""})):
+            continue
+        version = _version(requirement.name)
+        if version is None and extra:
+            continue  # that DALI is missing is another check's to say
+        seen[requirement.name] = version or "missing"
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{requirement.name} is {version or 'missing'}, not {requirement.specifier}")
+            remedies.append(f"'{requirement.name}{requirement.specifier}'")
+    if wrong:
+        return Finding("packages", "wrong", "; ".join(wrong), f"`pip install {' '.join(dict.fromkeys(remedies))}`")
+    told = ("tensorflow", "keras", "numpy", "nvidia-dali-cuda120", "nvidia-dali-tf-plugin-cuda120")
+    return Finding("packages", "fine", ", ".join(f"{name} {seen[name]}" for name in told if name in seen))
+
+
+def _asks_for(requirement: Requirement, extra: str) -> bool:
+    marker = requirement.marker
+    return bool(marker and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""}))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,129 @@
+"""The checks that import TensorFlow and DALI, in a process of their own: a foreign library may end it.
+
+python -m kimagenet.diagnosis.libraries SECONDS writes a JSON line for each check that begins, and one for each finding.
+"""
+
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from kimagenet.diagnosis import trials
+from kimagenet.diagnosis.findings import Finding
+from pipelines import loaders
+from pipelines.errors import first_line
+from pipelines.loaders import dali
+from pipelines.loaders.dali import native
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+Check = Callable[[], Iterator[Finding]]
+
+
+def main() -> None:
+    """Writes lines to stdout as checks go; nothing else may."""
+    seconds = float(sys.argv[1])
+    out, sys.stdout = sys.stdout, sys.stderr
+
+    def write(line: dict) -> None:
+        print(json.dumps(line), file=out, flush=True)
+
+    for name, check in checks(seconds).items():
+        write({"begins": name})
+        for finding in guarded(name, check):
+            write(dataclasses.asdict(finding))
+
+
+def checks(seconds: float) -> dict[str, Check]:
+    """All checks by name, in the order in which they are made; `seconds` is the length of a loader's self test."""
+
+    def readers() -> Iterator[Finding]:
+        with tempfile.TemporaryDirectory(prefix="kimagenet-doctor-") as folder:
+            yield from trials.readers(Path(folder), seconds)
+
+    return {"gpu": gpus, "training": trials.training, "dali": dali_loads, "auto": auto, "loaders": readers}
+
+
+def guarded(name: str, check: Check) -> Iterator[Finding]:
+    """A check's findings; an exception is one as well."""
+    try:
+        yield from check()
+    except Exception as error:  # whatever it is, the other checks go on
+        yield Finding(name, "wrong", f"{type(error).__name__}: {first_line(error)}")
+
+
+def gpus() -> Iterator[Finding]:
+    """Whether TensorFlow sees the GPUs that the machine has."""
+    import tensorflow as tf
+
+    found = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    cuda = tf.sysconfig.get_build_info().get("cuda_version", "none")
+    figures = {"tensorflow_gpus": len(found)}
+    if found:
+        names = ", ".join(details.get("device_name", "GPU") for details in found)
+        yield Finding("gpu", "fine", f"TensorFlow {tf.__version__} (CUDA {cuda}) sees {names}", figures=figures)
+    elif NVIDIA_DRIVER.exists():
+        text = f"TensorFlow {tf.__version__} (CUDA {cuda}) sees no GPU, though there is a driver"
+        remedy = "`pip install 'tensorflow[and-cuda]' nvidia-npp-cu12` brings CUDA's libraries"
+        yield Finding("gpu", "wrong", text, f"{remedy}; CUDA_VISIBLE_DEVICES must not hide it", figures)
+    else:
+        text = f"TensorFlow {tf.__version__} sees none, and there is no NVIDIA driver: all runs on the CPU"
+        yield Finding("gpu", "note", text, "a machine with an NVIDIA GPU and its driver, if one is wanted", figures)
+
+
+def dali_loads() -> Iterator[Finding]:
+    """Whether DALI and its plugin load under this TensorFlow, with what they need."""
+    import tensorflow as tf
+
+    if problem := dali.unavailable("cpu"):
+        text, _, remedy = problem.removesuffix(")").rpartition(" (")
+        state = "note" if text.endswith("is not installed") else "wrong"
+        yield Finding("dali", state, f"{text}; reading goes through tf.data", remedy.removeprefix("build it anew: "))
+        return
+    from nvidia.dali import __version__, backend
+
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    count = backend.GetCUDADeviceCount() if has_gpu else 0
+    sees = f"; it sees {count} GPU" + "s" * (count != 1) if has_gpu else ""
+    text = f"{__version__}, its plugin loads under TensorFlow {tf.__version__}{sees}"
+    yield Finding("dali", "fine", text, figures={"dali_gpus": count})
+    if has_gpu:
+        yield from dali_libraries(count, backend.GetNppVersion(), backend.GetCufftVersion())
+    else:
+        yield cpu_operator(native.unavailable())
+
+
+def dali_libraries(count: int, npp: int, cufft: int) -> Iterator[Finding]:
+    """What DALI needs on a GPU and does not bring: the versions of NPP and cuFFT that it found, -1 for none."""
+    missing = {"NPP": "nvidia-npp-cu12", "cuFFT": "nvidia-cufft-cu12"}
+    missing = {name: package for name, package in missing.items() if {"NPP": npp, "cuFFT": cufft}[name] == -1}
+    if count < 1:
+        remedy = "see whether the driver is new enough for CUDA 12 (`nvidia-smi`)"
+        yield Finding("dali gpu", "wrong", "TensorFlow sees a GPU, DALI does not", remedy)
+    elif missing:
+        text = f"DALI does not find {' and '.join(missing)}, which its GPU operators need"
+        yield Finding("dali gpu", "wrong", text, f"`pip install {' '.join(missing.values())}`")
+    else:
+        yield Finding("dali gpu", "fine", "DALI finds NPP and cuFFT")
+
+
+def cpu_operator(problem: str | None) -> Finding:
+    """Whether our own operator does the warp on the CPU."""
+    if problem is None:
+        return Finding("operator", "fine", "our CPU operator for DALI is compiled and loaded")
+    text = f"DALI's own operators do the work of our CPU operator, slower, since {problem}"
+    return Finding("operator", "note", text, "install g++, or name a C++17 compiler in CXX")
+
+
+def auto() -> Iterator[Finding]:
+    """Which loader `--loader auto` takes, and why."""
+    device = loaders.resolve_device("auto")
+    chosen, reason = loaders.choose("auto", device, strict=False)
+    why = "DALI loads" if chosen == "dali" else str(reason).rpartition(" (")[0].partition("since ")[2]
+    place = f" on the {device}" if chosen == "dali" else ""
+    yield Finding("auto", "fine", f"--loader auto takes {chosen}{place}, since {why}")
+
+
+if __name__ == "__main__":
+    main()

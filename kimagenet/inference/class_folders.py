@@ -1,0 +1,57 @@
+"""A plain folder of class folders, matched by name with the classes that a model knows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.building.sources.folders import SPLIT_FOLDERS
+from pipelines.errors import UserError
+from pipelines.shards.dataset import DATASET_FILE
+
+if TYPE_CHECKING:
+    from pipelines.images import ImageFile
+
+
+def find(directory: Path, split: str) -> Path | None:
+    """The folder that holds the class folders: `directory`, or the split's folder in it; None if it holds shards."""
+    if (directory / DATASET_FILE).exists() or not directory.is_dir():
+        return None
+    folders = [directory / name for name in SPLIT_FOLDERS.get(split, (split,))]
+    root = next((folder for folder in folders if folder.is_dir()), directory)
+    return root if _folders(root) else None
+
+
+def names(root: Path) -> tuple[str, ...]:
+    """The names of the class folders, sorted."""
+    return tuple(folder.name for folder in _folders(root))
+
+
+def list_images(root: Path, classes: Sequence[str], wnids: Sequence[str | None] = ()) -> "list[ImageFile]":
+    """All files of all class folders, by class and name; names that begin with a dot are not looked at.
+
+    A folder bears the name of a class of the model's, or its wnid, both given in label order. Raises `UserError` for a
+    folder that is no class of the model's, or if there is no file.
+    """
+    from pipelines.images import ImageFile  # which imports TensorFlow
+
+    files = []
+    for folder in _folders(root):
+        label = _label(folder, classes, wnids)
+        names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        files += [ImageFile(path, label) for path in names]
+    if not files:
+        raise UserError(f"{root}: no images in its class folders")
+    return files
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _label(folder: Path, classes: Sequence[str], wnids: Sequence[str | None]) -> int:
+    """The number of the class that the folder is named after: by its wnid, or by a name that no other class has."""
+    if folder.name in wnids:
+        return wnids.index(folder.name)
+    if classes.count(folder.name) == 1:
+        return classes.index(folder.name)
+    raise UserError(f"{folder}: the model knows no class of this name; rename or remove the folder")

@@ -1,0 +1,156 @@
+"""What writes a model in a format of other programs, and what reads it again to compare it with the Keras model."""
+
+import re
+import warnings
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kimagenet.inference.fine_tuning import rebuilt
+from pipelines.augment import AugmentSpec
+from pipelines.images import ImageReader
+from pipelines.loader import BatchSpec
+from pipelines.tf_image import evaluation_work, render
+
+ONNX_OPSET = 18
+_SIZES = ((64, 64), (90, 160), (333, 221), (500, 375))  # height, width of the images that an export is compared on
+
+
+def use_cpu() -> None:
+    """Hides GPUs: there convolutions round to 10 bits, and nothing here is worth one."""
+    tf.config.set_visible_devices([], "GPU")
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """The model, or one of the same weights that computes in float32: converters know no mixed precision."""
+    if all(layer.compute_dtype == "float32" for layer in model.layers):
+        return model
+    return rebuilt(model, model.input_shape[1])
+
+
+class Exporter(ABC):
+    """One format. `takes` says what its input is."""
+
+    takes: str
+
+    @abstractmethod
+    def write(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> None:
+        """Writes the model into the folder, which holds classes.txt. Raises `OSError` if there is no room."""
+
+    @abstractmethod
+    def compare(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> tuple[float, int]:
+        """The largest difference of a probability from the Keras model's, and on how many images."""
+
+
+class SavedModel(Exporter):
+    """From the bytes of JPEG files: decoding, cutting and scaling are in the graph."""
+
+    takes = "jpeg: string [N], JPEG files"
+
+    def write(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> None:
+        def prepare(encoded: tf.Tensor) -> tf.Tensor:
+            return render(encoded, evaluation_work(encoded, batch, augment), batch, augment)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="jpeg")])
+        def serve(jpeg: tf.Tensor) -> dict[str, tf.Tensor]:
+            pixels = tf.TensorSpec((batch.image_size, batch.image_size, 3), batch.dtype)
+            images = tf.map_fn(prepare, jpeg, fn_output_signature=pixels)
+            return {"probabilities": model(images, training=False)}
+
+        module = _Holder(model)
+        module.classes = tf.saved_model.Asset(str(folder / "classes.txt"))
+        try:
+            tf.saved_model.save(module, str(folder), signatures=serve)
+        except tf.errors.OpError as error:  # of a disk it says "FILE; REASON"
+            if reason := re.search(rf"{re.escape(str(folder))}\S*; ([^\[\n]*[^\[\s])", error.message):
+                raise OSError(reason[1]) from error
+            raise
+
+    def compare(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> tuple[float, int]:
+        jpegs = [tf.io.encode_jpeg(_noise(*size)).numpy() for size in _SIZES]
+        serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+        reader = ImageReader(batch, augment)
+        images = np.stack([reader.pixels(jpeg) for jpeg in jpegs])
+        return _largest_difference(model, images, serve(jpeg=tf.constant(jpegs))["probabilities"].numpy())
+
+
+class Onnx(Exporter):
+    """From float images, by tf2onnx; compared by onnxruntime."""
+
+    takes = "images: float32 [N, {size}, {size}, 3] in -1 to 1"
+
+    def write(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> None:
+        import tf2onnx
+
+        serve = _serve_images(model, batch)
+        path = str(folder / "model.onnx")
+        tf2onnx.convert.from_function(serve, serve.input_signature, opset=ONNX_OPSET, output_path=path)
+
+    def compare(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> tuple[float, int]:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+        images = _noisy_images(batch)
+        return _largest_difference(model, images, session.run(["probabilities"], {"images": images})[0])
+
+
+class TFLite(Exporter):
+    """From float images, by TensorFlow's own converter, without quantization."""
+
+    takes = Onnx.takes
+
+    def write(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> None:
+        serve, holder = _serve_images(model, batch), _Holder(model)
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], holder)
+        converter.experimental_enable_resource_variables = False  # else the file has variables without values
+        (folder / "model.tflite").write_bytes(converter.convert())
+
+    def compare(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> tuple[float, int]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that another package will have the interpreter
+            interpreter = tf.lite.Interpreter(str(folder / "model.tflite"))
+        images = _noisy_images(batch)
+        found = interpreter.get_signature_runner()(images=images)["probabilities"]
+        return _largest_difference(model, images, found)
+
+
+EXPORTERS: dict[str, Exporter] = {"savedmodel": SavedModel(), "onnx": Onnx(), "tflite": TFLite()}
+
+
+class _Holder(tf.Module):
+    """What TensorFlow looks through for variables: it does not find those inside of a Keras model."""
+
+    def __init__(self, model: keras.Model) -> None:
+        super().__init__()
+        self.variables_of_model = [variable.value for variable in model.variables]
+        self.classes: Any = None
+
+
+def _serve_images(model: keras.Model, batch: BatchSpec) -> Any:
+    shape = (None, batch.image_size, batch.image_size, 3)
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32, name="images")])
+    def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": model(images, training=False)}
+
+    return serve
+
+
+def _noise(height: int, width: int) -> tf.Tensor:
+    """uint8 [height, width, 3], smooth blotches of colour."""
+    coarse = np.random.default_rng(height).uniform(0, 255, (8, 8, 3)).astype(np.float32)
+    return tf.cast(tf.image.resize(coarse, (height, width)), tf.uint8)
+
+
+def _noisy_images(batch: BatchSpec) -> np.ndarray:
+    shape = (len(_SIZES), batch.image_size, batch.image_size, 3)
+    return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+
+
+def _largest_difference(model: keras.Model, images: np.ndarray, found: np.ndarray) -> tuple[float, int]:
+    expected = np.asarray(model(images, training=False))
+    return float(np.abs(found - expected).max()), len(images)

@@ -1,0 +1,43 @@
+"""What a model says of each image of a batch: the most probable classes, and with labels the cross-entropy."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kimagenet.training.steps import as_float32, to_input
+
+
+class Outputs(NamedTuple):
+    """Of N images.
+
+    Attributes:
+        classes: int32 [N, k], the most probable class first, of equally probable ones the lower number.
+        probabilities: float32 [N, k], theirs.
+        losses: float32 [N], cross-entropies. labels: int32 [N]. weights: float32 [N], 0 for padding.
+    """
+
+    classes: np.ndarray
+    probabilities: np.ndarray
+    losses: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+
+
+def make_output_step(model: keras.Model, strategy: tf.distribute.Strategy, k: int = 5) -> Callable[..., Outputs]:
+    """A step (images, labels, weights) → `Outputs` of all replicas, in the order of the global batch."""
+    k = min(k, model.output_shape[-1])
+
+    def replica_step(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        probabilities = as_float32(model(to_input(images), training=False))
+        losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
+        best, classes = tf.math.top_k(probabilities, k)
+        return classes, best, losses, labels, weights
+
+    @tf.function(reduce_retracing=True)
+    def step(*batch: Any) -> tuple[Any, ...]:
+        return tuple(strategy.gather(part, axis=0) for part in strategy.run(replica_step, args=batch))
+
+    return lambda *batch: Outputs(*(part.numpy() for part in step(*batch)))

@@ -1,0 +1,90 @@
+"""What a run shows in TensorBoard. Written as log.jsonl is, by appending, so that a resumed run can cut it back.
+
+TensorFlow's own writer would begin another file at each start, raise when the disk is full and leave half an event.
+"""
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+
+from kimagenet.runs.reporters import Reporter
+from kimagenet.runs.append_file import LogFile
+from kimagenet.training.loop import Loop
+from kimagenet.training.steps import to_input
+from pipelines.shards.records import frame
+
+FILE_NAME = "events.out.tfevents"  # TensorBoard knows its files by the last word
+
+# TensorBoard shows the charts of one group beside each other; the others are of the group "quality".
+GROUPS = {"learning_rate": "schedule", "images_per_second": "speed", "data_wait": "speed"}
+
+
+class TensorBoardEvents(Reporter):
+    """The numbers of log.jsonl over `global_step`: curves `train` and `validation` in the same charts.
+
+    And a sheet of the first images of the first batch, as the loader gave them.
+    """
+
+    def __init__(self, loop: Loop, directory: Path) -> None:
+        super().__init__(loop)
+        header = _encode(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._train, self._validation = (
+            LogFile(directory / name / FILE_NAME, header) for name in ("train", "validation")
+        )
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        super().on_train_batch_end(batch, logs)
+        if self.loop.global_step == 1:
+            images = self.loop.training.strategy.experimental_local_results(self.loop.images)[0]
+            self._append(self._train, _picture("inputs", sheet(images)))
+
+    def step(self, step: int, values: dict[str, float]) -> None:
+        self._append(self._train, *_scalars(values))
+
+    def epoch(self, values: dict[str, float]) -> None:
+        prefix = "val_"
+        found = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+        self._append(self._validation, *_scalars(found))
+
+    def _append(self, file: LogFile, *values: Summary.Value) -> None:
+        if values:
+            event = Event(wall_time=time.time(), step=self.loop.global_step, summary=Summary(value=values))
+            file.append(_encode(event))
+
+
+def sheet(images: tf.Tensor, columns: int = 8, rows: int = 4) -> np.ndarray:
+    """The first images [B, H, W, 3] of a batch, of any dtype that loaders give: uint8 [rows·H, columns·W, 3].
+
+    A last row that they do not fill ends in black; there are no more rows than needed.
+    """
+    pictures = to_input(images[: columns * rows]).numpy()
+    pictures = np.clip(np.rint((pictures + 1) * 127.5), 0, 255).astype(np.uint8)
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    grid = np.zeros((rows * columns, *pictures.shape[1:]), np.uint8)
+    grid[: len(pictures)] = pictures
+    return np.concatenate(np.concatenate(grid.reshape(rows, columns, *pictures.shape[1:]), axis=1), axis=1)
+
+
+def _scalars(values: dict[str, float]) -> list[Summary.Value]:
+    return [Summary.Value(tag=f"{GROUPS.get(name, 'quality')}/{name}", simple_value=v) for name, v in values.items()]
+
+
+def _picture(tag: str, pixels: np.ndarray) -> Summary.Value:
+    """A PNG of uint8 [H, W, 3]."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    height, width, channels = pixels.shape
+    image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=stream.getvalue())
+    return Summary.Value(tag=tag, image=image)
+
+
+def _encode(event: Event) -> bytes:
+    return frame(event.SerializeToString())

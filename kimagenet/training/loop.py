@@ -1,0 +1,301 @@
+"""The loop: batches to optimizer steps, epoch by epoch, on one device or many.
+
+It owns the position (epoch, step), the learning rate and the clock. All else that happens now and then, logging and
+checkpoints included, is a `keras.callbacks.Callback`. Own reasons to exist beside `model.fit`: it can start at any
+step of any epoch, iter_size and several workers work under tf.distribute, and it knows how long it waited for data.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from time import perf_counter
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kimagenet.optim import evaluation_weights
+from kimagenet.schedule import Schedule
+from kimagenet.training.feed import Feed
+from kimagenet.training.mixing import MixSpec
+from kimagenet.training.results import Evaluation, Position, Totals
+from kimagenet.training.steps import make_evaluation_step, make_training_step
+from kimagenet.training.strategy import make_statistics_mean
+
+WARM_UP_STEPS = 3  # of a run, kept out of the clock: they trace, allocate and fill caches
+
+
+class Stopped(Exception):
+    """`Loop.request_stop` took effect: the loop stands between two steps, at its `position`."""
+
+
+class NonFiniteLoss(Exception):
+    """The loss of step `step` of epoch `epoch` is NaN or infinite; the weights have taken its update already."""
+
+    def __init__(self, epoch: int, step: int, loss: float) -> None:
+        super().__init__(f"epoch {epoch}, step {step}: the loss is {loss}")
+        self.epoch = epoch
+        self.step = step
+
+
+def evaluate(step: Any, feed: Feed, before_step: Callable[[], None] = lambda: None) -> Evaluation:
+    """Reads an evaluation feed once through `make_evaluation_step`'s step. Sums are float64, counts exact."""
+    sums = np.zeros(4)
+    for batch in feed.epoch(0):
+        before_step()
+        sums += step(*batch).numpy()
+    loss, top1, top5, records = sums
+    return Evaluation(round(records), round(top1), round(top5), loss / records)
+
+
+class Loop:
+    """Trains a model. `position`, `global_step` and `totals` say how far it is; a run's callbacks may read them.
+
+    Args:
+        model: built in the strategy's scope, returns probabilities. It is compiled with the optimizer, so that
+            Keras' callbacks find `model.optimizer`.
+        optimizer: any Keras optimizer, made in the scope; mixed_float16 adds loss scaling around it.
+        training: batches of (images, labels, …). validation: of (images, labels, weights), or None.
+        schedule: sets the learning rate before each step; None leaves it to the optimizer and the callbacks.
+        weight_decay, label_smoothing, mixing, seed, xla: see `make_training_step`.
+        ema: evaluate with the optimizer's moving average of the weights, and beside it the weights as they are.
+        log_steps: how often the callbacks need the loss of the very last step.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        training: Feed,
+        validation: Feed | None = None,
+        *,
+        schedule: Schedule | None = None,
+        weight_decay: float = 0.0,
+        label_smoothing: float = 0.0,
+        mixing: MixSpec | None = None,
+        seed: int = 0,
+        xla: bool = False,
+        ema: bool = False,
+        log_steps: int = 50,
+    ) -> None:
+        strategy = training.strategy
+        with strategy.scope():
+            model.compile(optimizer=optimizer)
+            model.optimizer.build(model.trainable_variables)
+        self.model = model
+        self.training = training
+        self.validation = validation
+        self.steps_per_epoch = training.steps_per_epoch
+        self.log_steps = log_steps
+        self.totals = Totals()
+        self.images: Any = None  # of the last step, as the loader gave them
+        self._epoch = self._step = 0
+        self._epoch_began = Totals()
+        self._best_top1 = -1.0
+        self.is_best = False  # whether the last epoch's validation was the best so far
+        self._schedule = schedule
+        self._ema = ema
+        self._training_step = make_training_step(
+            model,
+            model.optimizer,
+            strategy,
+            training.global_batch,
+            weight_decay=weight_decay,
+            label_smoothing=label_smoothing,
+            mixing=mixing,
+            seed=seed,
+            xla=xla,
+        )
+        self._evaluation_step = make_evaluation_step(model, strategy)
+        self._average_statistics = make_statistics_mean(model, strategy)
+        self._in_flight: tuple[int, int, tf.Tensor] | None = None
+        self._stop_is_requested = self._all_stop = False
+        self._warm_up = WARM_UP_STEPS
+
+    @property
+    def global_step(self) -> int:
+        """Steps done since the run's beginning."""
+        return self._epoch * self.steps_per_epoch + self._step
+
+    @property
+    def epoch_totals(self) -> Totals:
+        """Of this epoch's steps, those before a resume included."""
+        return self.totals - self._epoch_began
+
+    @property
+    def position(self) -> Position:
+        """Where the run stands between two steps; waits for the loss of the last one."""
+        self._count_step_in_flight()
+        return Position(self._epoch, self._step, self.epoch_totals if self._step else Totals(), self._best_top1)
+
+    @property
+    def num_skipped(self) -> int:
+        """Corrupt records that the run goes on without, of both splits."""
+        return len(self.training.corrupt)
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """All that a run has to keep: weights, statistics, seeds of layers; state of the optimizer and its wrappers."""
+        return [*self.model.variables, *self.model.optimizer.variables]
+
+    def values(self) -> list[np.ndarray]:
+        """Copies of the `variables`, the same on all workers: a collective operation."""
+        self._average_statistics()
+        return [np.array(variable.numpy()) for variable in self.variables]
+
+    def skip_as_before(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Takes the corrupt records out that a run which goes on has listed."""
+        self.training.corrupt.lines = list(lines)
+        for feed in (self.training, self.validation):
+            if feed is not None:
+                feed.skip(feed.corrupt.of(feed.shards.split))
+
+    def request_stop(self) -> None:
+        """Lets `fit` raise `Stopped` at the end of a step, of the same one on all workers, or, without others, of a
+        validation's step."""
+        self._stop_is_requested = True
+
+    def fit(
+        self,
+        epochs: int,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        start: Position | None = None,
+    ) -> keras.callbacks.History:
+        """Trains from `start` (None: the beginning) to the end of epoch `epochs` − 1.
+
+        Callbacks see logs `loss`, `top1` (means of the epoch so far) and `learning_rate`, at the end of an epoch also
+        `val_loss`, `val_top1`, `val_top5` (with `ema` also `val_raw_…`, of the weights that are not averaged), and
+        the weights that are trained; `evaluation_weights` gives those that were evaluated. At the end the model holds
+        the latter. A callback with `on_train_batch_end` makes the loop wait for every step's loss, unless it has
+        `needs_every_loss = False`: then logs may lack the last step's, except where `is_log_step`, and an accelerator
+        is never left idle. Raises `NonFiniteLoss`, and `Stopped`.
+        """
+        start = start or Position()
+        self._epoch, self._step, self._best_top1 = start.epoch, start.step, start.best_top1
+        self._epoch_began = self.totals
+        self.totals += start.totals
+        self._all_stop = False
+        steps = self.steps_per_epoch
+        listeners = keras.callbacks.CallbackList(
+            list(callbacks), add_history=True, model=self.model, epochs=epochs, steps=steps, verbose=0
+        )
+        everyone_waits = any(getattr(callback, "needs_every_loss", _hears_steps(callback)) for callback in callbacks)
+        self.model.stop_training = False
+        logs: dict[str, float] = {}
+        listeners.on_train_begin()
+        for epoch in range(start.epoch, epochs):
+            listeners.on_epoch_begin(epoch)
+            logs = self._train_epoch(epoch, self._step, listeners, everyone_waits)
+            if self.validation is not None:
+                logs |= self._validate(self.validation, listeners)
+            self.is_best = logs.get("val_top1", -1.0) > self._best_top1
+            self._best_top1 = max(self._best_top1, logs.get("val_top1", -1.0))
+            if self._step == self.steps_per_epoch:
+                self._epoch, self._step = epoch + 1, 0
+            listeners.on_epoch_end(epoch, logs)
+            self._epoch_began = self.totals
+            if self.model.stop_training:
+                break
+            if self._has_to_stop and epoch + 1 < epochs:
+                raise Stopped
+        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        listeners.on_train_end(logs)
+        return self.model.history
+
+    def evaluation_weights(self) -> AbstractContextManager[None]:
+        """While it lasts, the model holds the weights that are evaluated: slow ones, averaged ones, or as they are."""
+        return evaluation_weights(self.model.optimizer, self.model.trainable_variables, ema=self._ema)
+
+    def is_log_step(self, step: int) -> bool:
+        """Whether the totals are complete after this step of an epoch: every `log_steps`, and the last one."""
+        return (step + 1) % self.log_steps == 0 or step + 1 == self.steps_per_epoch
+
+    def _train_epoch(
+        self, epoch: int, first: int, listeners: keras.callbacks.CallbackList, everyone_waits: bool
+    ) -> dict[str, float]:
+        batches = self.training.epoch(epoch, first)
+        logs = {"learning_rate": self._set_learning_rate(epoch, min(first, self.steps_per_epoch - 1))}
+        mark = perf_counter()
+        for step in range(first, self.steps_per_epoch):
+            asked = perf_counter()
+            if (batch := next(batches, None)) is None:  # an epoch that lacks skipped records ends sooner
+                self._step = self.steps_per_epoch
+                break
+            images, labels, *_ = batch
+            waited = perf_counter() - asked
+            listeners.on_train_batch_begin(step)
+            learning_rate = self._set_learning_rate(epoch, step)
+            self.images = images
+            stop = tf.constant(self._stop_is_requested, tf.float32)
+            result = self._training_step(images, labels, tf.constant(self.global_step, tf.int64), stop)
+            # At most one step ahead: the device never idles, and the loader's queue fills up if data is fast enough.
+            self._count_step_in_flight()
+            self._in_flight = epoch, step, result
+            self._step = step + 1
+            if everyone_waits or self.is_log_step(step):
+                self._count_step_in_flight()
+            now = perf_counter()
+            self._count_time(now - mark, waited)
+            mark = now
+            logs = self.epoch_totals.means() | {"learning_rate": learning_rate}
+            listeners.on_train_batch_end(step, logs)
+            if self.model.stop_training or self._has_to_stop:
+                break
+        self._count_step_in_flight()
+        if self._has_to_stop:
+            raise Stopped
+        return logs | self.epoch_totals.means()
+
+    def _count_step_in_flight(self) -> None:
+        if self._in_flight is not None:
+            epoch, step, result = self._in_flight
+            self._in_flight = None
+            loss, top1, stops = result.numpy().tolist()
+            if not math.isfinite(loss):
+                raise NonFiniteLoss(epoch, step, loss)
+            self.totals += Totals(steps=1, loss=loss, top1=top1)
+            self._all_stop = stops > 0
+
+    def _count_time(self, seconds: float, waited: float) -> None:
+        if self._warm_up:
+            self._warm_up -= 1
+        else:
+            self.totals += Totals(images=self.training.global_batch, seconds=seconds, waited=waited)
+
+    def _set_learning_rate(self, epoch: int, step: int) -> float:
+        optimizer = self.model.optimizer
+        if self._schedule is None:
+            return float(tf.convert_to_tensor(optimizer.learning_rate).numpy())
+        position = epoch + step / self.steps_per_epoch
+        if position < self._schedule.warmup_epochs:  # taken at the step's end, so that the first step's is not zero
+            position += 1 / self.steps_per_epoch
+        optimizer.learning_rate = self._schedule.at(position)
+        return self._schedule.at(position)
+
+    def _validate(self, validation: Feed, listeners: keras.callbacks.CallbackList) -> dict[str, float]:
+        listeners.on_test_begin()
+        self._average_statistics()
+        with self.evaluation_weights():
+            logs = self._evaluate(validation)
+        if self._ema:
+            logs |= {f"raw_{name}": value for name, value in self._evaluate(validation).items()}
+        listeners.on_test_end(logs)
+        return {f"val_{name}": value for name, value in logs.items()}
+
+    def _evaluate(self, validation: Feed) -> dict[str, float]:
+        result = evaluate(self._evaluation_step, validation, self._stop_alone)
+        return {"loss": result.loss, "top1": result.top1, "top5": result.top5}
+
+    @property
+    def _has_to_stop(self) -> bool:
+        # Several workers have to stop at the same step: they only learn of each other's wish in a training step.
+        return self._all_stop or (self._stop_is_requested and not self.training.has_peers)
+
+    def _stop_alone(self) -> None:
+        if self._has_to_stop:
+            raise Stopped
+
+
+def _hears_steps(callback: keras.callbacks.Callback) -> bool:
+    return type(callback).on_train_batch_end is not keras.callbacks.Callback.on_train_batch_end

@@ -1,0 +1,1 @@
+"""From images to shards: sources, the builder, the checker, shards of other writers."""

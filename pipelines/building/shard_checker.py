@@ -1,0 +1,167 @@
+"""Checks one shard, record by record, in one sequential pass; carried out in a worker process."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from pipelines.building.clean import ImageRejected, check_image
+from pipelines.errors import UserError
+from pipelines.shards import records
+from pipelines.shards.dataset import ShardInfo
+from pipelines.shards.index import Index, index_path, locate, read_index
+from pipelines.shards.jpeg import read_header
+
+_BYTES_FEATURES = (records.COLORSPACE, records.FORMAT, records.FILENAME, records.SYNSET, records.TEXT)
+_INT_FEATURES = (records.HEIGHT, records.WIDTH, records.CHANNELS)
+_READ_AHEAD = 1 << 20
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with a file, or with one record of a shard: that can be quarantined.
+
+    Attributes:
+        file: its name. reason: what is wrong; for files that are not single records with the remedy.
+        record: number in its shard, counted from 0. offset: its first byte there.
+    """
+
+    file: str
+    reason: str
+    record: int | None = None
+    offset: int | None = None
+
+    def line(self, directory: Path) -> str:
+        """For the user: the file, the place in it, what is wrong."""
+        place = "" if self.record is None else f"record {self.record} at byte {self.offset}: "
+        return f"{directory / self.file}: {place}{self.reason}"
+
+
+@dataclass(frozen=True)
+class CheckTask:
+    """One shard to check.
+
+    Attributes:
+        known: what dataset.json says of it. sizes_file: the name of its split's sidecar of image sizes.
+        sizes: its part of the sidecar, int32 [N, 2]. Each is None if there is none that is whole.
+        labels: those that records may have.
+        decode: whether images are decoded; else only their headers are read.
+    """
+
+    path: Path
+    known: ShardInfo | None
+    sizes_file: str
+    sizes: np.ndarray | None
+    labels: range
+    decode: bool
+
+    @property
+    def remedy(self) -> str:
+        """What makes indexes, sizes and dataset.json anew."""
+        return f"run `python -m tools.build_index {self.path.parent}`"
+
+
+@dataclass(frozen=True)
+class ShardCheck:
+    """What was found: how many records the shard has, and its faults."""
+
+    name: str
+    records: int
+    faults: tuple[Fault, ...]
+
+
+def check_shard(task: CheckTask) -> ShardCheck:
+    """Checks shard, index and this shard's part of the image sizes. Raises `OSError` if the shard cannot be read."""
+    try:
+        index, damaged = locate(task.path)
+    except UserError as error:  # missing or empty
+        return ShardCheck(task.path.name, 0, (_fault_of(task.path, error),))
+    checksum = 0
+    found: list[Fault] = []
+    sizes = np.zeros((index.num_records, 2), np.int64)
+    with open(task.path, "rb", buffering=_READ_AHEAD) as stream:
+        for number, (offset, size) in enumerate(index.pairs()):
+            data = stream.read(size)
+            checksum = google_crc32c.extend(checksum, data)
+            try:
+                if number in damaged:
+                    raise ValueError(damaged[number])
+                sizes[number] = _check_record(data, task)
+            except (ImageRejected, ValueError) as error:
+                found.append(Fault(task.path.name, str(error), number, offset))
+    whole = [*_check_index(task, index), *_check_file(task, index, None if found else f"{checksum:08x}")]
+    return ShardCheck(task.path.name, index.num_records, (*whole, *found, *_check_sizes(task, index, sizes)))
+
+
+def _check_record(data: bytes, task: CheckTask) -> tuple[int, int]:
+    """Height and width of the record's image. Raises `ValueError` or `ImageRejected`; the header has been checked."""
+    body = data[records.HEADER_BYTES : -records.FOOTER_BYTES]
+    if records.masked_crc(body) != int.from_bytes(data[-records.FOOTER_BYTES :], "little"):
+        raise ValueError("the CRC of its data is wrong")
+    features = records.decode_example(memoryview(body))
+    for names, kind in ((_BYTES_FEATURES, memoryview), (_INT_FEATURES, int)):
+        for name in names:
+            if features.get(name) is not None and not isinstance(features[name], kind):
+                raise ValueError(f"{name} is of the wrong type")
+    label, encoded = features.get(records.LABEL), features.get(records.ENCODED)
+    if not isinstance(label, int):
+        raise ValueError(f"{records.LABEL} is missing")
+    if label not in task.labels:
+        raise ValueError(f"label {label} is not in {task.labels.start} … {task.labels.stop - 1}")
+    if not isinstance(encoded, memoryview):
+        raise ValueError(f"{records.ENCODED} is missing")
+    size = check_image(bytes(encoded)) if task.decode else _size_of(bytes(encoded))
+    if records.stored_size(features) not in (None, size):
+        said = "{} × {}".format(*records.stored_size(features) or ())
+        raise ValueError(f"the record says {said} pixels, its image has {size[0]} × {size[1]}")
+    return size
+
+
+def _size_of(encoded: bytes) -> tuple[int, int]:
+    header = read_header(encoded)
+    return header.height, header.width
+
+
+def _check_index(task: CheckTask, index: Index) -> list[Fault]:
+    """What is wrong with the index file."""
+    try:
+        stored = read_index(task.path)
+    except UserError as error:
+        return [_fault_of(index_path(task.path), error)]
+    if stored.to_bytes() != index.to_bytes():
+        return [Fault(index_path(task.path).name, f"the index is not that of the shard's records; {task.remedy}")]
+    return []
+
+
+def _check_file(task: CheckTask, index: Index, checksum: str | None) -> list[Fault]:
+    """Whether the shard is the one that dataset.json speaks of; the checksum matters if its records are whole."""
+    if (known := task.known) is None:
+        return []
+    found = f"{index.num_records:,} records, {index.end:,} bytes"
+    expected = f"{known.records:,} records, {known.bytes:,} bytes"
+    if found == expected and checksum and known.crc32c:
+        found, expected = f"checksum {checksum}", f"checksum {known.crc32c}"
+    if found == expected:
+        return []
+    remedy = f"copy or build it again, or, to accept it, {task.remedy}"
+    return [Fault(task.path.name, f"{found}; dataset.json says {expected}: {remedy}")]
+
+
+def _check_sizes(task: CheckTask, index: Index, sizes: np.ndarray) -> list[Fault]:
+    """Whether the sidecar has the sizes of the images, 0 where they are not known."""
+    if task.sizes is None or len(task.sizes) != index.num_records:  # the latter is said of the shard
+        return []
+    wrong = np.flatnonzero(np.any((sizes != task.sizes) & (sizes > 0), axis=1))
+    if not len(wrong):
+        return []
+    first = int(wrong[0])
+    (is_height, is_width), (height, width) = sizes[first].tolist(), task.sizes[first].tolist()
+    what = f"{len(wrong):,} sizes are not those of the images in {task.path.name}"
+    example = f"record {first} at byte {index.offsets[first]} has {is_height} × {is_width}, not {height} × {width}"
+    return [Fault(task.sizes_file, f"{what}: {example}; {task.remedy}")]
+
+
+def _fault_of(path: Path, error: UserError) -> Fault:
+    """An error that begins with the path, as all do that are raised of a file."""
+    return Fault(path.name, str(error).removeprefix(f"{path}: "))

@@ -1,0 +1,140 @@
+"""Writes one shard of a build: a pure function of its list of images, carried out in a worker process."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from pipelines.building.clean import CleanImage, ImageRejected, clean_image
+from pipelines.building.sources import Entry
+from pipelines.errors import UserError
+from pipelines.shards import records
+from pipelines.shards.dataset import ClassInfo
+from pipelines.shards.index import Index, index_path, write_index
+from pipelines.system.files import atomic_writer, write_atomic
+
+LABEL_BASE = 1  # as the original project: its shards and ours are interchangeable
+STATE_FOLDER = ".build"  # beside the shards: one note for each finished shard of an unfinished build
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to write: everything a worker has to know."""
+
+    path: Path
+    entries: tuple[Entry, ...]
+    classes: tuple[ClassInfo, ...]
+    short_side: int | None
+    quality: int
+
+    @property
+    def note(self) -> Path:
+        """Where the result is kept until the build is done."""
+        return self.path.parent / STATE_FOLDER / f"{self.path.name}.json"
+
+    def fingerprint(self) -> str:
+        """Tells this list of images from any other."""
+        return digest(repr(tuple(entry)) for entry in self.entries)
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What became of a shard.
+
+    Attributes:
+        sizes: height and width of each record's image.
+        reencoded: how many images were encoded anew, by reason.
+        rejected: (position in the task's entries, reason) of each file that is not in the shard.
+    """
+
+    name: str
+    fingerprint: str
+    bytes: int
+    crc32c: str
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    reencoded: dict[str, int] = field(default_factory=dict)
+    rejected: list[tuple[int, str]] = field(default_factory=list)
+
+
+def write_shard(task: ShardTask) -> ShardResult:
+    """Writes shard, index and note, in this order, each whole or absent. Raises `OSError` if that fails."""
+    task.note.unlink(missing_ok=True)
+    sizes: list[tuple[int, int]] = []
+    lengths: list[int] = []
+    reencoded: Counter[str] = Counter()
+    rejected: list[tuple[int, str]] = []
+    crc = 0
+    with atomic_writer(task.path) as stream:
+        for position, entry in enumerate(task.entries):
+            try:
+                image = _read(entry, task)
+            except ImageRejected as error:
+                rejected.append((position, str(error)))
+                continue
+            data = records.frame(records.encode_example(_features(entry, task.classes[entry.class_index], image)))
+            stream.write(data)
+            crc = google_crc32c.extend(crc, data)
+            lengths.append(len(data))
+            sizes.append((image.height, image.width))
+            if image.reencoded:
+                reencoded[image.reencoded] += 1
+    if lengths:
+        ends = np.cumsum(lengths, dtype=np.int64)
+        write_index(task.path, Index(ends - lengths, np.array(lengths, np.int64)))
+    result = ShardResult(
+        task.path.name, task.fingerprint(), sum(lengths), f"{crc:08x}", sizes, dict(reencoded), rejected
+    )
+    write_atomic(task.note, json.dumps(asdict(result)).encode())
+    return result
+
+
+def finished(task: ShardTask) -> ShardResult | None:
+    """The result of a shard that an earlier run wrote; None if there is none, or one of other images."""
+    try:
+        result = ShardResult(**json.loads(task.note.read_text(encoding="utf-8")))
+        whole = task.path.stat().st_size == result.bytes and (not result.bytes or index_path(task.path).exists())
+    except FileNotFoundError:
+        return None
+    return result if whole and result.fingerprint == task.fingerprint() else None
+
+
+def digest(parts: Iterable[str]) -> str:
+    """SHA-256 of a list of texts, file names included that are no valid UTF-8."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(_utf8(part) + b"\0")
+    return sha.hexdigest()
+
+
+def _read(entry: Entry, task: ShardTask) -> CleanImage:
+    try:
+        data = entry.read()
+    except OSError as error:  # the machine's fault, not the image's: it must not be lost for that
+        raise UserError(f"{entry.path}: {error.strerror or error}; mend this and repeat the command") from None
+    return clean_image(data, task.quality, task.short_side)
+
+
+def _features(entry: Entry, info: ClassInfo, image: CleanImage) -> dict[str, records.FeatureValue]:
+    """The features of the original project's records; colour space and channels are what a decoder is asked for."""
+    return {
+        records.ENCODED: image.encoded,
+        records.HEIGHT: image.height,
+        records.WIDTH: image.width,
+        records.COLORSPACE: b"RGB",
+        records.CHANNELS: 3,
+        records.FORMAT: b"JPEG",
+        records.FILENAME: _utf8(entry.name),
+        records.LABEL: entry.class_index + LABEL_BASE,
+        records.SYNSET: _utf8(info.wnid or info.name),
+        records.TEXT: _utf8(info.name),
+    }
+
+
+def _utf8(name: str) -> bytes:
+    """A file name as it stands on the disk, also if it is no valid UTF-8."""
+    return name.encode("utf-8", "surrogateescape")

@@ -1,0 +1,54 @@
+"""The plan carried out by NVIDIA DALI, on the GPU or the CPU from one graph, through the DALI TF plugin."""
+
+import importlib
+import importlib.util
+from typing import Any
+
+from pipelines.errors import first_line
+
+# TensorFlow must be there when the plugin is built.
+_INSTALL = (
+    "`pip install setuptools wheel packaging`, then `pip install --no-build-isolation "
+    "'nvidia-dali-cuda120>=2.4,<2.5' 'nvidia-dali-tf-plugin-cuda120>=2.4,<2.5'`"
+)
+_REBUILD = (
+    "`pip install setuptools wheel packaging`, then `pip install --no-build-isolation --no-cache-dir "
+    "--force-reinstall --no-deps 'nvidia-dali-tf-plugin-cuda120>=2.4,<2.5'`"
+)
+
+
+def unavailable(device: str) -> str | None:
+    """Why DALI cannot be used here, with the remedy; None if it can."""
+    for module, package in (
+        ("nvidia.dali", "nvidia-dali-cuda120"),
+        ("nvidia.dali_tf_plugin", "nvidia-dali-tf-plugin-cuda120"),
+    ):
+        if not _is_installed(module):
+            return f"package {package} is not installed ({_INSTALL})"
+    import tensorflow as tf
+
+    try:
+        importlib.import_module("nvidia.dali.plugin.tf")
+    except tf.errors.NotFoundError:
+        return f"DALI's TF plugin was built for another TensorFlow than {tf.__version__} (build it anew: {_REBUILD})"
+    except Exception as error:  # whatever a foreign library raises while it loads, the user needs the remedy
+        return f"DALI's TF plugin does not load: {first_line(error)} (build it anew: {_REBUILD})"
+    if device == "gpu" and not tf.config.list_physical_devices("GPU"):
+        return "TensorFlow sees no GPU (`pip install 'tensorflow[and-cuda]' nvidia-npp-cu12` brings CUDA's libraries)"
+    return None
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent package is missing
+        return False
+
+
+def __getattr__(name: str) -> Any:
+    """`LOADER`, on demand: the graph is importable without TensorFlow."""
+    if name == "LOADER":
+        from pipelines.loaders.dali.loader import DaliLoader
+
+        return DaliLoader
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

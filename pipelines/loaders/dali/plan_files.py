@@ -1,0 +1,125 @@
+"""A plan in the form DALI reads: a list of (shard, index) pairs, and a TFRecord of planned floats in lockstep with it.
+
+DALI's reader follows the line order of the index it is given, and takes one path many times: so the order of an
+epoch is a list of runs, each the lines of consecutive positions that lie in the same shard.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.loader import BatchSpec
+from pipelines.plan import EpochPlan
+from pipelines.shards import records
+from pipelines.shards.index import Index
+
+PLAN = "plan"
+# affine 2×3, colour 3×4, box (y, x, height, width), weight
+PLAN_FLOATS = 6 + 12 + 4 + 1
+_PLAN_RECORD_BYTES = 4 * PLAN_FLOATS + 64
+_TMPFS_PAGE = 4096
+_PREFIX = "kimagenet-plan-"
+_PIECE = 1 << 16  # positions drawn at a time, so that memory does not grow with the epoch
+_RUNS = 1 << 8  # index files written between two rests
+
+
+@dataclass(frozen=True)
+class PlanFiles:
+    """Parallel lists of shards and indexes in reading order, and the planned floats with their own index."""
+
+    shards: list[str]
+    indexes: list[str]
+    plan: str
+    plan_index: str
+
+
+def make_folder(plan: EpochPlan) -> tempfile.TemporaryDirectory:
+    """A temporary folder for the plan's files: in memory where there is room to spare, else on disk.
+
+    Folders that killed processes of this machine have left there are removed on the way.
+    """
+    needed = len(plan.records) * _PLAN_RECORD_BYTES + len(_run_starts(plan)) * _TMPFS_PAGE
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * needed
+    parent = memory if roomy else Path(tempfile.gettempdir())
+    _sweep(parent)
+    return tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent)
+
+
+def _sweep(parent: Path) -> None:
+    for folder in parent.glob(f"{_PREFIX}*-*"):
+        owner = folder.name.removeprefix(_PREFIX).split("-")[0]
+        if owner.isdigit() and not _is_alive(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def write_plan(plan: EpochPlan, batch: BatchSpec, folder: Path, rest: Callable[[], object] = lambda: None) -> PlanFiles:
+    """Writes the plan into an empty folder; calls `rest` after each piece of the work."""
+    shards, indexes = _write_runs(plan, folder, rest)
+    plan_path, plan_index = folder / "plan", folder / "plan.idx"
+    size = _write_floats(plan, batch, plan_path, rest)
+    with open(plan_index, "w") as stream:
+        stream.writelines(f"{position * size} {size}\n" for position in range(len(plan.records)))
+    return PlanFiles(shards, indexes, str(plan_path), str(plan_index))
+
+
+def _write_runs(plan: EpochPlan, folder: Path, rest: Callable[[], object]) -> tuple[list[str], list[str]]:
+    """One index file for each run of positions in the same shard."""
+    shards, starts = plan.shards, _run_starts(plan)
+    ends = np.append(starts[1:], len(plan.records))
+    indexes = []
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        run = plan.records[start:end]
+        index = Index(shards.offsets[run], shards.lengths[run])
+        path = f"{folder}/{start}"
+        with open(path, "wb") as stream:
+            stream.write(index.to_bytes())
+        indexes.append(path)
+        if len(indexes) % _RUNS == 0:
+            rest()
+    return [str(shards.paths[number]) for number in shards.shard[plan.records[starts]].tolist()], indexes
+
+
+def _run_starts(plan: EpochPlan) -> np.ndarray:
+    """The positions at which the shard changes, the first one included."""
+    return np.flatnonzero(np.diff(plan.shards.shard[plan.records], prepend=-1))
+
+
+def _write_floats(plan: EpochPlan, batch: BatchSpec, path: Path, rest: Callable[[], object]) -> int:
+    """One framed `tf.train.Example` per position, all of one size, so that structured arrays hold them; the size.
+
+    The data's CRC stays zero: DALI's reader does not look at it, and nothing else reads these files.
+    """
+    example = records.encode_example({PLAN: np.zeros(PLAN_FLOATS)})
+    header = records.frame(example)[: records.HEADER_BYTES] + example[: -4 * PLAN_FLOATS]
+    layout = np.dtype([("header", f"V{len(header)}"), ("floats", "<f4", PLAN_FLOATS), ("crc", "<u4")])
+    with open(path, "wb") as stream:
+        for start in range(0, len(plan.records), _PIECE):
+            stop = min(start + _PIECE, len(plan.records))
+            draws = plan.draw(start, stop)
+            table = np.zeros(stop - start, layout)
+            table["header"] = np.void(header)
+            floats = table["floats"]
+            draws.affine[:, :, 2] -= draws.box[:, [1, 0]]  # the decoder gives the box alone
+            floats[:, 0:6] = draws.affine.reshape(-1, 6)
+            floats[:, 6:18] = batch.to_output_range(draws.colour).reshape(-1, 12)
+            floats[:, 18:22] = draws.box
+            floats[:, 22] = plan.weights[start:stop]
+            table.tofile(stream)
+            rest()
+    return layout.itemsize

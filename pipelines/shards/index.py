@@ -1,0 +1,195 @@
+"""DALI index files, made and checked without DALI: one line "offset size" for each record of a shard."""
+
+import os
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.errors import UserError
+from pipelines.shards.records import FOOTER_BYTES, HEADER_BYTES, masked_crc
+from pipelines.system.files import write_atomic
+
+_NO_HEADER, _CUT_OFF = "its header is damaged", "it is cut off"
+_PIECE = 1 << 22  # bytes searched at a time
+_INDEX_LINE = re.compile(rb"^([0-9]{1,18}) ([0-9]{1,18})$", re.MULTILINE)
+_INDEX_TEXT = re.compile(rb"(?:[0-9]{1,18} [0-9]{1,18}\n)+")
+
+
+@dataclass(frozen=True)
+class Index:
+    """Where the records of one shard lie: byte `offsets` and framed `sizes`, int64 [N] each."""
+
+    offsets: np.ndarray
+    sizes: np.ndarray
+
+    @property
+    def num_records(self) -> int:
+        """How many records the shard has."""
+        return len(self.offsets)
+
+    @property
+    def end(self) -> int:
+        """The byte after the last record."""
+        return int(self.offsets[-1] + self.sizes[-1])
+
+    def to_bytes(self) -> bytes:
+        """The index file's text, byte for byte what DALI's `tfrecord2idx` writes."""
+        return b"".join(b"%d %d\n" % pair for pair in self.pairs())
+
+    def pairs(self) -> Iterator[tuple[int, int]]:
+        """Offset and framed size of each record."""
+        return zip(self.offsets.tolist(), self.sizes.tolist(), strict=True)
+
+
+def index_path(shard: Path) -> Path:
+    """The index of `train-00000-of-00008` is `train-00000-of-00008.idx`."""
+    return shard.with_name(shard.name + ".idx")
+
+
+def scan(shard: Path) -> Index:
+    """Reads the record headers of a shard (12 bytes each, never a payload).
+
+    Raises `UserError` naming the shard and the byte if a header is damaged or the last record is cut off.
+    """
+    starts: list[int] = []
+    for start, problem in _headers(shard):
+        if problem:
+            raise UserError(f"{shard}: the record at byte {start}: {problem}; copy or build the shard again")
+        starts.append(start)
+    return _index_of(shard, starts)
+
+
+def locate(shard: Path) -> tuple[Index, dict[int, str]]:
+    """The records of a shard that may be damaged, and what is wrong with headers, by record number.
+
+    Behind a damaged header the next whole one is searched. Records between the two are told apart by the lines of the
+    shard's index, if these are whole; else they count as one. Raises `UserError` if the shard is missing or empty.
+    """
+    headers = list(_headers(shard))
+    index = _index_of(shard, [start for start, _ in headers])
+    if not any(problem for _, problem in headers):
+        return index, {}
+    lines = _index_lines(shard)
+    starts: list[int] = []
+    damaged: dict[int, str] = {}
+    for (start, size), (_, problem) in zip(index.pairs(), headers, strict=True):
+        parts = _chain(lines, start, start + size) if problem else [start]
+        damaged |= dict.fromkeys(range(len(starts), len(starts) + len(parts)), problem) if problem else {}
+        starts += parts
+    return _index_of(shard, starts), damaged
+
+
+def _index_lines(shard: Path) -> dict[int, int]:
+    """Offset -> size, of the lines of an index that may be damaged or missing."""
+    try:
+        text = index_path(shard).read_bytes()
+    except OSError:
+        return {}
+    return {int(offset): int(size) for offset, size in _INDEX_LINE.findall(text)}
+
+
+def _chain(lines: dict[int, int], start: int, end: int) -> list[int]:
+    """The records from `start` to `end` if lines lead from the one to the other; else one record."""
+    starts, position = [], start
+    while position < end and (size := lines.get(position, 0)):
+        starts.append(position)
+        position += size
+    return starts if position == end else [start]
+
+
+def write_index(shard: Path, index: Index) -> None:
+    """Writes the shard's index file, whole or not at all."""
+    write_atomic(index_path(shard), index.to_bytes())
+
+
+def read_index(shard: Path) -> Index:
+    """Reads a shard's index file and checks it against the shard's size.
+
+    Raises `UserError`, naming file and remedy, if the index is missing, empty, no index, not contiguous, or
+    does not end where the shard ends. DALI itself would take most of these silently as a smaller data set.
+    """
+    path = index_path(shard)
+    remedy = f"run `python -m tools.build_index {shard.parent}`"
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; {remedy}") from None
+    if not text:
+        raise UserError(f"{path}: the index is empty; {remedy}")
+    if not _INDEX_TEXT.fullmatch(text):
+        raise UserError(f'{path}: not an index (lines of "offset size"); {remedy}')
+    table = np.array(text.split(), np.int64).reshape(-1, 2)
+    index = Index(table[:, 0], table[:, 1])
+    ends = index.offsets + index.sizes
+    if index.offsets[0] != 0 or np.any(index.offsets[1:] != ends[:-1]):
+        raise UserError(f"{path}: the index skips or repeats bytes of the shard; {remedy}")
+    try:
+        shard_bytes = shard.stat().st_size
+    except OSError as error:
+        raise UserError(f"{shard}: {error.strerror}; copy or build the shard again") from None
+    if index.end != shard_bytes:
+        raise UserError(
+            f"{path}: the index covers {index.end:,} bytes, the shard has {shard_bytes:,}: "
+            f"the index is stale ({remedy}) or the shard was cut off (copy or build it again)"
+        )
+    return index
+
+
+def _open(shard: Path) -> int:
+    try:
+        return os.open(shard, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"{shard}: {error.strerror}") from None
+
+
+def _index_of(shard: Path, starts: list[int]) -> Index:
+    if not starts:
+        raise UserError(f"{shard}: the shard is empty; copy or build it again")
+    offsets = np.array(starts, np.int64)
+    return Index(offsets, np.diff(offsets, append=shard.stat().st_size))
+
+
+def _headers(shard: Path) -> Iterator[tuple[int, str]]:
+    """The first byte of each record and what is wrong with its header; behind a damaged one the next is searched."""
+    descriptor = _open(shard)
+    try:
+        end = os.fstat(descriptor).st_size
+        position = 0
+        while position < end:
+            header = os.pread(descriptor, HEADER_BYTES, position)
+            length, problem = _read_header(header, end - position)
+            yield position, problem
+            if problem:
+                position = _next_header(descriptor, position + 1, end)
+            else:
+                position += HEADER_BYTES + length + FOOTER_BYTES
+    finally:
+        os.close(descriptor)
+
+
+def _read_header(header: bytes, room: int) -> tuple[int, str]:
+    """The length of a record's data, and what is wrong; `room` bytes are left in the shard."""
+    if len(header) < HEADER_BYTES:
+        return 0, _CUT_OFF
+    length, crc = struct.unpack("<QI", header)
+    if crc != masked_crc(header[:8]):
+        return 0, _NO_HEADER
+    return (length, "") if length <= room - HEADER_BYTES - FOOTER_BYTES else (0, _CUT_OFF)
+
+
+def _next_header(descriptor: int, position: int, end: int) -> int:
+    """The first byte of the next record from `position` on, or `end`: where a length and its CRC agree."""
+    while position < end:
+        data = os.pread(descriptor, _PIECE + HEADER_BYTES - 1, position)
+        # No record has 4 GiB, so four bytes of zeros stand out; only there CRCs are worth their time.
+        zero = np.frombuffer(data, np.uint8)[4 : len(data) - 4] == 0
+        for start in np.flatnonzero(zero[:-3] & zero[1:-2] & zero[2:-1] & zero[3:]).tolist():
+            length, problem = _read_header(data[start : start + HEADER_BYTES], end - position - start)
+            if length and not problem:
+                return position + start
+        position += _PIECE
+    return end

@@ -1,0 +1,54 @@
+"""What tests of the builder share: folders of images, and readers of what was built."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines.building.build import BuildOptions
+from pipelines.shards import records
+from tests.helpers.data import jpeg, photo
+
+ROOT = Path(__file__).parents[2]
+CLASSES = ("n01440764", "crane bird", "Straße ü")
+TRAIN_PER_CLASS, VALIDATION_PER_CLASS = 44, 5  # 132 images: two shards of 66
+OPTIONS = BuildOptions(train_shards=2, validation_shards=2)
+
+
+def write_images(root: Path) -> Path:
+    """Folders of good JPEGs, names with spaces and non-ASCII letters included."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", TRAIN_PER_CLASS), ("validation", VALIDATION_PER_CLASS)):
+        for label, name in enumerate(CLASSES):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                height, width = rng.integers(20, 60, 2)
+                (folder / f"Bild ä {number}.JPEG").write_bytes(jpeg(photo(rng, label, height, width)))
+            (folder / ".DS_Store").write_bytes(b"not looked at")
+    return root
+
+
+def read_with_tensorflow(directory: Path, split: str) -> list[dict[str, Any]]:
+    """Every record of a split, in order, read by TensorFlow alone."""
+    features = {
+        records.ENCODED: tf.io.FixedLenFeature([], tf.string),
+        records.HEIGHT: tf.io.FixedLenFeature([], tf.int64),
+        records.WIDTH: tf.io.FixedLenFeature([], tf.int64),
+        records.COLORSPACE: tf.io.FixedLenFeature([], tf.string),
+        records.CHANNELS: tf.io.FixedLenFeature([], tf.int64),
+        records.FORMAT: tf.io.FixedLenFeature([], tf.string),
+        records.FILENAME: tf.io.FixedLenFeature([], tf.string),
+        records.LABEL: tf.io.FixedLenFeature([], tf.int64),
+        records.SYNSET: tf.io.FixedLenFeature([], tf.string),
+        records.TEXT: tf.io.FixedLenFeature([], tf.string),
+    }
+    paths = sorted(str(path) for path in directory.glob(f"{split}-?????-of-?????"))
+    dataset = tf.data.TFRecordDataset(paths).map(lambda data: tf.io.parse_single_example(data, features))
+    return list(dataset.as_numpy_iterator())
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}

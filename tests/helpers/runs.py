@@ -1,0 +1,30 @@
+"""What runs left behind, as tests read it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kimagenet.runs.directory import RunDirectory
+
+
+def read_log(run: RunDirectory, event: str | None = None) -> list[dict[str, Any]]:
+    """The lines of log.jsonl, all or those of one event."""
+    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
+    return [line for line in lines if event in (None, line["event"])]
+
+
+def read_events(directory: Path) -> Iterator[Any]:
+    """TensorBoard's events, checksums checked, in their order."""
+    for path in sorted(directory.iterdir()):
+        for record in tf.data.TFRecordDataset(str(path)):
+            yield tf.compat.v1.Event.FromString(record.numpy())
+
+
+def final_weights(run: RunDirectory) -> list[np.ndarray]:
+    """What is in final.keras."""
+    return keras.models.load_model(run.final).get_weights()
