@@ -38,6 +38,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USER_ERROR, f"error: {one_line(message)} (see --help)\n")
 
+    def flag_of(self, setting: str) -> str:
+        """The flag of an argument as " (--batch-size)"; nothing if this command has none for it."""
+        flag = f"--{setting.replace('_', '-')}"
+        return f" ({flag})" if any(flag in action.option_strings for action in self._actions) else ""
+
     def _why_unknown(self, argument: str) -> str:
         if not argument.startswith("-"):
             return "unexpected argument"
@@ -82,7 +87,7 @@ def run(
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered has to go somewhere
         return EXIT_FAILED
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}{parser.flag_of(error.setting)}", file=sys.stderr)
         if isinstance(error, Blocked):
             _leave_at_once(error.exit_code)
         return error.exit_code

@@ -1,43 +1,59 @@
-"""The one exception that users see."""
+"""The exceptions that users see."""
 
 import re
+from pathlib import Path
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # a file's name may hold them, and a terminal obeys some
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # file names may contain them, and terminals obey some
 
 
 class UserError(Exception):
-    """Something the user can mend: one line that names the file and the remedy.
+    """Something the user can fix. As text it is one line: the file, what is wrong, and the remedy.
 
-    Command lines print it without a traceback and exit with `exit_code`: 2, wrong use.
+    Command lines print this line without a traceback and exit with `exit_code`.
+
+    Attributes:
+        exit_code: 2, wrong use.
+        what: what is wrong.
+        path: the file or folder that it is about, or None.
+        remedy: what to do about it, "" if nothing is known.
+        setting: the argument that the remedy changes, by its Python name ("batch_size"); command lines add the flag.
     """
 
     exit_code = 2
 
+    def __init__(self, what: str, *, path: Path | str | None = None, remedy: str = "", setting: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.path = path
+        self.remedy = remedy
+        self.setting = setting
+
     def __str__(self) -> str:
-        return one_line(super().__str__())
+        text = self.what if self.path is None else f"{self.path}: {self.what}"
+        return one_line(f"{text}; {self.remedy}" if self.remedy else text)
 
 
 class RunFailed(UserError):
-    """What was asked for is right, but the work could not be ended; the line says what is kept and how to go on."""
+    """The request was right, but the work could not be finished. The line says what is kept and how to continue."""
 
     exit_code = 1
 
 
 class Blocked(RunFailed):
-    """A read has never come back. What is stuck in it would keep the process, so it has to be left at once."""
+    """A read has not returned. It cannot be stopped, so the process has to exit at once."""
 
 
 class ToBeResumed(UserError):
-    """The run ended before its time, through no fault of its own; the same command again goes on."""
+    """The run ended early, through no fault of its own. The same command continues it."""
 
     exit_code = 75
 
 
 def one_line(text: str) -> str:
-    """Without what a terminal would take for a command or a new line."""
+    """The text without characters that a terminal would take for a command or a new line."""
     return _CONTROL.sub(" ", text)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its type's name if it has none."""
+    """The first line of an error's message, or the name of its type if the message is empty."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
