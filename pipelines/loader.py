@@ -1,12 +1,11 @@
 """What every loader promises: an epoch of the plan as a `tf.data.Dataset` of batches."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
-from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -14,15 +13,13 @@ from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
 from pipelines.plan import EpochPlan
 from pipelines.shards.shard_set import ShardSet
-from pipelines.system.memory import memory_returned
+from pipelines.stream import UNBOUNDED, Pipeline, Segment, Stream
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 DTYPES = ("float32", "float16", "uint8")
 DEVICES = ("auto", "cpu", "gpu")
-
-_OPEN_AHEAD = 32  # steps before its end that `Loader.batches` opens the next epoch: DALI reads its indexes first
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,7 @@ class Loader(ABC):
     """
 
     name: str
+    _most_steps = UNBOUNDED  # that one pipeline reads
 
     def __init__(
         self,
@@ -100,8 +98,9 @@ class Loader(ABC):
         self.skipped: tuple[int, ...] = ()
         self.steps_per_epoch = self.plan(0).steps_per_epoch
         self.dropped_records = self.plan(0).dropped_records
-        self._opener = ThreadPoolExecutor(1, "kimagenet-epoch")
-        self._opened: dict[int, Future[Iterator[Any]]] = {}
+        self._opener = ThreadPoolExecutor(1, "kimagenet-open")
+        self._streams: WeakSet[Stream] = WeakSet()
+        self._waiting: Stream | None = None  # at the start of an epoch, its pipeline ready
 
     def plan(self, epoch: int, start_step: int = 0) -> EpochPlan:
         """The plan that `epoch(epoch, start_step)` carries out."""
@@ -119,59 +118,118 @@ class Loader(ABC):
         )
 
     def skip(self, records: Iterable[int]) -> None:
-        """Takes records out of every plan from now on. What was opened before has to be opened anew.
+        """Takes records out of every plan from now on. What was opened before has to be opened again.
 
         `steps_per_epoch` stays what it was, so that steps keep their numbers: an epoch that lacks records ends sooner.
         """
-        for opening in self._opened.values():
-            _ = opening.cancel() or opening.exception()  # one that has begun is waited for
-        with memory_returned():
-            self._opened.clear()
+        if self._waiting is not None:
+            self._waiting.close()
+            self._waiting = None
         self.skipped = tuple(sorted({*self.skipped, *records}))
 
-    @abstractmethod
     def epoch(self, epoch: int, start_step: int = 0) -> "tf.data.Dataset":
         """The batches of one epoch from `start_step` on.
 
-        Read `steps_per_epoch - start_step` of them (the plan's, where records are skipped): on a GPU, DALI's dataset
-        has no end of its own. A dataset stays readable until an epoch that is neither the next nor the one before is
-        opened, or the loader is closed.
+        Its `steps_per_epoch - start_step` batches (fewer where records are skipped) stay readable until the loader is
+        closed. On a GPU, DALI's dataset has no end of its own: read so many and no more.
         """
+        steps = self.plan(epoch).steps_per_epoch
+        return self._dataset(Segment(self.plan(0), epoch * steps + start_step, max(0, steps - start_step)))
+
+    def epochs(self, first: int, count: int) -> "tf.data.Dataset":
+        """The batches of several epochs, each with its own order and draws, as `epoch` gives them.
+
+        For one call of Keras: `model.fit(loader.epochs(0, n), epochs=n, steps_per_epoch=loader.steps_per_epoch)`.
+
+        Args:
+            first: the first epoch.
+            count: the number of epochs.
+        """
+        steps = self.plan(first).steps_per_epoch
+        return self._dataset(Segment(self.plan(0), first * steps, count * steps))
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
-        """Exactly the batches that remain, one by one: `epoch` for loops of one's own.
+        """Exactly the batches that remain of an epoch, one by one: for loops of one's own.
 
-        The next epoch of a training loader is opened, and its first batch made, while the last ones of this are used.
+        The pipeline stays open at the end of the epoch, with the first batches of the next one ready: read that next.
+        An evaluation's next epoch is the same one.
         """
-        if start_step == 0 and epoch in self._opened:
-            iterator = self._opened.pop(epoch).result()
-        else:
-            iterator = iter(self.epoch(epoch, start_step))
         steps = self.plan(epoch).steps_per_epoch
+        stream = self._stream_at(epoch * steps + start_step)
+        is_complete = False
         try:
             for step in range(start_step, steps):
-                if step == max(start_step, steps - _OPEN_AHEAD) and not self.augment.is_evaluation:
-                    self._opened[epoch + 1] = self._opener.submit(self._open, epoch + 1)
-                yield next(iterator)
-        except Exception as error:
-            clear_frames(error.__traceback__)  # those of TensorFlow hold the iterator
-            raise
-        finally:  # most readers do not ask for more than there is
-            with memory_returned():
-                del iterator  # and with it the threads
+                batch = stream.next()
+                if is_complete := step + 1 == steps:  # now, since most readers do not ask for more than there is
+                    self._waiting = stream
+                yield batch
+                del batch
+        finally:
+            if not is_complete:
+                stream.close()
 
-    def _open(self, epoch: int) -> Iterator[Any]:
-        iterator = iter(self.epoch(epoch))
-        return chain([next(iterator)], iterator)
+    def predictions(self, model: Any) -> tuple[np.ndarray, np.ndarray]:
+        """What a Keras model predicts for each record of an evaluation split, without the padding of the last batch.
+
+        Args:
+            model: has one output.
+
+        Returns:
+            predictions [N, …], in the order of the records, and labels int32 [N].
+        """
+        predicted, found = [], []
+        for images, labels, weights in self.batches(0):
+            is_record = weights.numpy() > 0
+            predicted.append(model.predict_on_batch(images)[is_record])
+            found.append(labels.numpy()[is_record])
+        return np.concatenate(predicted), np.concatenate(found)
 
     def close(self) -> None:
         """Stops background work and removes temporary files."""
+        for stream in list(self._streams):
+            stream.close()
+        self._waiting = None
         self._opener.shutdown(wait=True, cancel_futures=True)
-        with memory_returned():
-            self._opened.clear()
+
+    @abstractmethod
+    def _dataset(self, segment: Segment) -> "tf.data.Dataset":
+        """The batches of a segment."""
+
+    def _pipeline(self, segment: Segment) -> Pipeline:
+        """What a stream reads a part of its steps from."""
+        return _DatasetPipeline(segment, self._dataset)
+
+    def _stream(self, segment: Segment) -> Stream:
+        stream = Stream(segment, self._pipeline, self._opener, self._most_steps)
+        self._streams.add(stream)
+        return stream
+
+    def _stream_at(self, first: int) -> Stream:
+        """The stream that waits at a step, or a new one."""
+        stream, self._waiting = self._waiting, None
+        if stream is not None:
+            apart = stream.position - first
+            if apart == 0 or (self.augment.is_evaluation and apart % self.plan(0).steps_per_epoch == 0):
+                return stream
+            stream.close()
+        return self._stream(Segment(self.plan(0), first, UNBOUNDED))
 
     def __enter__(self) -> "Loader":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _DatasetPipeline(Pipeline):
+    """A segment as a dataset, with nothing to prepare."""
+
+    def __init__(self, segment: Segment, dataset: "Callable[[Segment], tf.data.Dataset]") -> None:
+        super().__init__(segment)
+        self._dataset = dataset
+
+    def open(self) -> Iterator[Any]:
+        return iter(self._dataset(self.segment))
+
+    def close(self) -> None:
+        pass

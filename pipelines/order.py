@@ -76,24 +76,19 @@ class BlockShuffle(Order):
     four bytes a record.
 
     Attributes:
-        shard: [N], the ascending shard number of each record.
+        starts: int64 [S + 1], the index of the first record of each shard, and N.
         seed: what NumPy's generator is seeded with.
         block_size: records in a block; the last block of a shard may have fewer.
     """
 
-    shard: np.ndarray
+    starts: np.ndarray
     seed: Sequence[int]
     block_size: int
 
     @cached_property
-    def _shard_starts(self) -> np.ndarray:
-        """The first record of each shard, and the number of records at the end."""
-        return np.concatenate([[0], np.flatnonzero(np.diff(self.shard)) + 1, [self.length]])
-
-    @cached_property
     def _first_blocks(self) -> np.ndarray:
         """The first block of each shard, and the number of blocks at the end."""
-        counts = -(-np.diff(self._shard_starts) // self.block_size)
+        counts = -(-np.diff(self.starts) // self.block_size)
         return np.concatenate([[0], np.cumsum(counts)])
 
     @cached_property
@@ -112,7 +107,7 @@ class BlockShuffle(Order):
     def _ends(self) -> np.ndarray:
         """The position after the last record of the block at each place."""
         sizes = np.full(len(self._place), self.block_size)
-        in_shard, blocks = np.diff(self._shard_starts), np.diff(self._first_blocks)
+        in_shard, blocks = np.diff(self.starts), np.diff(self._first_blocks)
         sizes[self._first_blocks[1:] - 1] = in_shard - (blocks - 1) * self.block_size
         return np.cumsum(sizes[self._block_at])
 
@@ -128,7 +123,7 @@ class BlockShuffle(Order):
     def _permutation(self, shard: int) -> np.ndarray:
         """uint32: the order of a shard's records, counted from its first one."""
         if shard not in self._permutations:
-            start, stop = self._shard_starts[shard : shard + 2].tolist()
+            start, stop = self.starts[shard : shard + 2].tolist()
             drawn = self._generator(start).random(stop - start)
             self._permutations[shard] = np.argsort(drawn, kind="stable").astype(np.uint32)
         return self._permutations[shard]
@@ -143,7 +138,7 @@ class BlockShuffle(Order):
         for block, shard in zip(blocks.tolist(), shards.tolist(), strict=True):
             begin = (block - int(self._first_blocks[shard])) * self.block_size
             own = self._permutation(shard)[begin : begin + self.block_size]
-            parts.append(own + self._shard_starts[shard])
+            parts.append(own + self.starts[shard])
         begin = start - int(self._ends[first - 1] if first else 0)
         return self.records[np.concatenate(parts)[begin : begin + stop - start]]
 
@@ -151,8 +146,8 @@ class BlockShuffle(Order):
         return np.array([self._position(int(index)) for index in np.searchsorted(self.records, records)], np.int64)
 
     def _position(self, index: int) -> int:
-        shard = int(np.searchsorted(self._shard_starts, index, side="right")) - 1
-        within = int(np.flatnonzero(self._permutation(shard) == index - self._shard_starts[shard])[0])
+        shard = int(np.searchsorted(self.starts, index, side="right")) - 1
+        within = int(np.flatnonzero(self._permutation(shard) == index - self.starts[shard])[0])
         place = int(self._place[self._first_blocks[shard] + within // self.block_size])
         return int(self._ends[place - 1] if place else 0) + within % self.block_size
 

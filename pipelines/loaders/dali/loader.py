@@ -5,22 +5,30 @@ import ctypes
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache, cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet, WeakValueDictionary
 
 import numpy as np
 import tensorflow as tf
 
 from pipelines.errors import UserError
 from pipelines.loader import Loader
+from pipelines.loaders._exit_gate import exit_gate
+from pipelines.loaders._owned import OwnedDataset
 from pipelines.loaders.dali import native
 from pipelines.loaders.dali.graph import build_graph
 from pipelines.loaders.dali.plan_files import PlanFiles, make_folder, write_plan
-from pipelines.system.memory import return_free_memory
+from pipelines.plan import LARGEST_RECORD_SHUFFLE
+from pipelines.stream import Pipeline, Segment, Stream
+
+_MOST_RUNS = 1 << 16  # index files of a segment, 4 kB each: where records are shuffled one by one, positions
+_MOST_POSITIONS = 1 << 20
 
 
 @cache
@@ -51,14 +59,6 @@ def _finish(elements: tuple[tf.TensorSpec, ...]) -> Callable[[tf.data.Dataset, n
     return function.get_concrete_function(tf.data.DatasetSpec(elements), tf.TensorSpec([], tf.int64))
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A plan on disk, ready to be read."""
-
-    folder: tempfile.TemporaryDirectory
-    files: PlanFiles
-
-
 class _Leisure:
     """Keeps background work from being felt: it takes a twentieth of its thread's time, until somebody waits for it.
 
@@ -76,81 +76,133 @@ class _Leisure:
         self._wanted.wait(self._REST * max(0.0, time.thread_time() - self._rested))
         self._rested = time.thread_time()
 
-    def hurry(self) -> None:
-        """No rests from now on, until `relax`."""
+    @contextlib.contextmanager
+    def hurried(self) -> Iterator[None]:
+        """No rests while the block waits for the work; one thread at a time."""
         self._wanted.set()
+        try:
+            yield
+        finally:
+            self._wanted.clear()
 
-    def relax(self) -> None:
-        """Nobody waits any more."""
-        self._wanted.clear()
+
+class _DaliPipeline(Pipeline):
+    """A segment whose plan is written in the background, slowly until the pipeline is opened."""
+
+    def __init__(self, segment: Segment, loader: "DaliLoader") -> None:
+        super().__init__(segment)
+        self._loader = loader
+        self._folder: tempfile.TemporaryDirectory | None = None
+        self._written = loader.writer.submit(self._write)
+        loader.pipelines.add(self)
+
+    def open(self) -> Iterator[Any]:
+        dataset = self.dataset()
+        # tf.data has hardly an operation on the GPU, so nothing may follow there.
+        if self._loader.options.device != "gpu":
+            dataset = _finish(dataset.element_spec)(dataset, np.int64(self.segment.steps))
+        return iter(dataset)
+
+    def dataset(self) -> tf.data.Dataset:
+        """DALI's own dataset, which has no end; raises `UserError` if the plan cannot be written."""
+        try:
+            with self._loader.pace.hurried():
+                files = self._written.result()
+        except OSError as error:
+            raise UserError(f"the plan of an epoch cannot be written: {error}") from error
+        return self._loader.dali_dataset(files)
+
+    def close(self) -> None:
+        if not self._written.cancel():
+            with self._loader.pace.hurried():
+                _ = self._written.exception()  # waits
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def _write(self) -> PlanFiles:
+        self._folder = make_folder(self.segment)
+        return write_plan(self.segment, self._loader.batch, Path(self._folder.name), self._loader.pace.rest)
+
+
+class _Pulled:
+    """Gives the batches of a segment by their number, through a stream of its own."""
+
+    def __init__(self, segment: Segment, open_stream: Callable[[Segment], Stream]) -> None:
+        self._segment = segment
+        self._open_stream = open_stream
+        self._stream: Stream | None = None
+
+    def __call__(self, step: int) -> list[tf.Tensor]:
+        first = self._segment.first + step
+        if self._stream is None or self._stream.position != first:  # an iterator begins
+            if self._stream is not None:
+                self._stream.close()
+            self._stream = self._open_stream(replace(self._segment, first=first, steps=self._segment.steps - step))
+        return list(self._stream.next())
 
 
 class DaliLoader(Loader):
-    """Decodes and augments in DALI. While one epoch is read, the next one's plan is written in the background."""
+    """Decodes and augments in DALI. While one pipeline is read, the plan of the next one is written."""
 
     name = "dali"
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         _hold_decoders()
-        self._background = ThreadPoolExecutor(1, "kimagenet-plan")
-        self._prepared: dict[tuple[int, int], Future[_Prepared]] = {}
-        self._leisure = _Leisure()
-
-    def epoch(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
-        steps = self.plan(epoch).steps_per_epoch - start_step
-        if steps == 0:
-            return self._empty()
-        current = self._prepare(epoch, start_step)
-        self._leisure.hurry()
-        self._release_except(epoch - 1, epoch, epoch + 1)
-        try:
-            files = current.result().files
-        except OSError as error:
-            del self._prepared[epoch, start_step]
-            raise UserError(f"the plan of epoch {epoch} cannot be written: {error}") from error
-        self._leisure.relax()
-        if not self.augment.is_evaluation:
-            self._prepare(epoch + 1, 0)
-        dataset = self._dataset(files)
-        # tf.data has hardly an operation on the GPU, so nothing may follow there: readers count steps_per_epoch.
-        if self.options.device != "gpu":
-            dataset = _finish(dataset.element_spec)(dataset, np.int64(steps))
-        dataset._kimagenet_loader = self  # whose plans it reads: they are removed with the loader
-        return dataset
-
-    def skip(self, records: Iterable[int]) -> None:
-        super().skip(records)
-        self._release_except()
+        self.writer = ThreadPoolExecutor(1, "kimagenet-plan")
+        self.pace = _Leisure()
+        self.pipelines: WeakSet[_DaliPipeline] = WeakSet()
+        self._pulled: WeakValueDictionary[int, _Pulled] = WeakValueDictionary()
+        self._numbers = count()
+        is_blocked = len(self.shards.usable) > LARGEST_RECORD_SHUFFLE
+        self._most_steps = max(1, (_MOST_POSITIONS if is_blocked else _MOST_RUNS) // self.batch.batch_size)
 
     def close(self) -> None:
         super().close()
-        self._leisure.hurry()
-        self._background.shutdown(wait=True, cancel_futures=True)
-        self._release_except()
+        for pipeline in list(self.pipelines):
+            pipeline.close()
+        self.writer.shutdown(wait=True, cancel_futures=True)
 
-    def _prepare(self, epoch: int, start_step: int) -> Future[_Prepared]:
-        key = epoch, start_step
-        if key not in self._prepared:
-            self._prepared[key] = self._background.submit(self._write, epoch, start_step)
-        return self._prepared[key]
+    def _pipeline(self, segment: Segment) -> _DaliPipeline:
+        return _DaliPipeline(segment, self)
 
-    def _write(self, epoch: int, start_step: int) -> _Prepared:
-        plan = self.plan(epoch, start_step)
-        folder = make_folder(plan)
-        return _Prepared(folder, write_plan(plan, self.batch, Path(folder.name), self._leisure.rest))
+    def _dataset(self, segment: Segment) -> tf.data.Dataset:
+        if self.options.device == "gpu" and segment.steps:  # no Python between DALI and the training step
+            pipeline = self._pipeline(segment)
+            return OwnedDataset(pipeline.dataset(), pipeline)
+        pulled, number = _Pulled(segment, self._stream), next(self._numbers)
+        self._pulled[number] = pulled
+        return OwnedDataset(self._graph(np.int64(number), np.int64(segment.steps)), pulled)
 
-    def _release_except(self, *epochs: int) -> None:
-        """Removes the plans of other epochs, and what their pipelines have freed."""
-        ended = [key for key in self._prepared if key[0] not in epochs]
-        for key in ended:
-            future = self._prepared.pop(key)
-            if not future.cancel() and future.exception() is None:
-                future.result().folder.cleanup()
-        if ended:
-            return_free_memory()
+    @cached_property
+    def _graph(self) -> Callable[[np.int64, np.int64], tf.data.Dataset]:
+        """(a number of `_pulled`, its steps) → dataset, on the CPU. Traced once, as `_finish` is."""
+        gate, pulled = exit_gate(), self._pulled  # not self: TensorFlow never lets go of what a graph may call
+        size, count = self.batch.image_size, self.batch.batch_size
+        outputs = 3 if self.augment.is_evaluation else 2
+        dtypes = (tf.as_dtype(self.batch.dtype), tf.int32, tf.float32)[:outputs]
+        shapes = ((count, size, size, 3), (count,), (count,))[:outputs]
 
-    def _dataset(self, files: PlanFiles) -> tf.data.Dataset:
+        def pull(number: tf.Tensor, step: tf.Tensor) -> list[tf.Tensor]:
+            with gate:
+                return pulled[int(number)](int(step))
+
+        def make(number: tf.Tensor, steps: tf.Tensor) -> tf.data.Dataset:
+            def read(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
+                parts = tf.py_function(pull, [number, step], dtypes)
+                return tuple(tf.ensure_shape(part, shape) for part, shape in zip(parts, shapes, strict=True))
+
+            dataset = tf.data.Dataset.range(steps).take_while(lambda _: gate.is_open()).map(read)
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
+            options = tf.data.Options()
+            options.autotune.enabled = False
+            options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+            return dataset.with_options(options)
+
+        return tf.function(make, autograph=False).get_concrete_function(*[tf.TensorSpec([], tf.int64)] * 2)
+
+    def dali_dataset(self, files: PlanFiles) -> tf.data.Dataset:
+        """The dataset of DALI's pipeline for a written plan; without end."""
         from nvidia.dali.plugin import tf as dali_tf
 
         batch, options = self.batch, self.options
@@ -177,11 +229,3 @@ class DaliLoader(Loader):
                 output_shapes=((count, size, size, 3), (count,), (count,))[:outputs],
                 output_dtypes=(tf.as_dtype(batch.dtype), tf.int32, tf.float32)[:outputs],
             )
-
-    def _empty(self) -> tf.data.Dataset:
-        size = self.batch.image_size
-        images = tf.zeros((0, self.batch.batch_size, size, size, 3), self.batch.dtype)
-        labels = tf.zeros((0, self.batch.batch_size), tf.int32)
-        weights = tf.zeros((0, self.batch.batch_size), tf.float32)
-        parts = (images, labels, weights) if self.augment.is_evaluation else (images, labels)
-        return tf.data.Dataset.from_tensor_slices(parts)
