@@ -15,7 +15,7 @@ from pipelines.loader import DEVICES, DTYPES
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.processes import cpu_count
 
-QUESTIONS = ("decode", "loaders", "peers", "training", "latency", "startup", "scaling", "memory", "build")
+QUESTIONS = ("decode", "loaders", "peers", "training", "latency", "startup", "stream", "scaling", "memory", "build")
 _OTHERS = """  optimizers and report have flags of their own: python -m bench report --help
 """
 _EPILOG_NOTE = """
