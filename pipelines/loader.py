@@ -52,6 +52,24 @@ class BatchSpec:
 
 
 @dataclass(frozen=True)
+class Unavailable:
+    """Why a loader cannot be used here.
+
+    Attributes:
+        cause: what is missing or broken.
+        remedy: what to do about it, "" if nothing is known.
+        is_missing: whether a package is simply not installed, so that nothing is broken.
+    """
+
+    cause: str
+    remedy: str = ""
+    is_missing: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.cause} ({self.remedy})" if self.remedy else self.cause
+
+
+@dataclass(frozen=True)
 class LoaderOptions:
     """How a loader works, without any influence on what it gives.
 

@@ -3,11 +3,11 @@
 import numpy as np
 import tensorflow as tf
 
-from pipelines.loader import Loader
+from pipelines.loader import Loader, Unavailable
 
 
-def unavailable(device: str) -> str | None:
-    """Always there."""
+def unavailable(device: str) -> Unavailable | None:
+    """None: it needs nothing but TensorFlow."""
     return None
 
 

@@ -14,15 +14,15 @@ from weakref import WeakValueDictionary
 import numpy as np
 import tensorflow as tf
 
-from pipelines.loader import BatchSpec, Loader
+from pipelines.loader import BatchSpec, Loader, Unavailable
 from pipelines.plan import EpochPlan
 from pipelines.tf_image import Work, render
 
 _EXIT_SECONDS = 10  # a read may take so long at the interpreter's end, where a disk does not answer
 
 
-def unavailable(device: str) -> str | None:
-    """Always there: TensorFlow is what the whole project stands on."""
+def unavailable(device: str) -> Unavailable | None:
+    """None: TensorFlow is always installed."""
     return None
 
 
