@@ -1,4 +1,4 @@
-"""AugmentSpec: the matrices against plain geometry and colour arithmetic, the draws against the ranges of the spec."""
+"""AugmentSpec: matrices agree with plain geometry and colour arithmetic, and draws with the ranges of the spec."""
 
 import colorsys
 import dataclasses
@@ -321,7 +321,7 @@ def test_the_ends_of_ranges_are_allowed() -> None:
 
 
 def test_a_spec_says_what_it_changes() -> None:
-    """Loaders leave out what a spec cannot do, so an answer too few would show in the pixels."""
+    """Loaders skip the operations that a spec cannot use, so a wrong answer would change pixels."""
     cases = {
         "nothing": ({}, set()),
         "crop": ({"crop_area": (0.5, 0.5)}, {"is_random"}),

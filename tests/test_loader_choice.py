@@ -1,4 +1,4 @@
-"""Which loader a name gives: without DALI the cause and the remedy are named, and tf.data takes over or is refused."""
+"""Which loader a name gives. Without DALI: cause and remedy, and tf.data replaces it or it is an error."""
 
 import builtins
 import logging
@@ -47,7 +47,7 @@ def _hide(monkeypatch: pytest.MonkeyPatch, hidden: str, error: Exception | None 
             tf.errors.NotFoundError(None, None, "undefined symbol: _ZN10tensorflow"),
             "built for another TensorFlow",
         ),
-        ("nvidia.dali.plugin.tf", builtins.OSError("libcuda is ill"), "libcuda is ill"),
+        ("nvidia.dali.plugin.tf", builtins.OSError("libcuda is damaged"), "libcuda is damaged"),
     ],
 )
 def test_without_dali_the_cause_and_the_remedy_are_named(
