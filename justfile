@@ -1,12 +1,14 @@
 # The maintainers' commands. `just` lists them; `pip install rust-just` brings it. Each line also works without just.
 
+export NO_MKDOCS_2_WARNING := "1"
+
 # List the commands
 default:
     @just --list
 
 # Install everything into .venv
 setup:
-    python3 -m venv .venv && .venv/bin/pip install uv && .venv/bin/uv sync --extra dali --extra dev
+    python3 -m venv .venv && .venv/bin/pip install uv && .venv/bin/uv sync --inexact --extra dali --extra dev
 
 # Run the fast tests: the decisions, in under a minute
 fast:

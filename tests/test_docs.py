@@ -85,6 +85,29 @@ def test_flags_are_there() -> None:
             assert known or flag in OTHERS_FLAGS, f"{page.name}: {flag}"
 
 
+def test_extras_are_there() -> None:
+    extras = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.optional-dependencies]")[1]
+    known = set(re.findall(r"^(\w+) = \[", extras.split("\n[")[0], re.MULTILINE))
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        named = re.findall(r"--extra (\w+)", text) + ",".join(re.findall(r"\.\[([\w,]+)\]'", text)).split(",")
+        assert set(named) - {"", "NAME"} <= known, page.name
+
+
+def test_maintainers_commands_are_those_of_the_justfile() -> None:
+    recipes = dict(re.findall(r"^(\w+):\n    (.+)$", (ROOT / "justfile").read_text(encoding="utf-8"), re.MULTILINE))
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\|[^|`]+\| `([^`]+)` \| `just (\w+)` \|$", table, re.MULTILINE)
+    assert len(rows) >= 6
+    for command, recipe in rows:
+        assert shortened(recipes[recipe]) == shortened(command), recipe
+
+
+def shortened(command: str) -> str:
+    """A command as one types it in the activated environment."""
+    return command.replace(".venv/bin/", "").replace("python -m pytest", "pytest")
+
+
 def test_dataset_json_of_the_page_is_one() -> None:
     (block,) = (block for block in blocks(ROOT / "docs" / "data-format.md") if block.language == "json")
     info = DatasetInfo.model_validate_json(block.code)
