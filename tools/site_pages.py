@@ -1,5 +1,6 @@
-"""Adds pages to the site that are not in docs/: README and the like, and the Python reference. MkDocs calls this file.
+"""Adds pages to the site that are not in docs/: README, changelog and others, and the Python reference.
 
+MkDocs calls this file, see mkdocs.yml.
 GitHub shows the same files, so their links are relative to the repository. Here they become links of the site. A link
 to a file that the site does not have, such as the Dockerfile, becomes plain text.
 """
@@ -81,7 +82,7 @@ def site_links(text: str, page: str, known: set[str]) -> str:
 def reference(package: str) -> str:
     """The Markdown of a package's reference: one entry for each public name."""
     module, submodules = import_module(package), PACKAGES[package]
-    lines = [f"# {package}", "", (module.__doc__ or "").strip().splitlines()[0], ""]
+    lines = [f"# Python: {package}", "", (module.__doc__ or "").strip().splitlines()[0], ""]
     lines += [f"::: {package}.{name}\n" for name in module.__all__ if name not in submodules]
     for name in submodules:
         inner = f"{package}.{name}"
