@@ -1,4 +1,4 @@
-"""What every loader promises: an epoch of the plan as a `tf.data.Dataset` of batches."""
+"""The contract of all loaders: an epoch of the plan as a `tf.data.Dataset` of batches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -24,9 +24,15 @@ DEVICES = ("auto", "cpu", "gpu")
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """The shape of a batch: images `dtype` [batch_size, image_size, image_size, 3], RGB.
+    """The shape of a batch of images: [batch_size, image_size, image_size, 3], RGB.
 
-    float32 and float16 images lie in [-1, 1]; uint8 images in 0…255, scaling is left to the training step.
+    Raises:
+        UserError: a size is not positive, or the dtype is not one of `DTYPES`.
+
+    Attributes:
+        batch_size: images per batch.
+        image_size: side of the images, pixels.
+        dtype: "float32" or "float16" for images in [-1, 1]; "uint8" for 0…255, which the training step scales.
     """
 
     batch_size: int
@@ -35,12 +41,13 @@ class BatchSpec:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.image_size < 1:
-            raise UserError(f"batch: sizes must be positive, not {self.batch_size} × {self.image_size} px")
+            sizes = f"{self.batch_size} and {self.image_size}"
+            raise UserError(f"batch: batch_size and image_size must be positive, not {sizes}")
         if self.dtype not in DTYPES:
-            raise UserError(f"batch: dtype is one of {', '.join(DTYPES)}, not {self.dtype!r}")
+            raise UserError(f"batch: dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}", setting="dtype")
 
     def to_output_range(self, colour: np.ndarray) -> np.ndarray:
-        """Folds the scaling of 0…255 to the output's range into colour matrices [N, 3, 4]."""
+        """Colour matrices [N, 3, 4] for 0…255 → the same for the range of `dtype`."""
         if self.dtype == "uint8":
             return colour
         scaled = colour * (2 / 255)
@@ -49,11 +56,35 @@ class BatchSpec:
 
 
 @dataclass(frozen=True)
-class LoaderOptions:
-    """How a loader works, without any influence on what it gives.
+class Unavailable:
+    """Why a loader cannot be used here.
 
     Attributes:
-        workers: decoding threads. prefetch: batches kept ready. device: where DALI decodes. gpu: which one of several.
+        cause: what is missing or broken.
+        remedy: what to do about it, "" if nothing is known.
+        is_missing: whether a package is simply not installed, so that nothing is broken.
+    """
+
+    cause: str
+    remedy: str = ""
+    is_missing: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.cause} ({self.remedy})" if self.remedy else self.cause
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How a loader works. None of it changes the batches.
+
+    Raises:
+        UserError: a value is out of range.
+
+    Attributes:
+        workers: decoding threads.
+        prefetch: batches that are kept ready.
+        device: where DALI decodes, "cpu" or "gpu".
+        gpu: which GPU, if there are several.
     """
 
     workers: int
@@ -65,14 +96,27 @@ class LoaderOptions:
         if self.workers < 1 or self.prefetch < 1:
             raise UserError(f"loader: workers and prefetch must be positive, not {self.workers} and {self.prefetch}")
         if self.device not in ("cpu", "gpu"):
-            raise UserError(f"loader: device is cpu or gpu, not {self.device!r}")
+            raise UserError(f"loader: device must be cpu or gpu, not {self.device!r}", setting="device")
 
 
 class Loader(ABC):
-    """One split, ready to be read epoch by epoch. Subclasses execute plans; they decide and draw nothing.
+    """One split, read epoch by epoch. Subclasses execute plans; they decide and draw nothing.
 
-    Training datasets yield (images, labels), evaluation datasets (images, labels, weights): images as `BatchSpec`
-    says, labels int32 [B] from 0, weights float32 [B], 0 for the padding of the last batch.
+    Training datasets yield (images, labels), evaluation datasets (images, labels, weights). `BatchSpec` describes the
+    images; labels are int32 [B] from 0; weights are float32 [B], 0 for the padding of the last batch.
+
+    Attributes:
+        name: as `open_loader` takes it.
+        shards: the split.
+        batch: the shape of this rank's batches.
+        augment: what is drawn for each record.
+        seed: of the order and the draws.
+        rank: which part of each global batch this loader reads.
+        world_size: the number of ranks.
+        options: how it works.
+        skipped: records that are left out, ascending; see `skip`.
+        steps_per_epoch: batches of a whole epoch with no record skipped.
+        dropped_records: records that do not fill a batch in an epoch with no record skipped.
     """
 
     name: str
@@ -102,8 +146,13 @@ class Loader(ABC):
         self._streams: WeakSet[Stream] = WeakSet()
         self._waiting: Stream | None = None  # at the start of an epoch, its pipeline ready
 
+    @property
+    def device(self) -> str:
+        """Where images are decoded: "cpu" or "gpu"."""
+        return "cpu"
+
     def plan(self, epoch: int, start_step: int = 0) -> EpochPlan:
-        """The plan that `epoch(epoch, start_step)` carries out."""
+        """The plan that `epoch(epoch, start_step)` executes."""
         return EpochPlan(
             self.shards,
             self.augment,
@@ -118,9 +167,9 @@ class Loader(ABC):
         )
 
     def skip(self, records: Iterable[int]) -> None:
-        """Takes records out of every plan from now on. What was opened before has to be opened again.
+        """Removes records from every plan from now on. Datasets that are open have to be opened again.
 
-        `steps_per_epoch` stays what it was, so that steps keep their numbers: an epoch that lacks records ends sooner.
+        `steps_per_epoch` does not change, so that steps keep their numbers: an epoch without these records ends sooner.
         """
         if self._waiting is not None:
             self._waiting.close()
@@ -128,31 +177,40 @@ class Loader(ABC):
         self.skipped = tuple(sorted({*self.skipped, *records}))
 
     def epoch(self, epoch: int, start_step: int = 0) -> "tf.data.Dataset":
-        """The batches of one epoch from `start_step` on.
+        """Opens one epoch from `start_step` on.
 
-        Its `steps_per_epoch - start_step` batches (fewer where records are skipped) stay readable until the loader is
-        closed. On a GPU, DALI's dataset has no end of its own: read so many and no more.
-        """
-        steps = self.plan(epoch).steps_per_epoch
-        return self._dataset(Segment(self.plan(0), epoch * steps + start_step, max(0, steps - start_step)))
-
-    def epochs(self, first: int, count: int) -> "tf.data.Dataset":
-        """The batches of several epochs, each with its own order and draws, as `epoch` gives them.
-
-        For one call of Keras: `model.fit(loader.epochs(0, n), epochs=n, steps_per_epoch=loader.steps_per_epoch)`.
+        Read `plan(epoch).steps_per_epoch - start_step` batches: on a GPU, DALI's dataset does not end by itself. It can
+        be read until the loader is closed.
 
         Args:
-            first: the first epoch.
+            epoch: from 0.
+            start_step: steps that are left out.
+
+        Returns:
+            A dataset of (images, labels) or (images, labels, weights).
+        """
+        steps = self.plan(epoch).steps_per_epoch
+        return self.make_dataset(Segment(self.plan(0), epoch * steps + start_step, max(0, steps - start_step)))
+
+    def epochs(self, first: int, count: int) -> "tf.data.Dataset":
+        """Opens several epochs, each with its own order and draws, as one dataset for one call of Keras.
+
+        `model.fit(loader.epochs(0, n), epochs=n, steps_per_epoch=loader.steps_per_epoch, shuffle=False)`
+
+        Args:
+            first: the first epoch, from 0.
             count: the number of epochs.
+
+        Returns:
+            A dataset of the same elements as that of `epoch`.
         """
         steps = self.plan(first).steps_per_epoch
-        return self._dataset(Segment(self.plan(0), first * steps, count * steps))
+        return self.make_dataset(Segment(self.plan(0), first * steps, count * steps))
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
-        """Exactly the batches that remain of an epoch, one by one: for loops of one's own.
+        """Yields exactly the batches of an epoch from `start_step` on, for your own loops.
 
-        The pipeline stays open at the end of the epoch, with the first batches of the next one ready: read that next.
-        An evaluation's next epoch is the same one.
+        The pipeline stays open at the end of the epoch, with the first batches of the next epoch ready.
         """
         steps = self.plan(epoch).steps_per_epoch
         stream = self._stream_at(epoch * steps + start_step)
@@ -160,7 +218,7 @@ class Loader(ABC):
         try:
             for step in range(start_step, steps):
                 batch = stream.next()
-                if is_complete := step + 1 == steps:  # now, since most readers do not ask for more than there is
+                if is_complete := step + 1 == steps:  # before the yield: most callers do not read past the last batch
                     self._waiting = stream
                 yield batch
                 del batch
@@ -169,10 +227,10 @@ class Loader(ABC):
                 stream.close()
 
     def predictions(self, model: Any) -> tuple[np.ndarray, np.ndarray]:
-        """What a Keras model predicts for each record of an evaluation split, without the padding of the last batch.
+        """Predicts every record of an evaluation split once, without the padding of the last batch.
 
         Args:
-            model: has one output.
+            model: a Keras model with one output.
 
         Returns:
             predictions [N, …], in the order of the records, and labels int32 [N].
@@ -192,12 +250,12 @@ class Loader(ABC):
         self._opener.shutdown(wait=True, cancel_futures=True)
 
     @abstractmethod
-    def _dataset(self, segment: Segment) -> "tf.data.Dataset":
+    def make_dataset(self, segment: Segment) -> "tf.data.Dataset":
         """The batches of a segment."""
 
     def _pipeline(self, segment: Segment) -> Pipeline:
-        """What a stream reads a part of its steps from."""
-        return _DatasetPipeline(segment, self._dataset)
+        """Makes what a stream reads a segment from."""
+        return _DatasetPipeline(segment, self.make_dataset)
 
     def _stream(self, segment: Segment) -> Stream:
         stream = Stream(segment, self._pipeline, self._opener, self._most_steps)

@@ -24,6 +24,7 @@ ROOMS = (
     "pipelines.system",
     "pipelines.shards",
     "pipelines.uniform",
+    "pipelines.operation",
     "pipelines.augment",
     "pipelines.order",
     "pipelines.plan",

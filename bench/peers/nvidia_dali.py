@@ -19,7 +19,8 @@ def unavailable() -> str | None:
     """Why DALI cannot be used here; our own loader has asked the same."""
     from pipelines.loaders import dali
 
-    return dali.unavailable("cpu")
+    problem = dali.unavailable("cpu")
+    return None if problem is None else str(problem)
 
 
 def batches(task: "Task") -> Iterator[Any]:

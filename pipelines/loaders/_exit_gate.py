@@ -7,18 +7,18 @@ from threading import Lock
 
 import tensorflow as tf
 
-_EXIT_SECONDS = 10  # a read may take so long at the interpreter's end, where a disk does not answer
+_EXIT_SECONDS = 10  # how long the interpreter's end waits for a read, in case a disk does not answer
 
 
 class ExitGate:
     """Ends all reading before the interpreter ends.
 
-    TensorFlow's thread that calls Python when the interpreter is ending would wait for it for ever, and the end, which
-    destroys an iterator that a script has left open in mid-epoch, for that thread.
+    Without it, a script that leaves an iterator open in the middle of an epoch would never end: TensorFlow's thread,
+    which calls Python, waits for the interpreter, and the interpreter, which destroys the iterator, for that thread.
     """
 
     def __init__(self) -> None:
-        self._closed = tf.queue.FIFOQueue(1, tf.bool)  # no tf.Variable: that would belong to the strategy in scope
+        self._closed = tf.queue.FIFOQueue(1, tf.bool)  # a tf.Variable would belong to the strategy in scope
         self._passing = 0
         self._lock = Lock()
         atexit.register(self._close)
@@ -38,7 +38,7 @@ class ExitGate:
     def _close(self) -> None:
         self._closed.enqueue(True)
         deadline = time.monotonic() + _EXIT_SECONDS
-        time.sleep(0.02)  # who has found it open enters meanwhile
+        time.sleep(0.02)  # a thread that found the gate open enters meanwhile
         while self._passing and time.monotonic() < deadline:
             time.sleep(0.01)
 

@@ -1,4 +1,4 @@
-"""The plan carried out by tf.data alone: where DALI is absent, and as a second opinion where it is not.
+"""Executes the plan with tf.data alone: without DALI, and to check DALI's batches.
 
 Reading order: range of steps → one batch of JPEGs and matrices per step → decode and warp each → batch → prefetch.
 """
@@ -13,15 +13,15 @@ from weakref import WeakValueDictionary
 import numpy as np
 import tensorflow as tf
 
-from pipelines.loader import BatchSpec, Loader
+from pipelines.loader import BatchSpec, Loader, Unavailable
 from pipelines.loaders._exit_gate import exit_gate
 from pipelines.loaders._owned import OwnedDataset
 from pipelines.stream import Segment
 from pipelines.tf_image import Work, render
 
 
-def unavailable(device: str) -> str | None:
-    """Always there: TensorFlow is what the whole project stands on."""
+def unavailable(device: str) -> Unavailable | None:
+    """None: TensorFlow is always installed."""
     return None
 
 
@@ -35,21 +35,21 @@ class TfdataLoader(Loader):
         self._readers: WeakValueDictionary[int, _StepReader] = WeakValueDictionary()
         self._numbers = count()
 
-    def _dataset(self, segment: Segment) -> tf.data.Dataset:
+    def make_dataset(self, segment: Segment) -> tf.data.Dataset:
         reader = _StepReader(segment, self.batch)
         number = next(self._numbers)
         self._readers[number] = reader
-        # NumPy's, since TensorFlow never forgets a Python number that it was given.
+        # NumPy numbers, because TensorFlow keeps every Python number that it gets.
         return OwnedDataset(self._graph(np.int64(number), np.int64(segment.steps)), reader)
 
     @cached_property
     def _graph(self) -> Callable[[np.int64, np.int64], tf.data.Dataset]:
-        """(a reader's number, its steps) → dataset. Traced once: each dataset made without it takes memory for good.
+        """(a reader's number, its steps) → dataset. Traced once: other datasets take memory that is never freed.
 
-        A concrete function, or TensorFlow would warn of several loaders that functions are traced too often.
+        A concrete function, because TensorFlow would warn about too many traces when several loaders are open.
         """
         gate = exit_gate()
-        # Not self, which holds the function: TensorFlow never lets go of what a graph may call.
+        # Not self: TensorFlow never frees a Python function that a graph may call, nor what the function holds.
         batch, augment, loading, readers = self.batch, self.augment, self.options, self._readers
         size = batch.batch_size
         shapes = ((size,), (size,), (size, 4), (size, 2, 3), (size, 3, 4), (size,), (size,))
@@ -71,20 +71,20 @@ class TfdataLoader(Loader):
                 return [tf.ensure_shape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
             dataset = tf.data.Dataset.range(steps).take_while(lambda _: gate.is_open())
-            dataset = dataset.map(read).prefetch(1)  # or the decoding threads would wait for each step's bytes
+            dataset = dataset.map(read).prefetch(1)  # so that decoding does not wait for each step's bytes
             dataset = dataset.unbatch()
-            # Twice as many as threads: what is done waits, not the thread, while a batch is put together.
+            # Twice the threads, so that finished images wait for their batch and threads do not.
             dataset = dataset.map(execute, num_parallel_calls=2 * loading.workers, deterministic=True)
             dataset = dataset.batch(size, drop_remainder=True)
             dataset = dataset.prefetch(loading.prefetch)
-            dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))  # the gate has made it unknown
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))  # take_while made it unknown
             options = tf.data.Options()
-            # Nothing is left to it, and an iterator that ends would wait for its thread.
+            # It has nothing to tune, and an iterator that ends would wait for its thread.
             options.autotune.enabled = False
-            # The plan has dealt the records to the ranks already.
+            # The plan has already given each rank its records.
             options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
             options.threading.private_threadpool_size = loading.workers
-            # One thread an operation: the images of a batch are the parallel part.
+            # One thread per operation, because the images of a batch run in parallel.
             options.threading.max_intra_op_parallelism = 1
             return dataset.with_options(options)
 
@@ -92,7 +92,7 @@ class TfdataLoader(Loader):
 
 
 class _StepReader:
-    """Reads the records of a step of a segment, and its matrices as the graph wants them."""
+    """Reads the records and matrices of one step of a segment. The graph refers to it by a number."""
 
     def __init__(self, segment: Segment, batch: BatchSpec) -> None:
         self._segment = segment

@@ -157,6 +157,10 @@ class DaliLoader(Loader):
         is_blocked = len(self.shards.usable) > LARGEST_RECORD_SHUFFLE
         self._most_steps = max(1, (_MOST_POSITIONS if is_blocked else _MOST_RUNS) // self.batch.batch_size)
 
+    @property
+    def device(self) -> str:
+        return self.options.device
+
     def close(self) -> None:
         super().close()
         for pipeline in list(self.pipelines):
@@ -166,7 +170,7 @@ class DaliLoader(Loader):
     def _pipeline(self, segment: Segment) -> _DaliPipeline:
         return _DaliPipeline(segment, self)
 
-    def _dataset(self, segment: Segment) -> tf.data.Dataset:
+    def make_dataset(self, segment: Segment) -> tf.data.Dataset:
         if self.options.device == "gpu" and segment.steps:  # no Python between DALI and the training step
             pipeline = self._pipeline(segment)
             return OwnedDataset(pipeline.dataset(), pipeline)
