@@ -169,7 +169,7 @@ def test_memory_is_returned_when_a_pipeline_is_freed(train: ShardSet, monkeypatc
 
     monkeypatch.setattr("pipelines.stream.memory_returned", returned)
     with opened("tfdata", train) as loader:
-        monkeypatch.setattr(type(loader), "_dataset", dataset)
+        monkeypatch.setattr(type(loader), "make_dataset", dataset)
         for epoch in range(3):
             assert len(list(loader.batches(epoch))) == loader.steps_per_epoch
         assert happened == []  # one pipeline for all of them
