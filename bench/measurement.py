@@ -22,7 +22,7 @@ class Measurement:
         name: what was measured; unique within question, unit and settings.
         unit: the unit of the values.
         rounds: the value of each round; at least one.
-        settings: what it was measured with, besides the settings of the whole run.
+        settings: what it was measured with, in addition to the settings of the whole run.
     """
 
     question: str

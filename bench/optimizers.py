@@ -26,6 +26,7 @@ from bench import machine
 from bench.measurement import Measurement, Result
 from bench.tables import tables
 from bench.timing import rotations
+from kimagenet import cli
 
 QUESTION = "optimizers"
 CALLS, CYCLE, WARM_UP = 20, 4, 8
@@ -181,28 +182,38 @@ def compare(label: str, samples: Sequence[Turn], bare: Sequence[Turn]) -> list[M
     ]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; prints a table and writes the result file; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bench.optimizers", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--output", type=Path, required=True, help="result file (JSON)")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each candidate (default: 15)")
-    parser.add_argument("--training-rounds", type=int, default=5, help="turns of training steps (default: 5)")
-    options = parser.parse_args(arguments)
-    measurements = [m for name in ("momentum", "adam") for m in measure(name, options.rounds)]
-    measurements += measure_training("momentum", options.training_rounds)
+def make_parser() -> cli.Parser:
+    """The flags."""
+    summary = (__doc__ or "").partition("\n")[0]
+    parser = cli.Parser("python -m bench.optimizers", "--output FILE.json [flags]", summary)
+    add = parser.add_argument
+    add("--output", type=Path, required=True, metavar="FILE.json", help="result file")
+    add("--rounds", type=cli.positive_int, default=15, metavar="N", help="turns of each candidate (default: 15)")
+    add("--training-rounds", type=cli.positive_int, default=5, metavar="N", help="turns of training steps (default: 5)")
+    return parser
+
+
+def measure_all(flags: argparse.Namespace) -> None:
+    """Measures all wrappers, prints a table and writes the result file."""
+    measurements = [m for name in ("momentum", "adam") for m in measure(name, flags.rounds)]
+    measurements += measure_training("momentum", flags.training_rounds)
     load = os.getloadavg()[1]
-    rounds = f"--rounds {options.rounds} --training-rounds {options.training_rounds}"
     print(tables(measurements))
+    rounds = f"--rounds {flags.rounds} --training-rounds {flags.training_rounds}"
     Result(
-        command=f"python -m bench.optimizers --output {options.output.name} {rounds}",
+        command=f"python -m bench.optimizers --output {flags.output.name} {rounds}",
         date=machine.date(),
         commit=machine.commit(),
         machine=machine.machine() | {"load_average_5_min": round(load, 1)},
         versions=machine.versions(),
         dataset={},
         measurements=tuple(measurements),
-    ).save(options.output)
-    return 0
+    ).save(flags.output)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return cli.run(make_parser(), measure_all, arguments)
 
 
 if __name__ == "__main__":

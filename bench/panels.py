@@ -73,9 +73,9 @@ def draw_bars(
     Args:
         panel: where to draw.
         rows: the label and the measurement of each bar.
-        form: the format of the figure that is written beside the bar.
+        form: the format of the number that is written at the end of the bar.
         is_ours: whether a bar is blue; the others are grey.
-        marks: a second value for each row, which the caller draws; the figure is then written inside the bar.
+        marks: a second value for each row, which the caller draws; the number is then written inside the bar.
     """
     longest = max(m.median for _, m in rows)
     for row, ((_, m), mark) in enumerate(zip(rows, marks or [None] * len(rows), strict=True)):

@@ -100,9 +100,9 @@ def _section(anchor: str, question: str, measurements: Sequence[Measurement], re
         if png is not None:
             name = anchor if number == 1 else f"{anchor}-{number}"
             figure.savefig(png / f"{name}.png", dpi=160, facecolor="white")
-    asked = (import_module(f"bench.{question}").__doc__ or "").partition("\n")[0]
+    summary = (import_module(f"bench.{question}").__doc__ or "").partition("\n")[0]
     return (
-        f'<section id="{anchor}"><h2>{html.escape(asked)} <small>{anchor}</small></h2>\n{"".join(figures)}'
+        f'<section id="{anchor}"><h2>{html.escape(summary)} <small>{anchor}</small></h2>\n{"".join(figures)}'
         f"<details><summary>All figures</summary>{_table(measurements)}</details>\n{_stamp(result)}</section>\n"
     )
 

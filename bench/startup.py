@@ -88,9 +88,9 @@ def _rate_while_planning(settings: Settings, loader: str, records: int) -> float
                 next(batches)
             return time.perf_counter() - start
 
-        meanwhile = seconds()
+        while_planning = seconds()
         time.sleep(records / _PLANNED_PER_SECOND)
-        return seconds() / meanwhile
+        return seconds() / while_planning
 
 
 def _steps_of_planning(settings: Settings, records: int) -> int:

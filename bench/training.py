@@ -88,11 +88,11 @@ def _stand_in_turn(stream: Iterator[int], prefetch: int, step_seconds: float, se
     cpu, start = cpu_seconds(), time.perf_counter()
     now = start
     while now - start < seconds:
-        asked = time.perf_counter()
+        before = time.perf_counter()
         images += next(stream)
         ready = time.perf_counter()
         time.sleep(step_seconds)
-        waited += ready - asked
+        waited += ready - before
         now = time.perf_counter()
     return Sample(images, now - start, cpu_seconds() - cpu, waited)
 
