@@ -203,7 +203,14 @@ class Loader(ABC):
 
         Returns:
             A dataset of the same elements as that of `epoch`.
+
+        Raises:
+            UserError: there is no such epoch.
         """
+        if first < 0 or count < 1:
+            raise UserError(
+                f"loader: epochs are counted from 0, and there is at least one, not {count} from {first} on"
+            )
         steps = self.plan(first).steps_per_epoch
         return self.make_dataset(Segment(self.plan(0), first * steps, count * steps))
 

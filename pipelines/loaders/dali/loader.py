@@ -1,4 +1,4 @@
-"""Opens a DALI pipeline for each epoch as a tf.data dataset; the next epoch's plan is written in the background."""
+"""The DALI loader: a pipeline for each segment of the stream; the plan of the next one is written in the background."""
 
 import contextlib
 import ctypes
@@ -28,7 +28,8 @@ from pipelines.plan import LARGEST_RECORD_SHUFFLE
 from pipelines.stream import Pipeline, Segment, Stream
 
 _MOST_RUNS = 1 << 16  # index files of a segment, 4 kB each: where records are shuffled one by one, positions
-_MOST_POSITIONS = 1 << 20
+_MOST_POSITIONS = 1 << 20  # of a segment that is shuffled in blocks
+_MOST_GPU_POSITIONS = 1 << 22  # of a dataset over several epochs: its whole plan, 160 bytes each, is written first
 
 
 @cache
@@ -172,6 +173,11 @@ class DaliLoader(Loader):
 
     def make_dataset(self, segment: Segment) -> tf.data.Dataset:
         if self.options.device == "gpu" and segment.steps:  # no Python between DALI and the training step
+            if segment.positions > _MOST_GPU_POSITIONS and segment.steps > self.steps_per_epoch:
+                raise UserError(
+                    f"loader dali: {segment.positions:,} records are too many for one dataset on a GPU",
+                    remedy="open fewer epochs at once, or read `batches`",
+                )
             pipeline = self._pipeline(segment)
             return OwnedDataset(pipeline.dataset(), pipeline)
         pulled, number = _Pulled(segment, self._stream), next(self._numbers)
