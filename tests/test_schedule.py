@@ -103,12 +103,12 @@ def test_a_recipe_names_its_schedule() -> None:
     assert (scaled.initial_lr, scaled.final_lr) == pytest.approx((2e-2, 2e-5))
 
 
-def test_plot_schedule_draws_the_recipes_with_its_flags(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_plot_schedule_plots_the_recipes_with_its_flags(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("matplotlib")
     pictures = [tmp_path / f"{name}.png" for name in ("first", "again", "other")]
     for picture, flags in zip(pictures, ([], [], ["--warmup-epochs=9"]), strict=True):
         assert train.main(["resnet50", "--recipe=resnet50_modern", f"--plot-schedule={picture}", *flags]) == 0
-    assert f"drawn: {pictures[2]}" in capsys.readouterr().out
+    assert f"written: {pictures[2]}" in capsys.readouterr().out
     first, again, other = (Image.open(picture).tobytes() for picture in pictures)
     assert first == again != other
     assert {path.suffix for path in tmp_path.iterdir()} == {".png"}
