@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A demo of two training images and one for validation in each class, drawn in this process."""
+    """A demo of two training images and one for validation in each class, generated in this process."""
     monkeypatch.setattr(demo, "TRAIN_PER_CLASS", 2)
     monkeypatch.setattr(demo, "VALIDATION_PER_CLASS", 1)
 
@@ -39,15 +39,15 @@ def test_images_are_like_photos() -> None:
 
 def test_the_class_is_in_the_object_only() -> None:
     """The mean colour of whole images tells red from blue a little, textures and shapes not at all."""
-    draws = 12
+    count = 12
     means = np.array(
         [
-            [np.asarray(demo.draw(label, np.random.default_rng([7, label, i]))).mean((0, 1)) for i in range(draws)]
+            [np.asarray(demo.draw(label, np.random.default_rng([7, label, i]))).mean((0, 1)) for i in range(count)]
             for label in range(len(demo.CLASSES))
         ]
-    ).reshape(len(demo.COLOURS), len(demo.TEXTURES), len(demo.SHAPES), draws, 3)
+    ).reshape(len(demo.COLOURS), len(demo.TEXTURES), len(demo.SHAPES), count, 3)
     spread = means.std(axis=(0, 1, 2, 3)).max()
-    error = spread / np.sqrt(draws)
+    error = spread / np.sqrt(count)
     for axis in (1, 2):  # texture, shape
         others = tuple(i for i in range(4) if i != axis)
         assert np.ptp(means.mean(axis=others), axis=0).max() < 5 * error
@@ -69,7 +69,7 @@ def test_built_once_and_whole(small: None, tmp_path: Path) -> None:
     seen: list[str] = []
     folder = demo.ensure_demo(tmp_path, workers=1, progress=lambda stage, done, total: seen.append(stage))
     assert folder == tmp_path / demo.DEMO_NAME
-    assert set(seen) == {"drawing the demo images", "train shards", "validation shards"}
+    assert set(seen) == {"generating the demo images", "train shards", "validation shards"}
     assert {path.name for path in tmp_path.iterdir()} == {demo.DEMO_NAME, f"{demo.DEMO_NAME}.lock"}
     train, validation = (ShardSet.open(folder, split) for split in ("train", "validation"))
     assert (train.num_records, validation.num_records, train.classes) == (24, 12, demo.CLASSES)

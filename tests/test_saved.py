@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kimagenet import cli, evaluate, models, train
+from kimagenet import cli, evaluate, models, train, train_settings
 from kimagenet.inference import fine_tuning, trained
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory, save_model
@@ -143,7 +143,7 @@ def test_an_interrupted_run_is_found_and_a_bare_file_names_its_size(run: RunDire
         assert recipe == Recipe(model=str(tmp_path / name), image_size=40, crop_ratio=1.0)
     save_model(models.build("demo", 3, 48), tmp_path / "x.keras")
     flags = train.make_parser().parse_args([str(tmp_path / "x.keras"), "--epochs=3"])
-    assert train.resolve_recipe(flags).image_size == 48
+    assert train_settings.resolve_recipe(flags)[0].image_size == 48
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_a_model_saved_in_mixed_precision_goes_on_in_float32(tmp_path: Path, flo
 def test_amp_reads_as_a_switch_too() -> None:
     def amp(*arguments: str) -> str:
         given = train.with_values(cli.with_hyphens(arguments))
-        return train.resolve_recipe(train.make_parser().parse_args(given)).amp
+        return train_settings.resolve_recipe(train.make_parser().parse_args(given))[0].amp
 
     assert amp("demo") == "off"
     assert amp("--amp", "demo") == amp("demo", "--amp") == amp("demo", "--amp", "float16") == "float16"

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,13 @@ def recipe_of(model: str) -> Recipe:
     return Recipe(model=str(path), image_size=_image_size(path) or Recipe.image_size, crop_ratio=1.0)
 
 
-def build(path: Path, num_classes: int, image_size: int, dropout_rate: float = 0.0) -> "keras.Model":
+def build(
+    path: Path,
+    num_classes: int,
+    image_size: int,
+    dropout_rate: float = 0.0,
+    say: Callable[[str], None] = print,
+) -> "keras.Model":
     """The saved network with its weights, for other images and under the current dtype policy; all of it trainable.
 
     A head as `kimagenet.models` make it gets the dropout rate, and is replaced, which is said, if it knows another
@@ -65,7 +72,7 @@ def build(path: Path, num_classes: int, image_size: int, dropout_rate: float = 0
     if {"global_pool", "Logits"} <= {layer.name for layer in model.layers}:
         model = _with_head(model, num_classes, dropout_rate)
         if known != num_classes:
-            print(f"{path}: its head for {known} classes is replaced by a new one for {num_classes}")
+            say(f"{path}: its head for {known} classes is replaced by a new one for {num_classes}")
         return model
     check_probabilities(model, path)
     if known != num_classes:

@@ -51,7 +51,7 @@ def fit(
         ]
         callbacks = [*reporters, KeepLastAndBest(loop, run), checkpoints]
     try:
-        with stop_on_signals(loop.request_stop), closing(progress):
+        with stop_on_signals(loop.request_stop, is_chief), closing(progress):
             loop.fit(epochs, callbacks, start)
     except Stopped:
         if not checkpoints.write_now():
@@ -61,8 +61,8 @@ def fit(
             ) from None
         if is_chief:
             _save_last(loop, run)
-        done = f"stopped after {loop.global_step:,} of {epochs * loop.steps_per_epoch:,} steps"
-        print(f"{done}; the same command again, or --resume --output {run.path}, goes on from there", flush=True)
+            done = f"stopped after {loop.global_step:,} of {epochs * loop.steps_per_epoch:,} steps"
+            print(f"{done}; the same command again, or --resume --output {run.path}, goes on from there", flush=True)
         return EXIT_RESUME
     except NonFiniteLoss as error:
         raise _explained(error, loop, run, checkpoints, is_chief) from None
@@ -122,8 +122,8 @@ def _explained(
 
 
 @contextmanager
-def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM call `request_stop` once; the second one raises `KeyboardInterrupt`."""
+def stop_on_signals(request_stop: Callable[[], None], is_chief: bool = True) -> Iterator[None]:
+    """Ctrl-C and SIGTERM call `request_stop` once; the second one raises `KeyboardInterrupt`. Only the chief prints."""
     requested = False
 
     def handle(number: int, _: Any) -> None:
@@ -131,7 +131,8 @@ def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
         if requested:
             raise KeyboardInterrupt("left at once; the run can be resumed from its last checkpoint")
         requested = True
-        print("\nstopping after this step (once more: at once)", flush=True)
+        if is_chief:
+            print("\nstopping after this step (once more: at once)", flush=True)
         request_stop()
 
     before = {number: getsignal(number) for number in (SIGINT, SIGTERM)}
