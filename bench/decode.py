@@ -48,9 +48,7 @@ def limit(settings: Settings, name: str = LIMIT) -> Candidate:
     try:
         import simplejpeg  # noqa: F401
     except ImportError:
-        raise UserError(
-            "bench: the decode limit needs the package simplejpeg; `pip install 'kimagenet[bench]'`"
-        ) from None
+        raise UserError("the decode limit needs the package simplejpeg", remedy="`pip install simplejpeg`") from None
     return Candidate(name, partial(_threads, settings.shards, settings.workers), 2 * settings.workers)
 
 

@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise UserError("bench report: needs the package matplotlib; `pip install 'kimagenet[bench]'`") from None
+        raise UserError("the report needs the package matplotlib", remedy="`pip install matplotlib`") from None
     results = [Result.load(path) for path in arguments.results]
     for folder in (arguments.output.parent, arguments.png):
         if folder is not None:

@@ -72,7 +72,7 @@ def test_an_export_gives_what_keras_gives(
         pytest.importorskip("tf2onnx", reason="no tf2onnx: the extra onnx brings it")
     output = tmp_path / "exported"
     assert export.main([str(odd_run.run.path), f"--output={output}", f"--format={name}"]) == 0
-    assert "compared with Keras on 4 drawn images" in capsys.readouterr().out
+    assert "compared with Keras on 4 generated images" in capsys.readouterr().out
     # Images larger than SHORT_SIDE were shrunk before they became records, and have to be for a SavedModel.
     files = [data for data in drawn if min(tf.io.decode_jpeg(data).shape[:2]) <= SHORT_SIDE]
     expected = np.asarray(keras.models.load_model(odd_run.run.final)(pixels(files)))
@@ -136,7 +136,7 @@ def test_the_geometry_in_the_graph_is_the_plans(crop_ratio: float) -> None:
         ((float("nan"), 4), "gives other probabilities"),
         (
             ValueError("cannot convert this\nand more"),
-            "demo: the converter fails, so there is no such export (cannot convert this)",
+            "demo: the converter fails, so this model cannot be exported (cannot convert this)",
         ),
         (OSError(28, "No space left on device"), "No space left on device"),
     ],
@@ -169,11 +169,11 @@ def test_a_failed_export_leaves_nothing(
     [
         (["/no/run", "--output=NEW"], "/no/run: no such run directory or model file"),
         (["IMAGE", "--output=NEW"], "Keras cannot load it"),
-        (["RUN", "--output=FULL"], "is there already; choose another --output"),
-        (["RUN", "--output=IMAGE"], "is there already; choose another --output"),
-        (["RUN", "--output=/no/folder/x"], "there is no folder /no/folder to put it in"),
+        (["RUN", "--output=FULL"], "exists and is not an empty folder; choose another --output"),
+        (["RUN", "--output=IMAGE"], "exists and is not an empty folder; choose another --output"),
+        (["RUN", "--output=/no/folder/x"], "cannot be created, there is no folder /no/folder"),
         (["RUN", "--output=/proc/x"], "/proc/x: cannot be written"),
-        (["RUN", "--output=NEW", "--format=onnx"], "no package tf2onnx (`pip install 'kimagenet[onnx]'` brings it)"),
+        (["RUN", "--output=NEW", "--format=onnx"], "needs the package tf2onnx; `pip install onnxruntime tf2onnx`"),
         (["RUN", "--output=NEW", "--format=pdf"], "invalid choice"),
         (["SMALL", "--output=NEW", "--names-from=DATA"], "knows 3 classes"),
         (["FLAT", "--output=NEW"], "not square RGB images"),
