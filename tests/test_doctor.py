@@ -1,4 +1,4 @@
-"""The doctor on machines that are well and on such as are not: what it says, what mends it, its exit code."""
+"""The doctor on good and on broken machines: its findings, their remedies, its exit code."""
 
 import json
 import re

@@ -58,7 +58,7 @@ def test_counts_every_record_of_a_model_file(
     ("arguments", "message"),
     [
         (["/no/run", "--dataset-dir=DATA"], "/no/run: no such run directory or model file"),
-        (["MODEL"], "--dataset-dir is needed"),
+        (["MODEL"], "not in a run directory, so its data set is unknown; add --dataset-dir DIR"),
         (["DATA", "--dataset-dir=DATA"], "not a run directory"),
         (["MODEL", "--dataset-dir=/no/folder"], "/no/folder: no such folder"),
         (["MODEL", "--dataset-dir=DATA", "--split=test"], "no split 'test'"),
