@@ -179,6 +179,18 @@ def test_recipes_and_reports_have_the_same_keys() -> None:
     assert all(recipe.model in models.names() for recipe in models.recipes().values())
 
 
+@pytest.mark.parametrize("name", models.names())
+def test_a_model_file_opens_with_its_commands_and_the_reported_accuracy(name: str) -> None:
+    file = import_module(f"kimagenet.models.{name}")
+    lines = [line.split() for line in (file.__doc__ or "").splitlines() if "python -m" in line]
+    assert [line[4] for line in lines] == list(file.RECIPES)
+    for recipe, line in zip(file.RECIPES, lines, strict=True):
+        command, _, comment = " ".join(line).partition(" # ")
+        assert command == f"python -m kimagenet.train --recipe {recipe} --dataset-dir DIR"
+        top1 = file.REPORTED[recipe].top1
+        assert ("no figure" if top1 is None else f"{top1:.2%}") in comment
+
+
 def test_no_recipe_hides_another_file_s() -> None:
     files = [import_module(f"kimagenet.models.{name}") for name in models.names()]
     assert sum(len(file.RECIPES) for file in files) == len(models.recipes())
