@@ -113,7 +113,7 @@ def write_and_compare(
             return exporter.compare(model, batch, augment, folder)
         except OSError:
             raise
-        except Exception as error:  # converters raise whatever they meet
+        except Exception as error:  # converters raise many types
             reason = first_line(error)
     raise RunFailed(f"{model.name}: the converter fails, so this model cannot be exported ({reason})")
 

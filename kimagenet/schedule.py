@@ -56,7 +56,7 @@ class Schedule:
         if self.name == "exp" and self.final_lr == 0:
             raise UserError("an exp schedule needs a final_lr greater than 0", setting="final_lr")
         if self.warmup_epochs >= self.epochs:
-            what = f"warmup_epochs must be less than the {self.epochs} epochs, not {self.warmup_epochs}"
+            what = f"warmup_epochs must be less than epochs ({self.epochs}), not {self.warmup_epochs}"
             raise UserError(what, setting="warmup_epochs")
 
     def at(self, epoch_position: float) -> float:

@@ -33,7 +33,7 @@ exit with 75 within a minute. --resume also works with another number of workers
 
 
 def make_parser() -> cli.Parser:
-    """The flags: a group of our own for the run, and the recipe's fields in their groups."""
+    """The flags: those of the run and of the data, and the recipe's fields in their groups."""
     parser = cli.Parser("python -m kimagenet.train", "[MODEL] [flags]", DESCRIPTION, EPILOG)
     names = ", ".join(models.names())
     kinds_of_model = f"one of {names}; or a .keras or .h5 file or a run directory to start from; default: the recipe's"

@@ -1,4 +1,4 @@
-"""What a training is going to do: all that its flags, its environment and an earlier run decide, in one frozen value.
+"""What a training is going to do: the decisions from its flags and an earlier run, in one frozen value.
 
 Each setting is taken from the first of these that has it:
 
