@@ -171,7 +171,7 @@ def _with_known_model(recipe: Recipe) -> Recipe:
     if fine_tuning.is_saved(recipe.model):
         return recipe.replace(model=str(fine_tuning.find(recipe.model)))
     if recipe.model not in models.names():
-        raise UserError(f"{recipe.model}: no such model; the models are {', '.join(models.names())}")
+        raise UserError(f"{recipe.model}: no such model", remedy=f"the models are {', '.join(models.names())}")
     return recipe
 
 
@@ -210,7 +210,7 @@ def _base(name: str | None, model: str | None, is_demo: bool) -> _Base:
         if name.endswith(".json"):
             return _Base(Recipe.load(Path(name)))
         if name not in known:
-            raise UserError(f"{name}: no such recipe; the recipes are {', '.join(known)}")
+            raise UserError(f"{name}: no such recipe", remedy=f"the recipes are {', '.join(known)}")
         return _Base(known[name])
     model = model or ("demo" if is_demo else Recipe.model)
     if fine_tuning.is_saved(model):

@@ -30,7 +30,7 @@ def hide(monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
 
 @needs_dali
 def test_all_is_well_without_a_gpu() -> None:
-    """Every check as it stands, in this process."""
+    """Every check, unchanged, in this process."""
     found = {f.name: f for name, check in libraries.checks(0.05).items() for f in libraries.guarded(name, check)}
     assert list(found) == ["gpu", "training", "dali", "operator", "auto", "loader tfdata", "loader dali"]
     states = {name: finding.state for name, finding in found.items() if finding.state != "fine"}

@@ -116,7 +116,7 @@ def test_tables_are_printed_and_written(odd_run: OddRun, tmp_path: Path, capsys:
 
 
 def test_a_plain_folder_gives_what_its_shards_give(odd_run: OddRun, tmp_path: Path) -> None:
-    """The builder's rules are applied to files as they lie: turned, converted, shrunk; also without validation/."""
+    """Files get the same treatment as in the builder: turned, converted, shrunk; also without validation/."""
     shards = evaluated(tmp_path / "x.json", str(odd_run.run.path), "--loader=tfdata", "--per-class")
     for folder in (odd_run.images, odd_run.images / "validation"):
         found = evaluated(

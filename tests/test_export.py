@@ -25,7 +25,7 @@ SIZES = ((1, 1), (2, 3), (17, 20), (32, 32), (48, 77), (64, 64), (97, 64), (375,
 
 
 @pytest.fixture(scope="module")
-def drawn() -> list[bytes]:
+def generated() -> list[bytes]:
     """Twelve upright JPEGs of many sizes, two of them grey, one progressive."""
     rng = np.random.default_rng(3)
     return [jpeg(photo(rng, i % 10, *rng.integers(20, 140, 2)), kind) for i, kind in enumerate((0, 1, 2, 3) * 3)]
@@ -63,7 +63,7 @@ def by_tflite(folder: Path, files: list[bytes]) -> np.ndarray:
 def test_an_export_gives_what_keras_gives(
     odd_run: OddRun,
     tmp_path: Path,
-    drawn: list[bytes],
+    generated: list[bytes],
     name: str,
     read: Callable[[Path, list[bytes]], np.ndarray],
     capsys: pytest.CaptureFixture,
@@ -74,7 +74,7 @@ def test_an_export_gives_what_keras_gives(
     assert export.main([str(odd_run.run.path), f"--output={output}", f"--format={name}"]) == 0
     assert "compared with Keras on 4 generated images" in capsys.readouterr().out
     # Images larger than SHORT_SIDE were shrunk before they became records, and have to be for a SavedModel.
-    files = [data for data in drawn if min(tf.io.decode_jpeg(data).shape[:2]) <= SHORT_SIDE]
+    files = [data for data in generated if min(tf.io.decode_jpeg(data).shape[:2]) <= SHORT_SIDE]
     expected = np.asarray(keras.models.load_model(odd_run.run.final)(pixels(files)))
     assert len(files) >= 8
     np.testing.assert_allclose(read(output, files), expected, rtol=0, atol=1e-5)
@@ -90,7 +90,7 @@ def test_an_export_gives_what_keras_gives(
 def test_evaluate_predict_and_the_saved_model_agree(
     odd_run: OddRun, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """On the images that a SavedModel takes as they lie: the same order of classes, the same loss."""
+    """The same order of classes and the same loss, on the images that a SavedModel takes unchanged."""
     kinds = ("grey", "plain", "progressive", "small")
     for kind in kinds:
         (tmp_path / "images" / kind).mkdir(parents=True)

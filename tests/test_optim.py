@@ -77,7 +77,9 @@ def test_lookahead_by_hand(share: float, path: list[float]) -> None:
         found.append(float(weight.numpy()[0]))
     assert found == pytest.approx([*path, path[-1] - 1], abs=1e-6)
     optimizer.finalize_variable_values([weight])
-    assert weight.numpy() == pytest.approx(path[-1], abs=1e-6)  # slow weights stay behind in mid-cycle
+    assert weight.numpy() == pytest.approx(
+        path[-1], abs=1e-6
+    )  # between two synchronizations the slow weights are those of the last one
 
 
 @pytest.mark.parametrize("name", ["momentum", "adam"])

@@ -1,4 +1,4 @@
-"""What `python -m build` makes is whole: it works outside of the checkout, data files and entry points included."""
+"""The wheel and sdist of `python -m build` are complete: they work outside of the checkout, with data files."""
 
 import configparser
 import subprocess
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with wheel and sdist. Not isolated: tests have no network to fetch the backend anew."""
+    """A folder with wheel and sdist. Not isolated: tests have no network to download the backend."""
     output = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(output), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
@@ -24,7 +24,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, unpacked as pip would."""
+    """The wheel, unpacked as by pip."""
     site = tmp_path_factory.mktemp("site")
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         wheel.extractall(site)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from kimagenet.models._cost import multiply_adds
 from kimagenet.models._recipes import Reported
 from kimagenet.models._regularization import l2_kernels
+from kimagenet.ranges import Range, range_of
 from kimagenet.recipe import Recipe
 from pipelines.errors import UserError
 
@@ -24,7 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = ["MIN_IMAGE_SIZE", "Reported", "build", "l2_kernels", "multiply_adds", "names", "recipes", "reported"]
 
-MIN_IMAGE_SIZE = 32  # five halvings
+MIN_IMAGE_SIZE = 32  # pixels: the networks halve the size five times
+
+_RANGES = {
+    "num_classes": Range(at_least=1),
+    "image_size": Range(at_least=MIN_IMAGE_SIZE),
+    "dropout_rate": range_of(Recipe, "dropout_rate"),
+}
 
 
 def names() -> tuple[str, ...]:
@@ -44,14 +51,11 @@ def build(name: str, num_classes: int = 1000, image_size: int = 224, dropout_rat
     Raises:
         UserError: the name is unknown, or a value is out of its range.
     """
-    if num_classes < 1:
-        raise UserError(f"{name}: num_classes must be at least 1, not {num_classes}", setting="num_classes")
-    if image_size < MIN_IMAGE_SIZE:
-        what = f"{name}: image_size must be at least {MIN_IMAGE_SIZE} pixels, not {image_size}"
-        raise UserError(what, setting="image_size")
-    if not 0 <= dropout_rate < 1:
-        raise UserError(f"{name}: dropout_rate must be in [0, 1), not {dropout_rate}", setting="dropout_rate")
-    return _file(name).build(num_classes=num_classes, image_size=image_size, dropout_rate=dropout_rate)
+    arguments = {"num_classes": num_classes, "image_size": image_size, "dropout_rate": dropout_rate}
+    for setting, value in arguments.items():
+        if problem := _RANGES[setting].problem(value):
+            raise UserError(f"{name}: {setting} {problem}, not {value}", setting=setting)
+    return _file(name).build(**arguments)
 
 
 def recipes() -> dict[str, Recipe]:
@@ -66,5 +70,5 @@ def reported() -> dict[str, Reported]:
 
 def _file(name: str) -> ModuleType:
     if name not in names():
-        raise UserError(f"{name}: no such model; the models are {', '.join(names())}")
+        raise UserError(f"{name}: no such model", remedy=f"the models are {', '.join(names())}")
     return import_module(f"{__name__}.{name}")
