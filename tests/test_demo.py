@@ -65,7 +65,7 @@ def test_the_same_bytes_each_time(tmp_path: Path) -> None:
         assert image.format == "JPEG"
 
 
-def test_built_once_and_whole(small: None, tmp_path: Path) -> None:
+def test_built_once_and_completely(small: None, tmp_path: Path) -> None:
     seen: list[str] = []
     folder = demo.ensure_demo(tmp_path, workers=1, progress=lambda stage, done, total: seen.append(stage))
     assert folder == tmp_path / demo.DEMO_NAME

@@ -29,7 +29,7 @@ def hide(monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
 
 
 @needs_dali
-def test_all_is_well_without_a_gpu() -> None:
+def test_nothing_is_wrong_without_a_gpu() -> None:
     """Every check, unchanged, in this process."""
     found = {f.name: f for name, check in libraries.checks(0.05).items() for f in libraries.guarded(name, check)}
     assert list(found) == ["gpu", "training", "dali", "operator", "auto", "loader tfdata", "loader dali"]

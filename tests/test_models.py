@@ -191,7 +191,7 @@ def test_a_model_file_opens_with_its_commands_and_the_reported_accuracy(name: st
         assert ("no figure" if top1 is None else f"{top1:.2%}") in comment
 
 
-def test_no_recipe_hides_another_file_s() -> None:
+def test_no_two_files_have_a_recipe_of_the_same_name() -> None:
     files = [import_module(f"kimagenet.models.{name}") for name in models.names()]
     assert sum(len(file.RECIPES) for file in files) == len(models.recipes())
 

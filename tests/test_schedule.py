@@ -126,6 +126,6 @@ def test_plot_schedule_plots_the_recipes_with_its_flags(tmp_path: Path, capsys: 
         ({"optimizer": "frobnicate"}, "one of"),
     ],
 )
-def test_a_recipe_refuses_what_excludes_itself(change: dict, word: str) -> None:
+def test_a_recipe_refuses_values_that_contradict_each_other(change: dict, word: str) -> None:
     with pytest.raises(UserError, match=word):
         Recipe(**change)

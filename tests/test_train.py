@@ -45,7 +45,7 @@ def finished_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -
     return RunDirectory.existing(output)
 
 
-def test_decoupled_decay_takes_the_place_of_the_recipes_l2() -> None:
+def test_decoupled_decay_replaces_the_recipes_l2() -> None:
     recipe = resolve("resnet50", "--decoupled-weight-decay", "0.05")
     assert (recipe.weight_decay, recipe.decoupled_weight_decay) == (0.0, 0.05)
     with pytest.raises(UserError, match="decay"):
@@ -286,7 +286,7 @@ def test_damaged_shards_are_refused_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
-def test_without_dali_a_run_says_so_once_and_goes_through_tfdata(
+def test_without_dali_a_run_warns_once_and_uses_tfdata(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(dali, "unavailable", lambda device: "package nvidia-dali-cuda120 is not installed (remedy)")
