@@ -1,1 +1,1 @@
-"""How fast is it, and against what limit? One question a file, one timer for all. See README.md in this folder."""
+"""Benchmarks: one question per file, one timer for all of them. See README.md in this folder."""

@@ -1,4 +1,4 @@
-"""Measures the loaders on this machine beside the limit that decoding sets; without --dataset-dir, on the demo data."""
+"""Measures the loaders on this machine and compares them with the decode limit. Default data: the demo data set."""
 
 import argparse
 import itertools
@@ -10,68 +10,92 @@ from pathlib import Path
 from bench import machine
 from bench.measurement import Measurement, Result
 from bench.settings import AUGMENTS, Settings
+from bench.tables import tables
 from kimagenet import cli
 from pipelines.loader import DEVICES, DTYPES
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.processes import cpu_count
 
 QUESTIONS = ("decode", "loaders", "peers", "training", "latency", "startup", "scaling", "memory", "build")
-_OTHERS = """  optimizers and report have flags of their own: python -m bench report --help
+_OTHERS = """  optimizers and report have separate flags: python -m bench report --help
 """
 _EPILOG_NOTE = """
-Candidates take turns in interleaved rounds; a ratio compares turns of the same round. Every figure is the median of the
-rounds with the least and the greatest. --batch-size, --image-size, --workers and --prefetch take several values, and
-the question is asked for each combination. `python -m bench report FILE.json … --output report.html` draws the results.
+The candidates are measured in turns, in several rounds. A ratio compares turns of the same round. Figures are medians
+of the rounds, with minimum and maximum. --batch-size, --image-size, --workers and --prefetch accept several values; the
+question is measured for each combination. `python -m bench report FILE.json --output report.html` draws the results.
 """
 SHORT_ROUNDS, SHORT_SECONDS = 2, 1.0
 
 
 def make_parser() -> cli.Parser:
-    """The flags. No question is imported for more than its first line."""
-    lines = "\n".join(f"  {name:10} {_docstring(name)}" for name in QUESTIONS)
+    """The flags; each question is listed with the first line of its docstring."""
+    lines = "\n".join(f"  {name:10} {_summary(name)}" for name in QUESTIONS)
     parser = cli.Parser(
-        "python -m bench", "[QUESTION | report] [flags]", __doc__, f"questions:\n{lines}\n{_OTHERS}{_EPILOG_NOTE}"
+        "python -m bench",
+        "[QUESTION | optimizers | report] [flags]",
+        __doc__,
+        f"questions:\n{lines}\n{_OTHERS}{_EPILOG_NOTE}",
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("question", nargs="?", choices=QUESTIONS, metavar="QUESTION", help="default: all, short")
+    parser.add_argument(
+        "question", nargs="?", choices=QUESTIONS, metavar="QUESTION", help="default: all of them, with short turns"
+    )
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset-dir", type=Path, metavar="DIR", help="folder of shards; default: the demo data")
-    data.add_argument("--split", default="train", help="%(default)s")
+    data.add_argument("--dataset-dir", type=Path, metavar="DIR", help="folder of shards (default: the demo data)")
+    data.add_argument("--split", default="train", help="split of the data set (default: train)")
     data.add_argument(
         "--second-dataset-dir",
         type=Path,
         metavar="DIR",
-        help="loaders: the same images stored otherwise, against the first folder's limit",
+        help="loaders: also measure this copy of the images, compared with the decode limit of the first folder",
     )
     what = parser.add_argument_group("what is measured")
-    what.add_argument("--loader", nargs="+", metavar="NAME", help="default: every loader that works here")
-    what.add_argument("--augment", nargs="+", choices=AUGMENTS, default=["full", "standard"], help="full standard")
-    what.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32"], help="loaders: float32")
-    what.add_argument("--batch-size", nargs="+", type=cli.positive_int, default=[64], metavar="N", help="64")
-    what.add_argument("--image-size", nargs="+", type=cli.positive_int, default=[224], metavar="PIXELS", help="224")
+    what.add_argument("--loader", nargs="+", metavar="NAME", help="default: every loader that works on this machine")
     what.add_argument(
-        "--workers", nargs="+", type=cli.positive_int, default=[cpu_count()], metavar="N", help="a core each"
+        "--augment", nargs="+", choices=AUGMENTS, default=["full", "standard"], help="(default: full, standard)"
     )
-    what.add_argument("--prefetch", nargs="+", type=cli.positive_int, default=[2], metavar="N", help="batches: 2")
-    what.add_argument("--data-device", choices=DEVICES, default="auto", help="where dali decodes; %(default)s")
+    what.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32"], help="for loaders (default: float32)")
+    what.add_argument(
+        "--batch-size", nargs="+", type=cli.positive_int, default=[64], metavar="N", help="images (default: 64)"
+    )
+    what.add_argument(
+        "--image-size",
+        nargs="+",
+        type=cli.positive_int,
+        default=[224],
+        metavar="PIXELS",
+        help="of a side (default: 224)",
+    )
+    what.add_argument(
+        "--workers",
+        nargs="+",
+        type=cli.positive_int,
+        default=[cpu_count()],
+        metavar="N",
+        help="threads (default: one for each core)",
+    )
+    what.add_argument(
+        "--prefetch", nargs="+", type=cli.positive_int, default=[2], metavar="N", help="batches (default: 2)"
+    )
+    what.add_argument("--data-device", choices=DEVICES, default="auto", help="where dali decodes (default: auto)")
     how = parser.add_argument_group("how it is measured")
-    how.add_argument("--rounds", type=cli.positive_int, metavar="N", help="5; for all questions at once: 2")
+    how.add_argument("--rounds", type=cli.positive_int, metavar="N", help="turns (default: 5; 2 for all questions)")
     how.add_argument(
-        "--seconds", type=_positive, metavar="S", help="of a turn after its warm-up: 6; for all at once: 1"
+        "--seconds", type=_positive, metavar="S", help="of a turn, without warm-up (default: 6; 1 for all questions)"
     )
-    how.add_argument("--short", action="store_true", help="leave out what takes minutes")
+    how.add_argument("--short", action="store_true", help="skip the parts that take minutes")
     how.add_argument("--output", type=Path, metavar="FILE", help="write the result as JSON")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Asks, prints each figure as it comes, writes the file."""
+    """Measures, prints a table for each group of measurements and writes the result file."""
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
     cli.import_tensorflow()
     settings = _settings(arguments)
     dataset = machine.describe(settings[0].shards)
-    print("{records:,} records of {mean_width} × {mean_height} pixels, {mean_kilobytes} kB".format(**dataset))
+    print("{records:,} records; mean: {mean_width} × {mean_height} pixels, {mean_kilobytes} kB".format(**dataset))
     measurements: list[Measurement] = []
     for question in [arguments.question] if arguments.question else QUESTIONS:
         for these in settings:
@@ -87,34 +111,53 @@ def main(arguments: argparse.Namespace) -> None:
     )
     if arguments.output:
         result.save(arguments.output)
-        print(f"\nwritten: {arguments.output}; draw it with `python -m bench report {arguments.output} --output …`")
+        page = arguments.output.with_suffix(".html")
+        print(
+            f"\nwritten: {arguments.output}; to draw it: "
+            f"`{cli.python()} -m bench report {arguments.output} --output {page}`"
+        )
 
 
 def complete(arguments: Sequence[str], settings: Settings) -> list[str]:
-    """The command line with the rounds and seconds that it left to defaults: these may change, a result stays."""
+    """Adds the default rounds and seconds to a command line, so that a result file can be repeated when they change.
+
+    Args:
+        arguments: the arguments as given.
+        settings: what was measured with.
+
+    Returns:
+        The arguments with --rounds and --seconds.
+    """
     flags = {"--rounds": str(settings.rounds), "--seconds": f"{settings.seconds:g}"}
     given = {argument.partition("=")[0] for argument in arguments}
     return [*arguments, *(word for flag, value in flags.items() if flag not in given for word in (flag, value))]
 
 
 def ask(question: str, settings: Settings) -> Iterator[Measurement]:
-    """The measurements of one question, as they come."""
+    """Measures one question.
+
+    Args:
+        question: one of `QUESTIONS`.
+        settings: what to measure with.
+
+    Returns:
+        An iterator that measures while it is read.
+    """
     return import_module(f"bench.{question}").measure(settings)
 
 
 def _printed(question: str, settings: Settings) -> Iterator[Measurement]:
-    print(f"\n{question}: {_docstring(question)}")
-    heading: dict[str, object] = {}
-    for measurement in ask(question, settings):
-        if measurement.settings != heading:
-            heading = measurement.settings
-            print("  " + ", ".join(f"{name} {value}" for name, value in heading.items()))
-        print(f"    {measurement.line()}", flush=True)
-        yield measurement
+    """Measures one question and prints a table whenever a group of measurements with the same settings is complete."""
+    print(f"\n{question}: {_summary(question)}", flush=True)
+    for group, measurements in itertools.groupby(ask(question, settings), key=lambda m: m.settings):
+        found = list(measurements)
+        print("\n" + ", ".join(f"{name} {value}" for name, value in group.items()))
+        print(tables(found), flush=True)
+        yield from found
 
 
 def _settings(arguments: argparse.Namespace) -> list[Settings]:
-    """One for each combination of the flags that take several values."""
+    """The settings for each combination of the flags that accept several values."""
     import tensorflow as tf
 
     everything = arguments.question is None
@@ -145,7 +188,7 @@ def _working_loaders(device: str) -> list[str]:
     working = []
     for name in loaders.names():
         if problem := import_module(f"pipelines.loaders.{name}").unavailable(device):
-            print(f"loader {name} is left out: {problem}")
+            print(f"loader {name} is skipped: {problem}")
         else:
             working.append(name)
     return working
@@ -155,11 +198,11 @@ def _demo() -> Path:
     from kimagenet.demo import ensure_demo
 
     folder = ensure_demo()
-    print(f"no --dataset-dir: measuring with the demo data in {folder}")
+    print(f"no --dataset-dir given: measuring with the demo data in {folder}")
     return folder
 
 
-def _docstring(question: str) -> str:
+def _summary(question: str) -> str:
     return (import_module(f"bench.{question}").__doc__ or "").partition("\n")[0]
 
 
@@ -174,7 +217,7 @@ if __name__ == "__main__":
         from bench import report
 
         raise SystemExit(cli.run(report.make_parser(), report.main, sys.argv[2:]))
-    if sys.argv[1:2] == ["optimizers"]:  # needs no data, so it has flags of its own
+    if sys.argv[1:2] == ["optimizers"]:  # it needs no data set, so it has separate flags
         from bench import optimizers
 
         raise SystemExit(optimizers.main(sys.argv[2:]))

@@ -1,4 +1,4 @@
-"""How fast are shards built, indexed and checked, against decoding alone, the original and DALI's tfrecord2idx?"""
+"""How fast are shards built, indexed and checked? Compared with decoding, the original builder and tfrecord2idx."""
 
 import itertools
 import os
@@ -36,15 +36,15 @@ from pipelines.shards.index import scan
 from pipelines.system.processes import run_tasks
 
 _SHARD_IMAGES, _SHARDS = 128, 16
-_BATCH = 4  # shards for each worker, so that none waits long for the others
-_TOOL_SHARDS = 2  # that tfrecord2idx gets: it takes seconds to start
-_MEMORY_SHARDS = 12  # a twelfth of the long build
+_BATCH = 4  # shards for each worker; enough that no worker waits long for the others
+_TOOL_SHARDS = 2  # few for tfrecord2idx, which takes seconds to start
+_MEMORY_SHARDS = 12  # in each twelfth of the long build
 BUILDER, ORIGINAL = "build_shards", "the original's builder"
 INDEXER, TOOL = "build_index", "tfrecord2idx"
 
 
 def measure(settings: Settings) -> Iterator[Measurement]:
-    """Three groups: builders and checkers beside the decode limit; indexers; memory over a long build."""
+    """Measures builders and checkers against the decode limit, indexers, and memory during a long build."""
     with tempfile.TemporaryDirectory(prefix="kimagenet-bench-") as name:
         folder = Path(name)
         entries = extract_images(settings, folder / "images")
@@ -54,7 +54,15 @@ def measure(settings: Settings) -> Iterator[Measurement]:
 
 
 def extract_images(settings: Settings, folder: Path) -> list[Entry]:
-    """The shards' JPEGs as files of their own: what a builder reads."""
+    """Writes the JPEGs of the shards as separate files, which a builder reads.
+
+    Args:
+        settings: its shards are read.
+        folder: the files are written into it.
+
+    Returns:
+        The entry of each file.
+    """
     folder.mkdir(exist_ok=True)
     place = Place(str(folder), "")
     entries = []
@@ -80,7 +88,7 @@ def _against_limit(settings: Settings, entries: list[Entry], folder: Path) -> It
             "check_shards --fast": partial(_turn, processes, check_shard, fast, _BATCH * workers),
         }
         for turn in turns.values():
-            turn(0.0)  # processes and TensorFlow start: real builds take hours
+            turn(0.0)  # starts processes and TensorFlow; their start is negligible in a real build
         samples = run_turns(turns, settings.rounds, settings.seconds)
     yield from rates("build", samples, settings.stamp())
     yield from ratios("build", samples, decode.LIMIT, settings.stamp())
@@ -89,7 +97,12 @@ def _against_limit(settings: Settings, entries: list[Entry], folder: Path) -> It
 
 
 def shard_tasks(entries: Sequence[Entry], folder: Path) -> list[ShardTask]:
-    """The images as shards of the same size, some of them several times if need be."""
+    """Tasks that write shards of equal size; images repeat if there are too few.
+
+    Args:
+        entries: the images.
+        folder: for the shards; it must not exist.
+    """
     (folder / STATE_FOLDER).mkdir(parents=True)
     images = itertools.cycle(entries)
     return [
@@ -113,7 +126,7 @@ def _check_tasks(settings: Settings) -> list[CheckTask]:
 def _turn(
     pool: Executor, work: Callable[[Any], ShardResult | ShardCheck], tasks: Sequence[Any], batch: int, seconds: float
 ) -> Sample:
-    """Batches of tasks, each done by all workers to its end; the pool rests between turns."""
+    """Runs batches of tasks on all workers. Each batch is completed, so that the pool is idle between turns."""
     waiting = itertools.cycle(tasks)
     images = 0
     before, start = cpu_seconds(), time.perf_counter()
@@ -124,7 +137,7 @@ def _turn(
 
 
 def _indexers(settings: Settings, folder: Path) -> Iterator[Measurement]:
-    """Records per second, processes and all, of shards that the page cache has forgotten."""
+    """Records per second, start of processes included, for shards that are not in the page cache."""
     linked = folder / "linked"
     linked.mkdir()
     for path in settings.shards.paths:
@@ -148,11 +161,11 @@ def _indexers(settings: Settings, folder: Path) -> Iterator[Measurement]:
 
 
 def _index_turn(work: Callable[[], object], paths: Sequence[Path], seconds: float) -> Sample:
-    """One pass over shards, however long it takes; `seconds` says nothing here."""
+    """One pass over the shards; `seconds` has no effect."""
     records = sum(scan(path).num_records for path in paths)
     for path in paths:
         with open(path, "rb") as stream:
-            os.fsync(stream.fileno())  # what is dirty is not forgotten
+            os.fsync(stream.fileno())  # dirty pages would stay in the cache
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     start, before = time.perf_counter(), _cpu_seconds()
     work()
@@ -160,25 +173,25 @@ def _index_turn(work: Callable[[], object], paths: Sequence[Path], seconds: floa
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of those that it has started and that have ended."""
+    """CPU time of this process and of its child processes that have ended."""
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def _start(tool: Path, shards: Sequence[Path], index: Path) -> None:
-    """As DALI's documentation has it: a process for each shard."""
+    """Runs tfrecord2idx as in DALI's documentation: one process for each shard."""
     for shard in shards:
         subprocess.run([sys.executable, tool, shard, index], check=True, capture_output=True)
 
 
 def _call(tool: Path, shards: Sequence[Path], index: Path) -> None:
-    """In this process, where TensorFlow, which it imports, is loaded already."""
+    """Runs tfrecord2idx in this process, in which TensorFlow is already imported."""
     for shard in shards:
         with patch.object(sys, "argv", [str(tool), str(shard), str(index)]):
             runpy.run_path(str(tool), run_name="__main__")
 
 
 def _memory(settings: Settings, entries: list[Entry], folder: Path) -> Iterator[Measurement]:
-    """Each round is a twelfth of a long build here: the most that the workers held at once in it."""
+    """The peak memory of all workers together in each twelfth of a long build; a round is a twelfth."""
     shards = 12 * (2 if settings.short else _MEMORY_SHARDS)
     tasks = itertools.islice(itertools.cycle(shard_tasks(entries, folder / "long")), shards)
     held = [

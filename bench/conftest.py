@@ -1,4 +1,4 @@
-"""pytest bench/ [--dataset-dir DIR]: the questions under pytest-benchmark, short; without the flag on the demo data."""
+"""pytest bench/ [--dataset-dir DIR]: short versions of the questions under pytest-benchmark."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from pipelines.system.processes import cpu_count
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """One flag of our own."""
-    parser.addoption("--dataset-dir", type=Path, help="folder of shards; default: the demo data")
+    """Adds --dataset-dir."""
+    parser.addoption("--dataset-dir", type=Path, help="folder of shards (default: the demo data)")
 
 
 @pytest.fixture(scope="session")
 def settings(request: pytest.FixtureRequest) -> Settings:
-    """Batches of 64 at 224 pixels, a thread a core, turns too short for figures that are quoted anywhere."""
+    """Batches of 64 at 224 pixels, one thread for each core. The turns are too short for figures worth quoting."""
     from kimagenet.demo import ensure_demo
     from pipelines import loaders
 

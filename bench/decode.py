@@ -1,4 +1,4 @@
-"""What is the limit? JPEG decoding alone, with as many threads, of the records that the loaders read."""
+"""What is the limit? The rate of JPEG decoding alone, of the same records and with as many threads as the loaders."""
 
 import itertools
 from collections import deque
@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,12 +19,12 @@ from pipelines.shards.records import ENCODED, HEADER_BYTES, decode_example
 from pipelines.shards.shard_set import ShardSet
 
 LIMIT = "decode limit"
-_SAMPLE = 4096  # records: more than any page cache cares about, few enough to list at once
-_CHUNK = 8  # images a task: few enough for a smooth clock, enough to hide the pool's bookkeeping
+_SAMPLE = 4096  # records that are decoded; few enough to list their places in advance
+_CHUNK = 8  # images in a task: enough to hide the overhead of the pool, few enough to count them evenly
 
 
 class JpegPlace(NamedTuple):
-    """Where the bytes of one JPEG lie."""
+    """The place of one JPEG: the shard, the first byte and the number of bytes."""
 
     path: Path
     offset: int
@@ -32,7 +32,7 @@ class JpegPlace(NamedTuple):
 
 
 def measure(settings: Settings) -> Iterator[Measurement]:
-    """The limit beside the decoders that the loaders use, each alone and in full."""
+    """Measures the limit and the decoders that the loaders use. Each decodes whole images and does nothing else."""
     candidates = [limit(settings), Candidate("tf.io.decode_jpeg", partial(_tensorflow, settings))]
     if "dali" in settings.loaders:
         candidates.append(Candidate("dali decoders.image", partial(_dali, settings, "cpu")))
@@ -44,7 +44,15 @@ def measure(settings: Settings) -> Iterator[Measurement]:
 
 
 def limit(settings: Settings, name: str = LIMIT) -> Candidate:
-    """libjpeg-turbo's full decode to RGB by `workers` threads: what a loader can reach that decodes in full."""
+    """libjpeg-turbo decodes whole images to RGB in `workers` threads: the limit for loaders that decode whole images.
+
+    Args:
+        settings: shards and threads.
+        name: the name of the candidate.
+
+    Raises:
+        UserError: simplejpeg is not installed.
+    """
     try:
         import simplejpeg  # noqa: F401
     except ImportError:
@@ -53,13 +61,28 @@ def limit(settings: Settings, name: str = LIMIT) -> Candidate:
 
 
 def find_jpegs(shards: ShardSet, count: int = _SAMPLE) -> list[JpegPlace]:
-    """Where the JPEGs of up to `count` random records lie, so that reading them needs no parsing."""
+    """Finds the JPEGs of random records, so that they can be read without parsing.
+
+    Args:
+        shards: the records.
+        count: the maximum number of JPEGs.
+
+    Returns:
+        The place of each JPEG.
+
+    Raises:
+        UserError: a record has no image.
+    """
     places = []
     for record in np.random.default_rng(0).permutation(shards.usable)[:count].tolist():
         example = read_example(shards, record)
         encoded = decode_example(memoryview(example)).get(ENCODED)
         if not isinstance(encoded, memoryview):
-            raise UserError(f"{shards.paths[shards.shard[record]]}: record {record} holds no image")
+            raise UserError(
+                f"record {record} has no image",
+                path=shards.paths[shards.shard[record]],
+                remedy="build the shards again",
+            )
         start = int(shards.offsets[record]) + HEADER_BYTES + _address(encoded) - _address(example)
         places.append(JpegPlace(shards.paths[shards.shard[record]], start, len(encoded)))
     return places
@@ -74,7 +97,7 @@ def _threads(shards: ShardSet, workers: int) -> Generator[int, None, None]:
 
     def decode(places: Sequence[JpegPlace]) -> int:
         for place in places:
-            decode_jpeg(read_bytes(*place))  # ends in NumPy memory, gives the interpreter's lock away meanwhile
+            decode_jpeg(read_bytes(*place))  # releases the GIL while it decodes
         return len(places)
 
     places = itertools.cycle(find_jpegs(shards))
@@ -90,7 +113,7 @@ def _threads(shards: ShardSet, workers: int) -> Generator[int, None, None]:
 def _tensorflow(settings: Settings) -> Generator[int, None, None]:
     import tensorflow as tf
 
-    def decode(serialized):
+    def decode(serialized: tf.Tensor) -> tf.Tensor:
         encoded = tf.io.parse_single_example(serialized, {ENCODED: tf.io.FixedLenFeature([], tf.string)})[ENCODED]
         return tf.shape(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"))
 
@@ -110,7 +133,7 @@ def _dali(settings: Settings, device: str) -> Generator[int, None, None]:
     @pipeline_def(
         batch_size=settings.batch_size, num_threads=settings.workers, device_id=None if device == "cpu" else 0
     )
-    def graph():
+    def graph() -> Any:
         features = {ENCODED: tfrecord.FixedLenFeature((), tfrecord.string, "")}
         record = fn.readers.tfrecord(path=paths, index_path=[f"{path}.idx" for path in paths], features=features)
         return fn.decoders.image(record[ENCODED], device=device, output_type=types.RGB, adjust_orientation=False)

@@ -1,4 +1,4 @@
-"""How evenly do batches come? Percentiles of the time between two, and stalls: gaps of more than three medians."""
+"""How evenly do batches arrive? Percentiles of the time between batches, and stalls: gaps over three medians."""
 
 from collections.abc import Callable, Iterator
 
@@ -12,7 +12,7 @@ STALL = 3.0
 
 
 def measure(settings: Settings) -> Iterator[Measurement]:
-    """Batches are asked for as fast as they come, so a prefetched one costs nothing and the next one more."""
+    """Measures the gaps between batches that are taken as fast as they arrive."""
     for augment in settings.augments:
         candidates = [settings.candidate(name, name, augment) for name in settings.loaders if name != "synthetic"]
         samples = run_interleaved(candidates, settings.rounds, settings.seconds)
@@ -25,7 +25,11 @@ def measure(settings: Settings) -> Iterator[Measurement]:
 
 
 def stalls(gaps: np.ndarray) -> float:
-    """The share of gaps longer than three medians."""
+    """The share of the gaps that are longer than three medians.
+
+    Args:
+        gaps: float [N], the time between consecutive batches.
+    """
     return float(np.mean(gaps > STALL * np.median(gaps)))
 
 

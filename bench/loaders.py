@@ -1,4 +1,4 @@
-"""How near do our loaders come to the limit? And what does each augmentation cost?"""
+"""How close do our loaders get to the decode limit, and what does each augmentation cost?"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +13,7 @@ from pipelines import AugmentSpec
 
 _FULL = AugmentSpec.train()
 
-# Each by itself, so that its price is its rate against that of "none", the plain resize.
+# One augmentation each. Its cost is the difference to "none", which only resizes.
 ALONE = {
     "crop": AugmentSpec(crop_area=_FULL.crop_area, crop_aspect=_FULL.crop_aspect),
     "flip": AugmentSpec(flip=_FULL.flip),
@@ -26,7 +26,7 @@ ALONE = {
 
 
 def measure(settings: Settings) -> Iterator[Measurement]:
-    """Groups of candidates; within a group all take turns with the limit."""
+    """Measures groups of candidates; the candidates of a group take turns with the decode limit."""
     for augment in settings.augments:
         for dtype in settings.dtypes:
             yield from _against_limit(settings, augment, dtype)
@@ -54,27 +54,27 @@ def _against_limit(settings: Settings, augment: str, dtype: str) -> Iterator[Mea
     yield from rates("loaders", samples, stamp)
     yield from ratios("loaders", samples, decode.LIMIT, stamp)
     if settings.device == "gpu" and "dali" in samples:
-        yield from _against_paper(settings, samples, dtype, stamp)
+        yield from _against_estimate(settings, samples, dtype, stamp)
 
 
-def _against_paper(
+def _against_estimate(
     settings: Settings, samples: dict[str, list[Sample]], dtype: str, stamp: dict[str, Any]
 ) -> Iterator[Measurement]:
-    """What the GPU graph reaches of what it should on paper, where the GPU is one that we know figures of."""
+    """The rate of the GPU graph as a share of the estimate, for the GPUs that bench/estimate.py knows."""
     host_rate = median(sample.rate for sample in samples[decode.LIMIT])
     for gpu in machine.machine()["gpus"][:1]:
-        paper = estimate.for_device(gpu, machine.describe(settings.shards), settings.image_size, dtype, host_rate)
-        if paper is None:
-            print(f"loaders: no estimate on paper for a {gpu}; bench/estimate.py has {', '.join(estimate.GPUS)}")
+        estimated = estimate.for_device(gpu, machine.describe(settings.shards), settings.image_size, dtype, host_rate)
+        if estimated is None:
+            print(f"loaders: no estimate for a {gpu}; bench/estimate.py has {', '.join(estimate.GPUS)}")
             continue
-        rate, resource = paper
+        rate, resource = estimated
         share = tuple(sample.rate / rate for sample in samples["dali"])
-        yield Measurement("loaders", f"dali on paper, limited by {resource}", "images/s", (rate,), stamp)
+        yield Measurement("loaders", f"dali, estimate, limited by {resource}", "images/s", (rate,), stamp)
         yield Measurement("loaders", "dali", "of the estimate on paper", share, stamp)
 
 
 def _price_of_rotation(settings: Settings, loader: str) -> Iterator[Measurement]:
-    """Full augmentation with rotation on and off; the source region to be decoded is larger with it, which counts."""
+    """Full augmentation with and without rotation. Rotation also costs time because more of the image is decoded."""
     candidates = [
         settings.candidate("on", loader, _FULL),
         settings.candidate("off", loader, replace(_FULL, rotation=0.0, rotation_probability=0.0)),
@@ -84,7 +84,7 @@ def _price_of_rotation(settings: Settings, loader: str) -> Iterator[Measurement]
     lost = [1 - ratio for ratio in ratio_rounds(samples["on"], samples["off"])]
     cpu = [on.cpu_ms / off.cpu_ms - 1 for on, off in zip(samples["on"], samples["off"], strict=True)]
     yield Measurement("loaders", f"{loader}: rotation", "of the rate lost", tuple(lost), stamp)
-    yield Measurement("loaders", f"{loader}: rotation", "of the CPU time more", tuple(cpu), stamp)
+    yield Measurement("loaders", f"{loader}: rotation", "extra CPU time", tuple(cpu), stamp)
 
 
 def _prices(settings: Settings, loader: str) -> Iterator[Measurement]:

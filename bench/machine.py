@@ -1,4 +1,4 @@
-"""Where and with what a run was measured: the stamp of every result."""
+"""The machine, the versions and the data set of a run, for the result file."""
 
 import os
 import platform
@@ -30,7 +30,7 @@ _PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """CPU model, cores that may be used, memory, GPUs, and settings of malloc that change the figures."""
+    """CPU model, usable cores, memory, GPUs, and the malloc settings, which affect the figures."""
     return {
         "cpu": _from_proc("/proc/cpuinfo", "model name") or platform.processor(),
         "cores": cpu_count(),
@@ -44,7 +44,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that take part, those that are installed."""
+    """The versions of Python and of the installed packages that affect the figures."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -55,7 +55,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit, with a plus if files differ from it; "unknown" outside git."""
+    """The checkout's commit, with a plus if tracked files are changed; "unknown" outside git."""
     root = Path(__file__).parents[1]
     try:
         head = _git(root, "rev-parse", "--short", "HEAD")
@@ -65,19 +65,19 @@ def commit() -> str:
 
 
 def command(arguments: Sequence[str]) -> str:
-    """The command line, folders by their last name only: results are shared, homes are not."""
+    """The command line with folders shortened to their last name: result files are published."""
     return " ".join(
         ["python -m bench", *(Path(a).name if "/" in a and not a.startswith("-") else a for a in arguments)]
     )
 
 
 def date() -> str:
-    """Now, UTC, to the second."""
+    """The current time in UTC, to the second, as ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def describe(shards: ShardSet) -> dict[str, Any]:
-    """The records that were read."""
+    """Name, split, number of records and shards, and mean sizes (pixels, kB) of a shard set."""
     heights, widths = shards.sizes.mean(axis=0)
     return {
         "name": shards.paths[0].parent.name,
@@ -91,7 +91,7 @@ def describe(shards: ShardSet) -> dict[str, Any]:
 
 
 def _gpus() -> list[str]:
-    """Asked of TensorFlow, if some question has loaded it."""
+    """The names of the GPUs; empty if TensorFlow is not imported."""
     if (tf := sys.modules.get("tensorflow")) is None:
         return []
     devices = tf.config.list_physical_devices("GPU")

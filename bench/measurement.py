@@ -1,4 +1,4 @@
-"""What a measurement is, and the file it is kept in."""
+"""A measurement, and the JSON file that keeps the measurements of a run."""
 
 import json
 import statistics
@@ -15,11 +15,14 @@ RESULT_VERSION = 1
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number, measured in several rounds.
+    """One quantity, measured in several rounds.
 
     Attributes:
-        question: the file in bench/ that asked. name: what was measured, unique within question, unit and settings.
-        rounds: the value of each round, in `unit`. settings: what it was measured with, besides the run's.
+        question: the file in bench/ that measured it.
+        name: what was measured; unique within question, unit and settings.
+        unit: the unit of the values.
+        rounds: the value of each round; at least one.
+        settings: what it was measured with, in addition to the settings of the whole run.
     """
 
     question: str
@@ -35,24 +38,28 @@ class Measurement:
 
     @property
     def median(self) -> float:
-        """The middle round."""
+        """The median of the rounds."""
         return statistics.median(self.rounds)
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The least and the greatest round."""
+        """The minimum and the maximum of the rounds."""
         return min(self.rounds), max(self.rounds)
-
-    def line(self) -> str:
-        """For the terminal: name, median, spread."""
-        low, high = self.spread
-        figure = f"{_short(self.median)} {self.unit}"
-        return f"{self.name:44} {figure:>36}" + (f"   {_short(low)} … {_short(high)}" if len(self.rounds) > 1 else "")
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run of `python -m bench`: what was measured, where, and with what."""
+    """One run of `python -m bench`.
+
+    Attributes:
+        command: the command line, with folders by their last name.
+        date: UTC, ISO 8601.
+        commit: the checkout's commit; "+" behind it says that files were changed.
+        machine: CPU, cores, memory, GPUs, system.
+        versions: of Python and the packages, by name.
+        dataset: name, split, number of records and shards, mean sizes; empty if there is none.
+        measurements: what was measured.
+    """
 
     command: str
     date: str
@@ -63,37 +70,48 @@ class Result:
     measurements: tuple[Measurement, ...]
 
     def to_json(self) -> str:
-        """The text of a result file; median and spread are written out for other programs."""
+        """The text of a result file, with the median and the spread of each measurement for other programs."""
         content = {"version": RESULT_VERSION, **asdict(self)}
         for entry, measurement in zip(content["measurements"], self.measurements, strict=True):
             entry |= {"median": measurement.median, "spread": list(measurement.spread)}
         return json.dumps(content, indent=1) + "\n"
 
     def save(self, path: Path) -> None:
-        """Writes a result file, whole or not at all."""
+        """Writes a result file completely or not at all."""
         write_atomic(path, self.to_json().encode("utf-8"))
 
     @classmethod
     def load(cls, path: Path) -> "Result":
-        """Reads a result file; raises `UserError` naming it."""
+        """Reads a result file.
+
+        Raises:
+            UserError: it cannot be read, or is not a result file of this version.
+        """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content.pop("version") != RESULT_VERSION:
-                raise UserError(f"{path}: not written by this version of bench; measure again")
+                raise UserError("written by another version of bench", path=path, remedy="measure again")
             entries = content.pop("measurements")
             for entry in entries:
                 del entry["median"], entry["spread"]
             return cls(measurements=tuple(Measurement(**entry) for entry in entries), **content)
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from None
+            raise UserError(f"cannot be read ({error.strerror})", path=path) from None
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise UserError(f"{path}: not a result of `python -m bench --output`") from None
+            raise UserError("not a result of `python -m bench`", path=path) from None
 
 
 def select(
     measurements: Sequence[Measurement], question: str, unit: str | None = None, **settings: Any
 ) -> list[Measurement]:
-    """Those of a question, a unit, and settings that include the given ones."""
+    """Picks measurements.
+
+    Args:
+        measurements: to pick from.
+        question: the question that they belong to.
+        unit: their unit; None: any.
+        **settings: values that their settings have.
+    """
     return [
         m
         for m in measurements
@@ -101,7 +119,3 @@ def select(
         and unit in (None, m.unit)
         and all(m.settings.get(name) == value for name, value in settings.items())
     ]
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

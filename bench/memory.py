@@ -1,4 +1,4 @@
-"""Does anything pile up? Resident memory, threads and open files over many epochs, and what is left after closing."""
+"""Does anything leak? Resident memory, threads and open files over many epochs, and what remains after closing."""
 
 import gc
 import os
@@ -10,15 +10,15 @@ from bench.measurement import Measurement
 from bench.settings import Settings
 
 EPOCHS = 20
-_BATCHES = 10  # an epoch
+_BATCHES = 10  # in each epoch
 
 
 def measure(settings: Settings) -> Iterator[Measurement]:
-    """Each round is an epoch here: its state at the end."""
+    """Measures the state at the end of each epoch; a round is an epoch."""
     epochs = 5 if settings.short else EPOCHS
     stamp = settings.stamp(augment="full", dtype="float32", batches_per_epoch=_BATCHES)
     for name in (name for name in settings.loaders if name != "synthetic"):
-        _epochs(settings, name, 2)  # libraries load, pools fill
+        _epochs(settings, name, 2)  # libraries are loaded and thread pools are filled
         before = threads(), open_files()
         states = _epochs(settings, name, epochs)
         gc.collect()
@@ -44,17 +44,25 @@ def _epochs(settings: Settings, name: str, epochs: int) -> list[tuple[float, int
 
 
 def resident_megabytes(key: str = "VmRSS", pid: int | str | None = "self") -> float:
-    """Of a process; "VmHWM" gives the most there ever was."""
+    """Reads the resident memory of a process.
+
+    Args:
+        key: "VmRSS" for the memory now, "VmHWM" for the peak.
+        pid: the process.
+
+    Returns:
+        Megabytes.
+    """
     lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) * 1024 / 1e6
 
 
 def threads() -> int:
-    """Of this process, those of C++ included."""
+    """The number of threads of this process, including those of C++ libraries."""
     tasks = Path("/proc/self/task")
     return len(list(tasks.iterdir())) if tasks.is_dir() else threading.active_count()
 
 
 def open_files() -> int:
-    """Descriptors of this process."""
+    """The number of open file descriptors of this process."""
     return len(os.listdir("/proc/self/fd"))

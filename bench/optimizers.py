@@ -1,15 +1,16 @@
-"""What does each wrapper of kimagenet.optim cost per call, against the bare optimizer, on the weights of ResNet50?
+"""What does each wrapper of kimagenet.optim cost per call, compared with the bare optimizer, for ResNet50's weights?
 
     python -m bench.optimizers --output FILE.json [--rounds 15]
 
-First no network is computed: gradients are constants, so a call is the optimizer alone, in a graph, as the training
-step has it. Then, for momentum, whole training steps of ResNet50 on a few small images, the same again and again.
-Candidates take turns of 20 calls (a multiple of both cycles, Lookahead's 5 and IterSize's 4), and compared is the ratio
-to the bare optimizer's turn of the same round. "bare again" is the bare optimizer a second time: the noise.
+First the optimizers alone: gradients are constants and no network is computed. The optimizer is called in a graph, as
+in the training step. Then, for momentum, whole training steps of ResNet50 on a few small images that do not change.
+Candidates take turns of 20 calls, a multiple of both cycles (5 for Lookahead, 4 for IterSize). The ratio compares a
+turn with the bare optimizer's turn of the same round. "bare again" is the bare optimizer a second time: the noise.
 
-What an IterSize call is compared with: the bare optimizer called on the same micro-batch, which is what a run without
-iter_size does with the same images. "iter_size 4" is the mean over its cycle of three collecting calls and an updating
-one; these two stand beside it. CPU time counts all threads: it is steadier than the wall clock on a shared machine.
+A call of IterSize is compared with a call of the bare optimizer on the same micro-batch, which is what a run without
+iter_size does with the same images. "iter_size 4" is the mean of its cycle of three collecting calls and one updating
+call; both kinds are also listed separately. CPU time counts all threads; on a shared machine it varies less than wall
+time.
 """
 
 import argparse
@@ -23,41 +24,53 @@ from typing import Any
 
 from bench import machine
 from bench.measurement import Measurement, Result
+from bench.tables import tables
 from bench.timing import rotations
+from kimagenet import cli
 
 QUESTION = "optimizers"
 CALLS, CYCLE, WARM_UP = 20, 4, 8
-STEP_IMAGES, STEP_PIXELS = 8, 64  # of a training step: few and small, so that the optimizer has a large share
+STEP_IMAGES, STEP_PIXELS = 8, 64  # few and small, so that the optimizer is a large share of a training step
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One candidate's turn: milliseconds of each call, wall and CPU."""
+    """One turn of a candidate.
+
+    Attributes:
+        wall: milliseconds of wall time of each call.
+        cpu: milliseconds of CPU time of each call.
+    """
 
     wall: tuple[float, ...]
     cpu: tuple[float, ...]
 
     def only(self, phase: str) -> "Turn":
-        """The collecting or the updating calls of an IterSize cycle, or all."""
+        """The calls of a phase of IterSize's cycle: "collect", "update" or "all"."""
         picked = [i for i in range(len(self.wall)) if phase == "all" or (i % CYCLE == CYCLE - 1) == (phase == "update")]
         return Turn(tuple(self.wall[i] for i in picked), tuple(self.cpu[i] for i in picked))
 
 
 def weight_shapes() -> list[tuple[int, ...]]:
-    """Of ResNet50's 214 trainable weights, 25.6 million numbers."""
+    """The shapes of ResNet50's 214 trainable weights, 25.6 million numbers."""
     import keras
 
     return [tuple(v.shape) for v in keras.applications.ResNet50(weights=None).trainable_variables]
 
 
 def candidate(optimizer: Any, gradients: Sequence[Any]) -> Callable[[], Any]:
-    """A call that applies the gradients to weights of its own; `Turn`s of CALLS calls begin at a cycle's start."""
+    """Makes a function that applies the optimizer to new weights; it is called WARM_UP times, a multiple of its cycle.
+
+    Args:
+        optimizer: a Keras optimizer.
+        gradients: one tensor for each weight, of the weight's shape.
+    """
     import keras
     import tensorflow as tf
 
     weights = [keras.Variable(tf.random.stateless_normal(g.shape, seed=(1, 2))) for g in gradients]
     optimizer.build(weights)
-    # Gradients are arguments: as constants of the graph they might be folded.
+    # Gradients are arguments because TensorFlow might fold constants of the graph.
     step = tf.function(lambda *gradients: optimizer.apply(list(gradients), weights))
     for _ in range(WARM_UP):
         step(*gradients)
@@ -65,7 +78,7 @@ def candidate(optimizer: Any, gradients: Sequence[Any]) -> Callable[[], Any]:
 
 
 def training_candidate(optimizer: Any) -> Callable[[], Any]:
-    """A training step of a ResNet50 of its own: forward, backward and the optimizer."""
+    """Makes a function that runs a training step of a new ResNet50: forward, backward and the optimizer."""
     import tensorflow as tf
 
     from kimagenet import models
@@ -82,7 +95,7 @@ def training_candidate(optimizer: Any) -> Callable[[], Any]:
 
 
 def turn(call: Callable[[], Any]) -> Turn:
-    """CALLS calls, each timed."""
+    """Calls a function CALLS times and times each call."""
     wall, cpu = [], []
     for _ in range(CALLS):
         before, cpu_before = time.perf_counter(), time.process_time()
@@ -93,7 +106,7 @@ def turn(call: Callable[[], Any]) -> Turn:
 
 
 def wrappers(name: str) -> dict[str, Any]:
-    """The bare optimizer, twice, and each wrapper around it."""
+    """The bare optimizer, twice, and each wrapper around it; `name` is "momentum" or "adam"."""
     import keras
 
     from kimagenet import optim
@@ -111,7 +124,7 @@ def wrappers(name: str) -> dict[str, Any]:
 
 
 def measure(name: str, rounds: int) -> list[Measurement]:
-    """All candidates around one inner optimizer, and their memory."""
+    """Measures calls and memory of all wrappers around one inner optimizer ("momentum" or "adam")."""
     import tensorflow as tf
 
     gradients = [tf.random.stateless_normal(shape, seed=(3, 4), stddev=1e-3) for shape in weight_shapes()]
@@ -126,13 +139,19 @@ def measure(name: str, rounds: int) -> list[Measurement]:
 
 
 def measure_training(name: str, rounds: int) -> list[Measurement]:
-    """All candidates in whole training steps."""
+    """Measures whole training steps with all wrappers around one inner optimizer."""
     calls = {wrapper: training_candidate(optimizer) for wrapper, optimizer in wrappers(name).items()}
     return take_turns(f"{name}, training step of {STEP_IMAGES} × {STEP_PIXELS} px", calls, rounds)
 
 
 def take_turns(title: str, calls: dict[str, Callable[[], Any]], rounds: int) -> list[Measurement]:
-    """What every candidate costs, in rounds of turns; IterSize's by the phase of its cycle as well."""
+    """Times candidates in turns; those of IterSize by the phase of its cycle too.
+
+    Args:
+        title: the first part of the measurements' names.
+        calls: the candidates by name; "bare" is the one to compare with.
+        rounds: turns of each candidate.
+    """
     turns: dict[str, list[Turn]] = {wrapper: [] for wrapper in calls}
     for order in rotations(list(calls), rounds):
         for wrapper in order:
@@ -147,7 +166,7 @@ def take_turns(title: str, calls: dict[str, Callable[[], Any]], rounds: int) -> 
 
 
 def compare(label: str, samples: Sequence[Turn], bare: Sequence[Turn]) -> list[Measurement]:
-    """Milliseconds a call, and the ratio to the bare optimizer's turn of the same round."""
+    """Measurements of milliseconds per call and of the ratio to the bare optimizer's turn of the same round."""
 
     def mean(values: Sequence[float]) -> float:
         return sum(values) / len(values)
@@ -163,29 +182,38 @@ def compare(label: str, samples: Sequence[Turn], bare: Sequence[Turn]) -> list[M
     ]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; prints every measurement and writes the result file."""
-    parser = argparse.ArgumentParser(prog="python -m bench.optimizers", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--output", type=Path, required=True, help="result file, JSON")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each candidate")
-    parser.add_argument("--training-rounds", type=int, default=5, help="the same for training steps")
-    options = parser.parse_args(arguments)
-    measurements = [m for name in ("momentum", "adam") for m in measure(name, options.rounds)]
-    measurements += measure_training("momentum", options.training_rounds)
+def make_parser() -> cli.Parser:
+    """The flags."""
+    summary = (__doc__ or "").partition("\n")[0]
+    parser = cli.Parser("python -m bench.optimizers", "--output FILE.json [flags]", summary)
+    add = parser.add_argument
+    add("--output", type=Path, required=True, metavar="FILE.json", help="result file")
+    add("--rounds", type=cli.positive_int, default=15, metavar="N", help="turns of each candidate (default: 15)")
+    add("--training-rounds", type=cli.positive_int, default=5, metavar="N", help="turns of training steps (default: 5)")
+    return parser
+
+
+def measure_all(flags: argparse.Namespace) -> None:
+    """Measures all wrappers, prints a table and writes the result file."""
+    measurements = [m for name in ("momentum", "adam") for m in measure(name, flags.rounds)]
+    measurements += measure_training("momentum", flags.training_rounds)
     load = os.getloadavg()[1]
-    rounds = f"--rounds {options.rounds} --training-rounds {options.training_rounds}"
-    for measurement in measurements:
-        print(measurement.line())
+    print(tables(measurements))
+    rounds = f"--rounds {flags.rounds} --training-rounds {flags.training_rounds}"
     Result(
-        command=f"python -m bench.optimizers --output {options.output.name} {rounds}",
+        command=f"python -m bench.optimizers --output {flags.output.name} {rounds}",
         date=machine.date(),
         commit=machine.commit(),
         machine=machine.machine() | {"load_average_5_min": round(load, 1)},
         versions=machine.versions(),
         dataset={},
         measurements=tuple(measurements),
-    ).save(options.output)
-    return 0
+    ).save(flags.output)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return cli.run(make_parser(), measure_all, arguments)
 
 
 if __name__ == "__main__":

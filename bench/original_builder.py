@@ -1,7 +1,7 @@
-"""How the project that this one rewrites builds a shard: in threads, decoding through TensorFlow for an image's shape.
+"""The shard builder of keras_imagenet, the project that kimagenet rewrites. It is written from a description.
 
-Written from its description: each thread reads a file, lets TensorFlow decode it, fills a `tf.train.Example` and hands
-it to a `tf.io.TFRecordWriter`. No checks, no indexes; a session's place is taken by eager calls.
+Each thread reads a file, decodes it with TensorFlow to get the image's size, fills a `tf.train.Example` and passes it
+to a `tf.io.TFRecordWriter`. It checks nothing and writes no index. Eager calls replace the original's session.
 """
 
 from pipelines.building.shard_writer import ShardResult, ShardTask
@@ -9,7 +9,14 @@ from pipelines.shards import records
 
 
 def write_shard(task: ShardTask) -> ShardResult:
-    """Writes one shard; of the result only the sizes are filled in."""
+    """Writes one shard.
+
+    Args:
+        task: the shard's path and images.
+
+    Returns:
+        A result with the name of the file and the sizes of the images only.
+    """
     import tensorflow as tf
 
     sizes = []

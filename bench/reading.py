@@ -1,4 +1,4 @@
-"""Records read one by one through the shard index, for limits and peers that have no reader of their own."""
+"""Reads single records through the shard index, for the decode limit and for peers without a TFRecord reader."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipelines.shards.shard_set import ShardSet
 
 
 def read_bytes(path: Path, offset: int, length: int) -> bytes:
-    """A part of a file, which is opened and closed for it: a thousand shards must not hold a thousand descriptors."""
+    """Reads `length` bytes of a file from `offset`. The file is closed again: there may be thousands of shards."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         return os.pread(descriptor, length, offset)
@@ -26,9 +26,23 @@ def read_example(shards: ShardSet, record: int) -> bytes:
 
 
 def read_image(shards: ShardSet, record: int) -> tuple[memoryview, int]:
-    """The encoded image of a record, and its label counted from 0. Raises `UserError` if there is none."""
+    """Reads the image of a record.
+
+    Args:
+        shards: the data set.
+        record: the number of the record.
+
+    Returns:
+        The encoded image, and its label counted from 0.
+
+    Raises:
+        UserError: the record has no image or no label.
+    """
     features: dict[str, Any] = decode_example(memoryview(read_example(shards, record)))
     if not isinstance(features.get(ENCODED), memoryview) or not isinstance(features.get(LABEL), int):
-        path = shards.paths[shards.shard[record]]
-        raise UserError(f"{path}: record {record} holds no labelled image; build the shards again")
+        raise UserError(
+            f"record {record} has no image with a label",
+            path=shards.paths[shards.shard[record]],
+            remedy="build the shards again",
+        )
     return features[ENCODED], features[LABEL] - shards.label_base

@@ -1,4 +1,4 @@
-"""Draws result files of `python -m bench --output` as one HTML page that needs nothing else, and as PNGs."""
+"""Draws result files of `python -m bench` as one HTML page without external resources, and as PNG files."""
 
 import argparse
 import html
@@ -32,16 +32,22 @@ th:first-child, td:first-child { text-align: left } td.group { text-align: left;
 def make_parser() -> cli.Parser:
     """The flags of `python -m bench report`."""
     parser = cli.Parser("python -m bench report", "FILE.json … --output PAGE.html [--png DIR]", __doc__)
-    parser.add_argument("results", nargs="+", type=Path, metavar="FILE.json", help="results, in the order of the page")
+    parser.add_argument(
+        "results", nargs="+", type=Path, metavar="FILE.json", help="result files, in the order of the page"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="PAGE.html", help="the page to write")
     parser.add_argument(
-        "--png", type=Path, metavar="DIR", help="write each chart as QUESTION.png, QUESTION-2.png … too"
+        "--png", type=Path, metavar="DIR", help="also write each chart as QUESTION.png, QUESTION-2.png and so on"
     )
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Reads, draws, writes."""
+    """Reads the result files and writes the page and the PNG files.
+
+    Raises:
+        UserError: matplotlib is not installed, or a result file cannot be read.
+    """
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -55,7 +61,15 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def page(results: Sequence[Result], png: Path | None = None) -> str:
-    """The HTML text; with `png`, the charts are written into that folder as well."""
+    """Makes the page.
+
+    Args:
+        results: in the order of the page.
+        png: a folder for the charts as PNG files, or None.
+
+    Returns:
+        The HTML text.
+    """
     sections: list[str] = []
     links: list[str] = []
     names: dict[str, int] = {}
@@ -70,8 +84,8 @@ def page(results: Sequence[Result], png: Path | None = None) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>kimagenet: how fast is it?</title><style>{_STYLE}</style></head><body>\n"
-        "<h1>How fast is it?</h1>\n<p>Measured with <code>python -m bench</code>: interleaved rounds, warm-up left "
-        "out; each figure is the median of its rounds, with the least and the greatest beside it. "
+        "<h1>How fast is it?</h1>\n<p>Measured with <code>python -m bench</code>. The candidates take turns in several "
+        "rounds; warm-up is not counted. Figures are medians of the rounds; whiskers show minimum and maximum. "
         "A ratio compares turns of the same round.</p>\n"
         f"<nav>{' '.join(links)}</nav>\n{''.join(sections)}</body></html>\n"
     )
@@ -86,9 +100,9 @@ def _section(anchor: str, question: str, measurements: Sequence[Measurement], re
         if png is not None:
             name = anchor if number == 1 else f"{anchor}-{number}"
             figure.savefig(png / f"{name}.png", dpi=160, facecolor="white")
-    asked = (import_module(f"bench.{question}").__doc__ or "").partition("\n")[0]
+    summary = (import_module(f"bench.{question}").__doc__ or "").partition("\n")[0]
     return (
-        f'<section id="{anchor}"><h2>{html.escape(asked)} <small>{anchor}</small></h2>\n{"".join(figures)}'
+        f'<section id="{anchor}"><h2>{html.escape(summary)} <small>{anchor}</small></h2>\n{"".join(figures)}'
         f"<details><summary>All figures</summary>{_table(measurements)}</details>\n{_stamp(result)}</section>\n"
     )
 
@@ -113,7 +127,7 @@ def _table(measurements: Sequence[Measurement]) -> str:
         rows.append(
             f"<tr><td>{html.escape(m.name)}</td>{figures}<td>{html.escape(m.unit)}</td><td>{len(m.rounds)}</td></tr>"
         )
-    head = "<tr><th></th><th>median</th><th>least</th><th>greatest</th><th>unit</th><th>rounds</th></tr>"
+    head = "<tr><th></th><th>median</th><th>minimum</th><th>maximum</th><th>unit</th><th>rounds</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>"
 
 

@@ -1,4 +1,4 @@
-"""How does it grow? Loaders with threads; the plan of an epoch with records and shards, in seconds and memory."""
+"""How does it scale? Loaders with threads; the plan of an epoch with records and shards, in seconds and memory."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,13 @@ SHARDS = (1, 4, 16, 64, 256, 1024)
 
 
 class PlanCost(NamedTuple):
-    """Seconds to put a plan in order, seconds to draw and write it for DALI, and the memory that both took."""
+    """What a plan costs.
+
+    Attributes:
+        order_seconds: to compute the order of the records.
+        write_seconds: to draw the augmentations and to write the plan for DALI.
+        megabytes: the peak memory of both.
+    """
 
     order_seconds: float
     write_seconds: float
@@ -32,7 +38,7 @@ class PlanCost(NamedTuple):
 
 
 def measure(settings: Settings) -> Iterator[Measurement]:
-    """Threads first, then plans, each in a process of its own."""
+    """Measures loaders by threads, then plans, each in a new process."""
     yield from _threads(settings)
     counts = RECORDS[:-2] if settings.short else RECORDS
     yield from _plans(settings, [(records, max(1, records // 1250)) for records in counts])
@@ -41,7 +47,7 @@ def measure(settings: Settings) -> Iterator[Measurement]:
 
 
 def thread_counts(cores: int) -> list[int]:
-    """1, 2, 4 … cores."""
+    """The powers of two up to the number of cores, and the number of cores itself."""
     return sorted({*(2**k for k in range(cores.bit_length()) if 2**k <= cores), cores})
 
 
@@ -62,8 +68,8 @@ def _plans(settings: Settings, cases: Sequence[tuple[int, int]]) -> Iterator[Mea
         stamp = {"records": records, "shards": shards}
         name = f"plan of {records:,} records in {shards:,} shards"
         for what, unit, column in (
-            (f"{name}: in order", "s", [cost.order_seconds for cost in costs]),
-            (f"{name}: drawn and written for DALI", "s", [cost.write_seconds for cost in costs]),
+            (f"{name}: order", "s", [cost.order_seconds for cost in costs]),
+            (f"{name}: augmentations drawn and files written for DALI", "s", [cost.write_seconds for cost in costs]),
             (f"{name}: memory", "MB", [cost.megabytes for cost in costs]),
         ):
             yield Measurement("scaling", what, unit, tuple(column), stamp)
@@ -75,14 +81,22 @@ def _in_new_process(records: int, shards: int) -> PlanCost:
 
 
 def plan_cost(records: int, shards: int) -> PlanCost:
-    """What the first epoch of a made-up shard set costs this process, beyond the shard set itself."""
+    """Measures the plan of the first epoch of a made-up shard set in this process.
+
+    Args:
+        records: records of the shard set.
+        shards: number of shards.
+
+    Returns:
+        The cost, without that of the shard set itself.
+    """
     from pipelines.loaders.dali.plan_files import make_folder, write_plan
 
     shard_set = made_up_shards(records, shards)
     before = resident_megabytes()
     start = time.perf_counter()
     plan = EpochPlan(shard_set, AugmentSpec.train(), batch_size=64, image_size=224)
-    plan.records  # noqa: B018 worked out when asked for
+    plan.records  # noqa: B018 computed on first use
     ordered = time.perf_counter()
     with make_folder(plan) as folder:
         write_plan(plan, BatchSpec(64, 224), Path(folder))
@@ -91,7 +105,7 @@ def plan_cost(records: int, shards: int) -> PlanCost:
 
 
 def made_up_shards(records: int, shards: int) -> ShardSet:
-    """A split with ImageNet's sizes of images and records, and no files."""
+    """A shard set without files, with images and records of about the same sizes as ImageNet's."""
     rng = np.random.default_rng(0)
     shard = np.sort(np.arange(records, dtype=np.int32) % shards)
     lengths = rng.integers(50_000, 170_000, records)

@@ -1,4 +1,4 @@
-"""What every question is asked with."""
+"""The settings that all questions share."""
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from pipelines.loader import Loader
 
 AUGMENTS = ("full", "standard", "evaluation")
 
-# An epoch that no turn reaches the end of, and long enough to be shuffled in blocks as ImageNet is.
+# Longer than any turn, and long enough to be shuffled in blocks, as ImageNet is.
 _LONG_EPOCH = 64_000
 
 
@@ -21,8 +21,19 @@ class Settings:
     """One set of values of the flags.
 
     Attributes:
-        shards: as they are. second: other shards to be measured beside them, or None.
-        seconds: of a turn, warm-up not counted. short: leave out what takes minutes.
+        shards: the data set.
+        loaders: names of the loaders.
+        augments: names of augmentations, of `AUGMENTS`.
+        dtypes: dtypes of the images.
+        batch_size: images in a batch.
+        image_size: pixels of a side.
+        workers: threads of a loader or peer.
+        prefetch: batches that a loader prepares ahead.
+        device: "cpu" or "gpu", where dali decodes.
+        rounds: turns of each candidate.
+        seconds: length of a turn, without warm-up.
+        short: skip the parts that take minutes.
+        second: another data set to compare with `shards`, or None.
     """
 
     shards: ShardSet
@@ -40,7 +51,7 @@ class Settings:
     second: ShardSet | None = None
 
     def stamp(self, **more: Any) -> dict[str, Any]:
-        """What belongs into a measurement's settings."""
+        """The settings to store with a measurement; `more` is added to them."""
         return {
             "image_size": self.image_size,
             "batch_size": self.batch_size,
@@ -54,7 +65,14 @@ class Settings:
         return replace(self, **changes)
 
     def open(self, name: str, augment: str | AugmentSpec, dtype: str = "float32", records: int = _LONG_EPOCH) -> Loader:
-        """One of our loaders over at least so many records an epoch, with these settings."""
+        """Opens one of our loaders with these settings.
+
+        Args:
+            name: the loader.
+            augment: the augmentation or its name.
+            dtype: of the images.
+            records: the minimum number of records in an epoch; records are repeated to reach it.
+        """
         return open_loader(
             name,
             stretched(self.shards, records),
@@ -67,7 +85,7 @@ class Settings:
         )
 
     def candidate(self, name: str, loader: str, augment: str | AugmentSpec, dtype: str = "float32") -> Candidate:
-        """One of our loaders as something to be timed."""
+        """One of our loaders as a candidate for the timer; arguments as for `open`."""
 
         def stream() -> Generator[int, None, None]:
             with self.open(loader, augment, dtype) as opened:
@@ -83,11 +101,11 @@ class Settings:
 
 
 def named_augment(name: str) -> AugmentSpec:
-    """Recipes' names, and "evaluation"."""
+    """The augmentation of a name that recipes use, or of "evaluation"."""
     return AugmentSpec.evaluation() if name == "evaluation" else AugmentSpec.named(name)
 
 
 def stretched(shards: ShardSet, records: int) -> ShardSet:
-    """The same shards, each record planned as often as it takes to make an epoch of at least `records`."""
+    """The same shards with every record repeated equally often, so that an epoch has at least `records`."""
     copies = -(-records // len(shards.usable))
     return replace(shards, usable=np.repeat(shards.usable, copies))

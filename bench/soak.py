@@ -1,10 +1,10 @@
-"""Does anything pile up in half an hour? Loaders at full speed: short epochs, corrupt records, closing, reopening.
+"""Does anything leak in half an hour? Loaders at full speed: short epochs, corrupt records, closing, reopening.
 
     python -m bench.soak --output FILE.json --png FILE.png [--dataset-dir DIR] [--minutes 15]
 
-A life: a copy of the data set in which some records are corrupt is opened with --on-corrupt skip, read for some
-epochs as fast as it goes (each corrupt record met is an exception and a pipeline that is built anew), and closed. The
-lives of the loaders take turns. Resident memory, threads and open files are noted at the end of every epoch.
+A cycle: a copy of the data set with some corrupt records is opened with on_corrupt="skip", read for some epochs as
+fast as possible, and closed. Each corrupt record raises an exception, and the pipeline is built again. The loaders take
+turns. Resident memory, threads and open files are recorded at the end of every epoch.
 """
 
 import argparse
@@ -20,14 +20,15 @@ from tempfile import TemporaryDirectory
 from bench import machine
 from bench.measurement import Measurement, Result
 from bench.memory import open_files, resident_megabytes, threads
+from bench.tables import tables
 from kimagenet import cli
 from pipelines import AugmentSpec, BatchSpec, ShardSet, loaders
 from pipelines.shards.shard_set import StoredImage
 
 QUESTION = "soak"
-EPOCHS = 12  # of a life
-CORRUPT = 4  # records of a life
-RECORDS = 1536  # of an epoch: a second or two
+EPOCHS = 12  # of a cycle
+CORRUPT = 4  # records
+RECORDS = 1536  # of an epoch, which takes a second or two
 BATCH_SIZE, IMAGE_SIZE = 32, 128
 UNITS = {"resident memory": "MB", "threads": "threads", "files": "files"}
 State = tuple[float, float, int, int]  # seconds since the start, megabytes, threads, files
@@ -37,14 +38,16 @@ def make_parser() -> cli.Parser:
     """The flags."""
     parser = cli.Parser("python -m bench.soak", "--output FILE.json [flags]", (__doc__ or "").partition("\n")[0])
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.json", help="result file")
-    parser.add_argument("--png", type=Path, metavar="FILE.png", help="draw the curves as well")
-    parser.add_argument("--dataset-dir", type=Path, metavar="DIR", help="folder of shards; default: the demo data")
-    parser.add_argument("--minutes", type=float, default=15.0, metavar="M", help="of each loader (15)")
+    parser.add_argument("--png", type=Path, metavar="FILE.png", help="also draw the curves")
+    parser.add_argument("--dataset-dir", type=Path, metavar="DIR", help="folder of shards (default: the demo data)")
+    parser.add_argument(
+        "--minutes", type=float, default=15.0, metavar="M", help="minutes for each loader (default: 15)"
+    )
     return parser
 
 
 def soak(flags: argparse.Namespace) -> None:
-    """Reads for so long, prints a line for each life, writes the files."""
+    """Runs cycles for the given time, prints a line for each, and writes the files."""
     from kimagenet.demo import ensure_demo
 
     cli.import_tensorflow()
@@ -56,14 +59,14 @@ def soak(flags: argparse.Namespace) -> None:
     with TemporaryDirectory() as scratch:
         shards = damaged_copy(ShardSet.open(directory, "train"), Path(scratch))
         for name in names:
-            for _ in live(name, shards):  # libraries load, pools fill
+            for _ in cycle(name, shards):  # libraries are loaded and thread pools are filled
                 pass
         start = time.monotonic()
         while min(spent.values()) < 60 * flags.minutes:
             name = min(names, key=lambda name: spent[name])
             began = time.monotonic()
             count = 0
-            for count in live(name, shards):  # noqa: B007
+            for count in cycle(name, shards):  # noqa: B007
                 state = resident_megabytes(), threads(), open_files()
                 states[name].append((time.monotonic() - start, *state))
             skipped[name] += count
@@ -79,14 +82,18 @@ def soak(flags: argparse.Namespace) -> None:
         dataset=machine.describe(shards) | {"name": directory.name},
         measurements=tuple(measurements),
     ).save(flags.output)
-    for measurement in measurements:
-        print(measurement.line())
+    print(tables(measurements))
     if flags.png:
         draw(states, flags.png)
 
 
 def damaged_copy(shards: ShardSet, folder: Path) -> ShardSet:
-    """The first records, of which some have lost the head of their image."""
+    """Copies the first `RECORDS` records and overwrites the first bytes of `CORRUPT` images.
+
+    Args:
+        shards: the data set.
+        folder: for the copies of the shards.
+    """
     records = shards.usable[:RECORDS]
     copies = {}
     for path in {shards.paths[number] for number in shards.shard[records]}:
@@ -103,8 +110,8 @@ def damaged_copy(shards: ShardSet, folder: Path) -> ShardSet:
     return replace(shards, paths=tuple(copies.get(path, path) for path in shards.paths), usable=records)
 
 
-def live(name: str, shards: ShardSet) -> Iterator[int]:
-    """One life; after each epoch, the number of records that were skipped so far."""
+def cycle(name: str, shards: ShardSet) -> Iterator[int]:
+    """Opens a loader, reads `EPOCHS` epochs and closes it; yields the number of skipped records after each epoch."""
     from kimagenet.training.feed import open_feed
     from kimagenet.training.recovery import CorruptRecords
     from kimagenet.training.strategy import choose_strategy
@@ -123,7 +130,14 @@ def live(name: str, shards: ShardSet) -> Iterator[int]:
 def measure(
     states: dict[str, list[State]], spent: dict[str, float], skipped: dict[str, int], records: int
 ) -> list[Measurement]:
-    """A round is an epoch."""
+    """Makes the measurements of a run; a round is an epoch.
+
+    Args:
+        states: the state after each epoch, by loader.
+        spent: seconds that each loader was read for.
+        skipped: corrupt records that each loader skipped.
+        records: records of an epoch.
+    """
     found = []
     for name, rows in states.items():
         images = len(rows) * records
@@ -135,19 +149,20 @@ def measure(
 
 
 def draw(states: dict[str, list[State]], path: Path) -> None:
-    """Three curves over time, one colour a loader."""
+    """Draws memory, threads and open files over time, one colour for each loader, and writes a PNG file."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 7), layout="constrained")
+    figure.suptitle("Short epochs with corrupt records, loaders opened and closed", x=0.01, ha="left", size=11)
     for column, (axes, (what, unit)) in enumerate(
         zip(figure.subplots(len(UNITS), sharex=True), UNITS.items(), strict=True), start=1
     ):
         for name, rows in states.items():
             axes.plot([row[0] / 60 for row in rows], [row[column] for row in rows], ".", markersize=2, label=name)
         axes.set_ylabel(what if unit == what else f"{what}, {unit}")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * axes.dataLim.ymax)
     axes.set_xlabel("minutes")
-    axes.legend()
+    figure.legend(*axes.get_legend_handles_labels(), loc="upper right", ncols=2, frameon=False, markerscale=4)
     figure.savefig(path, dpi=110)
 
 

@@ -1,4 +1,4 @@
-"""How long until data flows? The first batch, a fresh process, a resumed epoch, the change from epoch to epoch."""
+"""How long until the first batch? In a new loader, in a new process, in a resumed epoch, in the next epoch."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from bench.settings import Settings
 
 IMAGENET_RECORDS = 1_281_167
 _SHORT_RECORDS = 64_000
-_PLANNED_PER_SECOND = 25_000  # records, at least: in the background a plan is made at leisure
+_PLANNED_PER_SECOND = 25_000  # the minimum of records, since plans are made slowly in the background
 
 # A user's script, from the start of Python to the first batch.
 _SCRIPT = """
@@ -25,13 +25,13 @@ with open_loader({loader!r}, shards, batch, AugmentSpec.train(), workers={worker
 
 
 def measure(settings: Settings) -> Iterator[Measurement]:
-    """With as many records an epoch as ImageNet has, for the plan takes its time too."""
+    """Measures with as many records in an epoch as ImageNet has, because the plan takes time too."""
     records = _SHORT_RECORDS if settings.short else IMAGENET_RECORDS
     stamp = settings.stamp(augment="full", dtype="float32", records=records)
     for loader in (name for name in settings.loaders if name != "synthetic"):
         for name, unit, function in (
             ("first batch", "s", _first_batch),
-            ("resume in mid-epoch", "s", _resume),
+            ("resume in the middle of an epoch", "s", _resume),
             ("epoch change", "batches", _epoch_change),
             ("rate while the next epoch is planned", "of the rate after", _rate_while_planning),
         ):
@@ -57,9 +57,9 @@ def _resume(settings: Settings, loader: str, records: int) -> float:
 
 
 def _epoch_change(settings: Settings, loader: str, records: int) -> float:
-    """From the last batch of an epoch to the first of the next, in units of the usual time of a batch.
+    """The time between the last batch of an epoch and the first of the next, in units of the usual time of a batch.
 
-    As in training, the epoch's end comes long after its start: the next plan has had the time that it takes.
+    As in training, the end of the epoch comes long after its start, so that the next plan is ready.
     """
     with settings.open(loader, "full", records=records) as opened:
         tail = min(opened.steps_per_epoch, _steps_of_planning(settings, records))
@@ -75,7 +75,7 @@ def _epoch_change(settings: Settings, loader: str, records: int) -> float:
 
 
 def _rate_while_planning(settings: Settings, loader: str, records: int) -> float:
-    """The batches right after an epoch's start, while the next one is planned, against as many when that is done."""
+    """The rate right after the start of an epoch, while the next one is planned, over the rate when that is done."""
     with settings.open(loader, "full", records=records) as opened:
         steps = _steps_of_planning(settings, records)
         batches = iter(opened.epoch(0))
@@ -88,13 +88,13 @@ def _rate_while_planning(settings: Settings, loader: str, records: int) -> float
                 next(batches)
             return time.perf_counter() - start
 
-        meanwhile = seconds()
+        while_planning = seconds()
         time.sleep(records / _PLANNED_PER_SECOND)
-        return seconds() / meanwhile
+        return seconds() / while_planning
 
 
 def _steps_of_planning(settings: Settings, records: int) -> int:
-    """Enough steps for a plan to be ready, on machines of some hundred to some thousand images/s."""
+    """Enough steps that the next plan is ready, on machines that read some hundred to some thousand images/s."""
     return -(-1000 * (2 + records // 200_000) // settings.batch_size)
 
 

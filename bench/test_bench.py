@@ -1,4 +1,4 @@
-"""The candidates, batch by batch, and every question once, under pytest-benchmark."""
+"""Every candidate, batch by batch, and every question once, under pytest-benchmark."""
 
 from contextlib import closing
 from typing import Any

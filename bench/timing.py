@@ -1,6 +1,6 @@
-"""The one timer: candidates take turns in interleaved rounds, so that a drifting machine drifts under all of them.
+"""The timer: candidates take turns in several rounds, so that a change in the machine's speed affects all of them.
 
-A turn warms up, then counts for some seconds. What is compared is the ratio of turns of the same round.
+A turn warms up, then counts images for some seconds. Comparisons are ratios of turns of the same round.
 """
 
 import itertools
@@ -15,18 +15,20 @@ from typing import Protocol
 
 from bench.measurement import Measurement
 
-WARM_UP_SHARE = 0.25  # of a turn's seconds, before it: caches fill, and the first batch is made under load
-_SETTLED = 0.1  # of a core: what is left when a stream's queues are full
-_SETTLE_SECONDS = 3.0  # at most
+WARM_UP_SHARE = 0.25  # of the seconds of a turn; caches are filled and the first batches are not counted
+_SETTLED = 0.1  # of a core: the CPU use below which the queues of a stream are full
+_SETTLE_SECONDS = 3.0  # the longest wait
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One turn, warm-up excluded.
+    """One turn without its warm-up.
 
     Attributes:
-        images: done in `seconds` of wall time and `cpu_seconds` of all threads and child processes.
-        waited: seconds spent waiting for data, where a turn does something else besides.
+        images: number of images.
+        seconds: wall time.
+        cpu_seconds: CPU time of all threads and child processes.
+        waited: seconds spent waiting for data, if the turn also does something else.
         gaps: seconds between consecutive batches.
     """
 
@@ -38,17 +40,17 @@ class Sample:
 
     @property
     def rate(self) -> float:
-        """Images per second."""
+        """Images per second of wall time."""
         return self.images / self.seconds
 
     @property
     def cpu_ms(self) -> float:
-        """CPU milliseconds per image: steadier than the rate on a shared machine."""
+        """CPU milliseconds per image. On a shared machine it varies less than the rate."""
         return 1000 * self.cpu_seconds / self.images
 
 
 class Turn(Protocol):
-    """Runs for about so many seconds."""
+    """Runs a candidate for about the given number of seconds."""
 
     def __call__(self, seconds: float) -> Sample: ...
 
@@ -58,8 +60,9 @@ class Candidate:
     """Something to be timed.
 
     Attributes:
-        open: starts it: an endless stream that yields the images done since the last.
-        buffered: how many of these it prepares while nobody asks; they are not counted.
+        name: its name in results.
+        open: starts it and returns an endless stream; each item is the number of images done since the item before.
+        buffered: the number of items that it prepares between turns; they are not counted.
     """
 
     name: str
@@ -68,7 +71,19 @@ class Candidate:
 
 
 def run_interleaved(candidates: Sequence[Candidate], rounds: int, seconds: float) -> dict[str, list[Sample]]:
-    """A sample of each candidate for each round. All stay open throughout; the order rotates by one each round."""
+    """Times candidates in turns. All stay open until the end; the order rotates by one each round.
+
+    Args:
+        candidates: with different names.
+        rounds: turns of each candidate.
+        seconds: length of a turn.
+
+    Returns:
+        The samples of each candidate by name, one for each round.
+
+    Raises:
+        ValueError: two candidates have the same name.
+    """
     names = [candidate.name for candidate in candidates]
     if len(set(names)) < len(names):
         raise ValueError(f"two candidates share a name: {names}")
@@ -77,12 +92,12 @@ def run_interleaved(candidates: Sequence[Candidate], rounds: int, seconds: float
         for candidate in candidates:
             stream = stack.enter_context(closing(candidate.open()))
             turns[candidate.name] = turn_of(stream, candidate.buffered)
-            turns[candidate.name](0.0)  # opens it and runs its first, slow batches
+            turns[candidate.name](0.0)  # starts it and runs the first batches, which are slow
         return run_turns(turns, rounds, seconds)
 
 
 def run_turns(turns: dict[str, Turn], rounds: int, seconds: float) -> dict[str, list[Sample]]:
-    """The same for turns that are ready."""
+    """As `run_interleaved`, for candidates that are already open, by name."""
     samples: dict[str, list[Sample]] = {name: [] for name in turns}
     for order in rotations(list(turns), rounds):
         for name in order:
@@ -92,7 +107,7 @@ def run_turns(turns: dict[str, Turn], rounds: int, seconds: float) -> dict[str, 
 
 
 def settle() -> None:
-    """Waits until the queues that the last turn left half empty are full, so that nobody pays for another's work."""
+    """Waits until the queues of the last candidate are full again, so that its work does not slow down the next one."""
     deadline = time.perf_counter() + _SETTLE_SECONDS
     while time.perf_counter() < deadline:
         before = cpu_seconds()
@@ -102,12 +117,17 @@ def settle() -> None:
 
 
 def rotations(names: Sequence[str], rounds: int) -> list[list[str]]:
-    """The order of each round: everybody once, everybody first in turn."""
+    """The order of the names in each round; it rotates by one, so that each name takes each place."""
     return [[*names[r % len(names) :], *names[: r % len(names)]] for r in range(rounds)]
 
 
 def turn_of(stream: Iterator[int], buffered: int) -> Turn:
-    """Turns that read on in an open stream, and do not count what was buffered between two."""
+    """Makes turns that continue reading an open stream.
+
+    Args:
+        stream: as `Candidate.open` returns it.
+        buffered: items that are skipped at the start of a turn, because they were prepared between turns.
+    """
 
     def turn(seconds: float) -> Sample:
         warm_until = time.perf_counter() + WARM_UP_SHARE * seconds
@@ -130,20 +150,20 @@ def turn_of(stream: Iterator[int], buffered: int) -> Turn:
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process, all its threads, and the processes that it has started and that live (Linux)."""
+    """CPU time of this process, all its threads and its running child processes (Linux)."""
     return time.process_time() + sum(_ticks(child.pid) for child in active_children()) / os.sysconf("SC_CLK_TCK")
 
 
 def _ticks(pid: int | None) -> int:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:  # it has ended meanwhile
+    except OSError:  # the process has ended
         return 0
     return int(fields[11]) + int(fields[12])  # user and system time
 
 
 def rates(question: str, samples: dict[str, list[Sample]], settings: dict[str, object]) -> list[Measurement]:
-    """Images/s and CPU ms/image of every candidate."""
+    """Measurements of images/s and CPU ms/image of every candidate."""
     measurements = []
     for name, turns in samples.items():
         measurements += [
@@ -156,9 +176,15 @@ def rates(question: str, samples: dict[str, list[Sample]], settings: dict[str, o
 def ratios(
     question: str, samples: dict[str, list[Sample]], limit: str, settings: dict[str, object]
 ) -> list[Measurement]:
-    """How every other candidate compares with `limit`, round by round: by rate, and by CPU time per image.
+    """Compares every other candidate with `limit` in each round, by rate and by CPU time per image.
 
-    On a machine that others use too, the second is the steadier one; where all cores are busy they are the same.
+    On a shared machine the ratio by CPU time varies less. Where all cores are busy the two are equal.
+
+    Args:
+        question: the question that the measurements belong to.
+        samples: the samples of each candidate, `limit` included.
+        limit: the name of the candidate to compare with.
+        settings: of the measurements.
     """
     measurements = []
     for name, turns in samples.items():
@@ -173,5 +199,5 @@ def ratios(
 
 
 def ratio_rounds(turns: Sequence[Sample], limit: Sequence[Sample]) -> tuple[float, ...]:
-    """Rate over rate, each pair from the same round."""
+    """The ratio of two candidates' rates in each round."""
     return tuple(turn.rate / other.rate for turn, other in zip(turns, limit, strict=True))

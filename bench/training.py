@@ -1,7 +1,7 @@
-"""Am I input-bound? Training beside its two ceilings, the loader alone and the model on synthetic batches.
+"""Is training input-bound? Training compared with the loader alone and with the model on synthetic batches.
 
-Where loader and model have processors of their own, a step takes as long as the slower of the two. On one CPU they
-share the cores, so it also takes at least the sum of their CPU times over the cores.
+If loader and model run on different processors, a step takes as long as the slower of the two. If they share the cores
+of one CPU, it also takes at least the sum of their CPU times divided by the number of cores.
 """
 
 import time
@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 from bench.measurement import Measurement
 from bench.settings import Settings, named_augment, stretched
-from bench.timing import Sample, Turn, cpu_seconds, run_turns, turn_of
+from bench.timing import WARM_UP_SHARE, Sample, Turn, cpu_seconds, run_turns, turn_of
 from pipelines import BatchSpec
 from pipelines.system.processes import cpu_count
 
 if TYPE_CHECKING:
     import keras
 
-# Input-bound, and not: `linear` looks at 14 × 14 averages, `mobilenet_v2` is the smallest of our ImageNet models.
+# `linear`, a dense layer on 14 × 14 averages, is input-bound; `mobilenet_v2`, our smallest ImageNet model, is not.
 MODELS = ("linear", "mobilenet_v2")
-# An accelerator's step takes time but none of the CPU's: this long, in units of the loader's time for a batch.
+# Simulated accelerators: steps without CPU time. The value is their time in units of the loader's time for a batch.
 STAND_INS = {"accelerator, step half as long": 0.5, "accelerator, step twice as long": 2.0}
 _SYNTHETIC = "synthetic"
 
 
 def measure(settings: Settings) -> Iterator[Measurement]:
-    """All of a group in turns: loaders alone, the model on synthetic batches, the model on each loader."""
+    """Measures in turns the loaders alone, the models on synthetic batches, and the models on each loader."""
     loaders = [name for name in settings.loaders if name != _SYNTHETIC]
     for loader in loaders:
         yield from _with_stand_ins(settings, loader)
@@ -36,7 +36,16 @@ def measure(settings: Settings) -> Iterator[Measurement]:
 
 
 def predicted_seconds(loader: Sample, step: Sample, cores: int | None) -> float:
-    """Seconds an image: of the slower one, or where both share `cores`, of their CPU times if that is more."""
+    """Predicts the time per image in training.
+
+    Args:
+        loader: the loader alone.
+        step: the model on synthetic batches.
+        cores: the cores that both share; None if they run on different processors.
+
+    Returns:
+        Seconds per image.
+    """
     seconds = max(1 / loader.rate, 1 / step.rate)
     if cores is None:
         return seconds
@@ -44,7 +53,7 @@ def predicted_seconds(loader: Sample, step: Sample, cores: int | None) -> float:
 
 
 def predicted_wait(loader: Sample, step: Sample) -> float:
-    """The share of the time that a step of its own processor waits for data."""
+    """The share of the time that a model on a separate processor waits for data; arguments as `predicted_seconds`."""
     return max(0.0, 1 - loader.rate / step.rate)
 
 
@@ -71,19 +80,19 @@ def _with_stand_ins(settings: Settings, loader: str) -> Iterator[Measurement]:
 
 
 def _stand_in_turn(stream: Iterator[int], prefetch: int, step_seconds: float, seconds: float) -> Sample:
-    """Takes a batch, then sleeps as long as the step takes."""
-    for _ in range(prefetch + 4):  # lets the queue find its level
+    """Takes batches, and sleeps after each as long as a step takes."""
+    for _ in range(prefetch + 4):  # until the queue has its usual length
         next(stream)
         time.sleep(step_seconds)
     images, waited = 0, 0.0
     cpu, start = cpu_seconds(), time.perf_counter()
     now = start
     while now - start < seconds:
-        asked = time.perf_counter()
+        before = time.perf_counter()
         images += next(stream)
         ready = time.perf_counter()
         time.sleep(step_seconds)
-        waited += ready - asked
+        waited += ready - before
         now = time.perf_counter()
     return Sample(images, now - start, cpu_seconds() - cpu, waited)
 
@@ -100,7 +109,7 @@ def _with_model(settings: Settings, model: str, loaders: list[str]) -> Iterator[
         for name in (_SYNTHETIC, *loaders):
             turns[name] = _loop_turn(settings, model, name, stack)
         for turn in turns.values():
-            turn(0.0)  # traces and allocates
+            turn(0.0)  # the first call traces the graph
         samples = run_turns(turns, settings.rounds, settings.seconds)
     cores = None if tf.config.list_physical_devices("GPU") and settings.device == "gpu" else cpu_count()
     stamp = settings.stamp(model=model, augment="full", dtype="float32")
@@ -125,7 +134,7 @@ def _report(name: str, turns: list[Sample], seconds: list[float], stamp: dict[st
 
 
 def _loop_turn(settings: Settings, model_name: str, loader: str, stack: ExitStack) -> Turn:
-    """Our own training loop for some seconds, from the first epoch's start again each time."""
+    """A turn that runs our training loop for some seconds, each time from the start of the first epoch."""
     import keras
     import tensorflow as tf
 
@@ -149,26 +158,26 @@ def _loop_turn(settings: Settings, model_name: str, loader: str, stack: ExitStac
 
     def turn(seconds: float) -> Sample:
         clock = _make_clock(lambda: loop.totals, seconds)
-        loop.fit(1000, [clock])  # epochs: more than fit into any turn
+        loop.fit(1000, [clock])  # more epochs than a turn can reach
         return clock.sample()
 
     return turn
 
 
 def _make_clock(totals: Callable[[], Any], seconds: float) -> Any:
-    """A callback that marks the totals after a quarter of the time, and stops the loop at its end."""
+    """A callback that records the totals after the warm-up and at the end of the turn, and then stops the loop."""
     import keras
 
     class Clock(keras.callbacks.Callback):
         needs_every_loss = False
 
-        def on_train_begin(self, logs=None):
+        def on_train_begin(self, logs: Any = None) -> None:
             self.opened = time.perf_counter()
-            self.marks = []
+            self.marks: list[tuple[float, float, Any]] = []  # wall time, CPU time, totals
 
-        def on_train_batch_end(self, batch, logs=None):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             now = time.perf_counter()
-            if not self.marks and now - self.opened < 0.25 * seconds:
+            if not self.marks and now - self.opened < WARM_UP_SHARE * seconds:
                 return
             if not self.marks or now - self.marks[0][0] >= seconds:
                 self.marks.append((now, cpu_seconds(), totals()))

@@ -1,24 +1,28 @@
-"""Augmentation is two matrices, one of pixel positions and one of colours, drawn for many records at once.
+"""Augmentation is two matrices for each record, one for pixel positions and one for colours, drawn for many records.
 
-Geometry: the image is rotated about its centre on its own canvas, cropped, flipped, resized to a square. Where nothing
-turns, a crop's edges repeat (as crop-then-resize does it); where images turn, outside is black.
-Colour: brightness, contrast, saturation and hue. Loaders carry the matrices out; nothing here touches a pixel.
+The fields of `AugmentSpec` are the table of augmentations: each declares its neutral value, its limits, what it changes
+and the columns of random numbers that it reads. Checks, `turns`, `jitters` and `is_random` follow from the table. A new
+colour operation is one field and one line of arithmetic in `_colour`; a geometric one, a field and a line in `_affine`.
+
+Geometry: the image is rotated about its centre on its own canvas, cropped, flipped, and resized to a square. If a spec
+never rotates, the edges of a crop repeat, as in crop-then-resize. If it can rotate, pixels outside the image are black.
+Colour: brightness, contrast, saturation and hue. Loaders apply the matrices; nothing here touches a pixel.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from pipelines.errors import UserError
+from pipelines.operation import Limits, Operation, Part, declare, operations
 from pipelines.uniform import RecordUniform
 
-# Each draw reads fixed columns of `uniform`, so switching one augmentation off leaves the others' draws alone.
-_FLIP, _ROTATE, _ANGLE, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _CROP_X, _CROP_Y, _CROP_TRIES = range(10)
-_TRIES = 10
-ROUNDING = 1e-6  # pixels: far more than what float64 loses on the way
+ROUNDING = 1e-6  # pixels: far more than the rounding errors of float64 here
 
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as JPEG itself
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in JPEG
 _RGB_TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_CROP_X, _CROP_Y = 7, 8  # columns of the crop's place
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +33,8 @@ class Draws:
         affine: float64 [N, 2, 3]; (x, y) in the output → (x, y) in the source image, both in pixels measured
             from the corner, so that the centre of the first pixel is (0.5, 0.5).
         colour: float64 [N, 3, 4]; (R, G, B, 1) in 0…255 → (R, G, B), not yet clipped.
-        box: int32 [N, 4]; (y, x, height, width) of the region of the source that the output can touch. Where nothing
-            turns it is the crop, in whole pixels, and what interpolation asks for outside is its edge.
+        box: int32 [N, 4]; (y, x, height, width) of the region of the source that the output can touch. If the spec
+            never turns images, it is the crop in whole pixels, and interpolation repeats its edges.
     """
 
     affine: np.ndarray
@@ -38,51 +42,59 @@ class Draws:
     box: np.ndarray
 
 
+_SHARE = Limits(0, 1)
+_POSITIVE_SHARE = Limits(0, 1, includes_low=False)
+_POSITIVE = Limits(0, np.inf, includes_low=False)
+_FACTOR = Limits(0, np.inf)
+_DEGREES = Limits(0, 180, unit="degrees")
+
+
 @dataclass(frozen=True)
 class AugmentSpec:
-    """The ranges that augmentation is drawn from. The defaults change nothing but the size: largest square, centred.
+    """The ranges that augmentation is drawn from. The defaults only resize: the largest square, centred.
+
+    Raises:
+        UserError: a value is outside its limits, or `center_crop` is combined with random augmentation.
 
     Attributes:
         crop_area: share of the source's area that the crop takes, rounded to whole pixels.
         crop_aspect: width / height of the crop, drawn log-uniformly.
         flip: probability of a horizontal flip.
-        rotation: largest angle, degrees, either way; `rotation_probability`: how often an image is rotated at all.
-        brightness: largest shift, as a share of full scale. contrast: factor about mid-grey (127.5).
-        saturation: weight of the colour against its luma. hue: largest turn in the YIQ plane, degrees, either way.
-        center_crop: for evaluation, the centred square's side over the shorter side; then nothing is random.
+        rotation: largest angle in degrees, in either direction.
+        rotation_probability: how often an image is rotated at all.
+        brightness: largest shift in either direction, as a share of full scale.
+        contrast: factor about mid-grey (127.5).
+        saturation: weight of the colour against its luma.
+        hue: largest turn in the YIQ plane in degrees, in either direction.
+        center_crop: for evaluation only: side of the centred square / shorter side of the image.
     """
 
-    crop_area: tuple[float, float] = (1.0, 1.0)
-    crop_aspect: tuple[float, float] = (1.0, 1.0)
-    flip: float = 0.0
-    rotation: float = 0.0
-    rotation_probability: float = 0.0
-    brightness: float = 0.0
-    contrast: tuple[float, float] = (1.0, 1.0)
-    saturation: tuple[float, float] = (1.0, 1.0)
-    hue: float = 0.0
-    center_crop: float | None = None
+    crop_area: tuple[float, float] = declare((1.0, 1.0), _POSITIVE_SHARE, Part.CROP, columns=range(9, 29, 2))
+    crop_aspect: tuple[float, float] = declare((1.0, 1.0), _POSITIVE, Part.CROP, columns=range(10, 30, 2))
+    flip: float = declare(0.0, _SHARE, Part.MIRROR, columns=[0])
+    rotation: float = declare(0.0, _DEGREES, Part.WARP, columns=[2], chance="rotation_probability")
+    rotation_probability: float = declare(0.0, _SHARE, columns=[1])
+    brightness: float = declare(0.0, _SHARE, Part.COLOUR, columns=[3])
+    contrast: tuple[float, float] = declare((1.0, 1.0), _FACTOR, Part.COLOUR, columns=[4])
+    saturation: tuple[float, float] = declare((1.0, 1.0), _FACTOR, Part.COLOUR, columns=[5])
+    hue: float = declare(0.0, _DEGREES, Part.COLOUR, columns=[6])
+    center_crop: float | None = declare(None, _POSITIVE_SHARE)
 
     def __post_init__(self) -> None:
-        for name in ("crop_area", "crop_aspect", "contrast", "saturation"):
-            low, high = getattr(self, name)
-            may_be_zero = name in ("contrast", "saturation")
-            if not (0 <= low <= high < np.inf and (low > 0 or may_be_zero)):
-                raise UserError(f"augmentation: {name} must be a range of positive numbers, not {low}…{high}")
-        if self.crop_area[1] > 1:
-            raise UserError(f"augmentation: crop_area cannot exceed 1, not {self.crop_area[1]}")
-        for name in ("flip", "rotation_probability", "brightness"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"augmentation: {name} must be in [0, 1], not {getattr(self, name)}")
-        for name in ("rotation", "hue"):
-            if not 0 <= getattr(self, name) <= 180:
-                raise UserError(f"augmentation: {name} must be 0…180 degrees, not {getattr(self, name)}")
-        if self.center_crop is not None and (self.is_random or not 0 < self.center_crop <= 1):
-            raise UserError("augmentation: center_crop is in (0, 1] and goes with no random augmentation")
+        for name, operation in self.operations.items():
+            if problem := operation.problem(getattr(self, name)):
+                raise UserError(f"augmentation: {name} {problem}")
+        if self.center_crop is not None and self.is_random:
+            raise UserError("augmentation: center_crop cannot be combined with random augmentation")
+
+    @cached_property
+    def operations(self) -> dict[str, Operation]:
+        """What this class declares, by field."""
+        return operations(self)
 
     @classmethod
     def train(cls) -> "AugmentSpec":
-        """The original project's augmentation: crop, flip, rotation, brightness and saturation."""
+        """The augmentation of keras_imagenet: crop, flip, rotation, brightness and saturation."""
         return cls(
             crop_area=(0.6, 1.0),
             crop_aspect=(3 / 4, 4 / 3),
@@ -95,17 +107,17 @@ class AugmentSpec:
 
     @classmethod
     def standard(cls) -> "AugmentSpec":
-        """Random resized crop and flip, as most published ImageNet recipes (Szegedy et al., CVPR 2015, section 6)."""
+        """Random resized crop and flip, as in most ImageNet recipes (Szegedy et al., CVPR 2015, section 6)."""
         return cls(crop_area=(0.08, 1.0), crop_aspect=(3 / 4, 4 / 3), flip=0.5)
 
     @classmethod
     def evaluation(cls, crop_ratio: float = 0.875) -> "AugmentSpec":
-        """Shorter side to image_size / crop_ratio, then the centred square of image_size; the original: 1.0."""
+        """Resizes the shorter side to image_size / crop_ratio, takes the centred square. keras_imagenet used 1.0."""
         return cls(center_crop=crop_ratio)
 
     @classmethod
     def named(cls, name: str) -> "AugmentSpec":
-        """The training augmentation that a recipe names: "full", "standard" or "none"."""
+        """The training augmentation of this name: "full", "standard" or "none"; `UserError` for other names."""
         specs = {"full": cls.train(), "standard": cls.standard(), "none": cls()}
         if name not in specs:
             raise UserError(f"augmentation: {name!r} is not one of {', '.join(specs)}")
@@ -118,45 +130,77 @@ class AugmentSpec:
 
     @property
     def turns(self) -> bool:
-        """Whether an affine matrix of this spec can turn the image, not only scale, shift and mirror it."""
-        return self.rotation * self.rotation_probability > 0
+        """Whether an affine matrix of this spec can do more than scale, shift and mirror the image."""
+        return self._changes(Part.WARP)
 
     @property
     def jitters(self) -> bool:
         """Whether a colour matrix of this spec can be other than the identity."""
-        return bool(self.brightness or self.hue) or (self.contrast, self.saturation) != ((1.0, 1.0), (1.0, 1.0))
+        return self._changes(Part.COLOUR)
 
     @property
     def is_random(self) -> bool:
-        """Whether anything but the size may change, and so two draws may differ; a fixed share is cropped anywhere."""
-        crops = (self.crop_area, self.crop_aspect) != ((1.0, 1.0), (1.0, 1.0))
-        return bool(self.flip) or self.turns or self.jitters or crops
+        """Whether this spec can change anything but the size. A crop of a fixed share is random: its place is."""
+        return self.turns or self.jitters or self._changes(Part.CROP, Part.MIRROR)
+
+    def _changes(self, *parts: Part) -> bool:
+        """Whether one of the operations on these parts can be applied."""
+        return any(
+            getattr(self, name) != operation.neutral
+            for name, operation in self.operations.items()
+            if operation.part in parts and (not operation.chance or getattr(self, operation.chance) > 0)
+        )
 
     def draw(self, uniform: RecordUniform, heights: np.ndarray, widths: np.ndarray, image_size: int) -> Draws:
-        """Draws for N images of the given heights and widths (pixels, [N] each); `uniform` is that of their records."""
+        """Draws the augmentation of N images.
+
+        Args:
+            uniform: the random numbers of their N records.
+            heights: [N], pixels.
+            widths: [N], pixels.
+            image_size: side of the output, pixels.
+
+        Returns:
+            The matrices and source boxes.
+        """
         heights = np.asarray(heights, np.float64)
         widths = np.asarray(widths, np.float64)
         crop = self._crop(uniform, heights, widths)
-        affine = _affine(crop, self._flip(uniform), self._angle(uniform), heights, widths, image_size)
+        angle = np.deg2rad(self._amount("rotation", uniform))
+        affine = _affine(crop, self._happens("flip", uniform), angle, heights, widths, image_size)
         box = source_box(affine, heights, widths, image_size, self.turns)
         return Draws(affine, self._colour(uniform, len(heights)), box)
 
+    def _amount(self, name: str, uniform: RecordUniform) -> np.ndarray:
+        """float64 [N]: uniform in the field's range, or up to its value in either direction; neutral if not applied."""
+        operation, value = self.operations[name], getattr(self, name)
+        bounds = value if isinstance(operation.neutral, tuple) else (-value, value)
+        amount = _between(uniform(operation.columns[0]), bounds)
+        if not operation.chance:
+            return amount
+        return np.where(self._happens(operation.chance, uniform), amount, operation.neutral)
+
+    def _happens(self, name: str, uniform: RecordUniform) -> np.ndarray:
+        """bool [N]: true with the probability that the field gives."""
+        return uniform(self.operations[name].columns[0]) < getattr(self, name)
+
     def _crop(self, uniform: RecordUniform, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-        """float64 [N, 4]: (x, y, width, height) of the crop; whole pixels but for evaluation."""
+        """float64 [N, 4]: (x, y, width, height) of the crop, in whole pixels except for evaluation."""
         if self.center_crop is not None:
             side = np.minimum(heights, widths) * self.center_crop
             return np.stack([(widths - side) / 2, (heights - side) / 2, side, side], axis=1)
-        # The first of ten tries that fits, as torchvision and TF do; else the largest centred crop of a legal aspect.
+        # The first try that fits, as in torchvision and TF; else the largest centred crop of an allowed aspect.
         ratio = np.clip(widths / heights, *self.crop_aspect)
         crop_w = np.minimum(widths, heights * ratio)
         crop_h = np.minimum(heights, widths / ratio)
         place_x, place_y = np.full((2, len(heights)), 0.5)
         log_aspect = tuple(np.log(self.crop_aspect))
         pending = np.arange(0 if self.crop_area == (1.0, 1.0) else len(heights))
-        for attempt in range(_TRIES):
+        tries = zip(self.operations["crop_area"].columns, self.operations["crop_aspect"].columns, strict=True)
+        for area_column, aspect_column in tries:
             drawn = uniform.select(pending)
-            area = _between(drawn(_CROP_TRIES + 2 * attempt), self.crop_area) * (heights * widths)[pending]
-            aspect = np.exp(_between(drawn(_CROP_TRIES + 2 * attempt + 1), log_aspect))
+            area = _between(drawn(area_column), self.crop_area) * (heights * widths)[pending]
+            aspect = np.exp(_between(drawn(aspect_column), log_aspect))
             try_w, try_h = np.sqrt(area * aspect), np.sqrt(area / aspect)
             fits = (try_w <= widths[pending]) & (try_h <= heights[pending])
             done = pending[fits]
@@ -165,32 +209,24 @@ class AugmentSpec:
             pending = pending[~fits]
             if not len(pending):
                 break
-        # Whole pixels, as they do too: what is not turned is then a plain resize of a decoded region.
+        # Whole pixels, as there: an image that is not turned is then a plain resize of a decoded region.
         crop_w, crop_h = np.maximum(np.round(crop_w), 1), np.maximum(np.round(crop_h), 1)
         x, y = np.floor(place_x * (widths - crop_w + 1)), np.floor(place_y * (heights - crop_h + 1))
         return np.stack([x, y, crop_w, crop_h], axis=1)
 
-    def _flip(self, uniform: RecordUniform) -> np.ndarray:
-        return uniform(_FLIP) < self.flip
-
-    def _angle(self, uniform: RecordUniform) -> np.ndarray:
-        """float64 [N], radians, counter-clockwise as one sees the image."""
-        angle = _between(uniform(_ANGLE), (-self.rotation, self.rotation))
-        return np.deg2rad(np.where(uniform(_ROTATE) < self.rotation_probability, angle, 0.0))
-
     def _colour(self, uniform: RecordUniform, count: int) -> np.ndarray:
-        """float64 [N, 3, 4]: brightness, then contrast; saturation and hue keep greys, so they may stand anywhere.
+        """float64 [N, 3, 4]: brightness, then contrast. Saturation and hue keep greys, so their order does not matter.
 
-        Others differ: contrast turns about the image's mean in Pillow and TensorFlow, which a plan cannot know.
-        Saturation is Pillow's, TensorFlow's works in HSV; hue is DALI's turn in YIQ, torchvision's one in HSV. Loaders
-        clip once, after all of it.
+        Known differences: Pillow and TensorFlow scale contrast about the image's mean, which a plan cannot know.
+        Saturation is as in Pillow; TensorFlow uses HSV. Hue turns in YIQ as in DALI; torchvision turns in HSV. Loaders
+        clip once, after all operations.
         """
-        brightness = 255 * _between(uniform(_BRIGHTNESS), (-self.brightness, self.brightness))
-        contrast = _between(uniform(_CONTRAST), self.contrast)
-        saturation = _between(uniform(_SATURATION), self.saturation)[:, None, None]
+        brightness = 255 * self._amount("brightness", uniform)
+        contrast = self._amount("contrast", uniform)
+        saturation = self._amount("saturation", uniform)[:, None, None]
         linear = np.eye(3) * saturation + (1 - saturation) * _LUMA
         if self.hue:
-            turn = np.deg2rad(_between(uniform(_HUE), (-self.hue, self.hue)))
+            turn = np.deg2rad(self._amount("hue", uniform))
             rotation = np.zeros((count, 3, 3))
             rotation[:, 0, 0] = 1
             rotation[:, 1, 1] = rotation[:, 2, 2] = np.cos(turn)
@@ -209,7 +245,10 @@ def _between(uniform: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
 def _affine(
     crop: np.ndarray, flip: np.ndarray, angle: np.ndarray, heights: np.ndarray, widths: np.ndarray, image_size: int
 ) -> np.ndarray:
-    """float64 [N, 2, 3], output → source: resize and flip into the crop, then turn back about the image's centre."""
+    """float64 [N, 2, 3], output → source: resize and flip into the crop, then turn back about the image's centre.
+
+    `angle` [N] is in radians, counter-clockwise as the viewer sees the image.
+    """
     x, y, crop_w, crop_h = crop.T
     scale_x = np.where(flip, -crop_w, crop_w) / image_size
     scale_y = crop_h / image_size
@@ -225,9 +264,18 @@ def _affine(
 
 
 def source_box(affine: np.ndarray, heights: np.ndarray, widths: np.ndarray, image_size: int, turns: bool) -> np.ndarray:
-    """int32 [N, 4]: what the output covers in the source, inside the image.
+    """The region of each source image that the output can touch.
 
-    Where `turns`, a pixel wider if interpolation can look outside: not for what is neither turned nor enlarged.
+    Args:
+        affine: float64 [N, 2, 3], as in `Draws`.
+        heights: [N], pixels.
+        widths: [N], pixels.
+        image_size: side of the output, pixels.
+        turns: whether outside the image is black. Interpolation then needs one more pixel on each side, except for
+            images that are neither turned nor enlarged.
+
+    Returns:
+        int32 [N, 4]: (y, x, height, width), inside the image.
     """
     corners = np.array([[0, 0, 1], [image_size, 0, 1], [0, image_size, 1], [image_size, image_size, 1]], np.float64)
     reached = affine @ corners.T  # [N, 2, 4]
@@ -239,6 +287,6 @@ def source_box(affine: np.ndarray, heights: np.ndarray, widths: np.ndarray, imag
 
 
 def is_plain_shrink(affine: np.ndarray) -> np.ndarray:
-    """bool [N]: which of the matrices [N, 2, 3] neither turn nor enlarge."""
+    """bool [N]: which of the matrices `affine` [N, 2, 3] neither turn nor enlarge."""
     sides = np.abs(affine[:, [0, 1], [0, 1]]).min(axis=1)
     return (np.abs(affine[:, [0, 1], [1, 0]]).max(axis=1) == 0) & (sides > 1 - ROUNDING)

@@ -1,6 +1,6 @@
-"""Image files as they lie in folders, in batches of the very pixels that shards and an evaluation would make of them.
+"""Reads image files in batches, with the same pixels that building shards and evaluating them would give.
 
-A file goes through `clean_image`, as the builder would send it, then through the plan's geometry and `tf_image.render`.
+A file goes through `clean_image`, as in the builder, then through the plan's geometry and `tf_image.render`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,12 @@ from pipelines.uniform import RecordUniform
 
 
 class ImageFile(NamedTuple):
-    """A file, and the number of its class if that is known."""
+    """An image file.
+
+    Attributes:
+        path: of the file.
+        label: the number of its class, if that is known.
+    """
 
     path: Path
     label: int = 0
@@ -30,9 +35,12 @@ class ImageFile(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ImageBatch:
-    """What became of at most batch_size files: `images` [len(files), S, S, 3] of those that could be read, in order.
+    """The result of reading at most batch_size files.
 
-    `rejected` are the others, each with the reason in one line.
+    Attributes:
+        files: those that could be read, in order.
+        images: [len(files), S, S, 3], their pixels.
+        rejected: the other files, each with the reason in one line.
     """
 
     files: tuple[ImageFile, ...]
@@ -41,7 +49,13 @@ class ImageBatch:
 
 
 class ImageReader:
-    """Reads files for a model. `short_side`: as the option of `tools.build_shards`; None keeps large images."""
+    """Reads image files for a model.
+
+    Args:
+        batch: shape and dtype of the batches.
+        augment: an evaluation.
+        short_side: larger images are shrunk to this shorter side, as the builder does; None keeps them.
+    """
 
     def __init__(self, batch: BatchSpec, augment: AugmentSpec, short_side: int | None = None) -> None:
         self._batch, self._augment, self._short_side = batch, augment, short_side
@@ -52,7 +66,7 @@ class ImageReader:
         )
 
     def image(self, path: Path) -> np.ndarray:
-        """One file's pixels; raises `ImageRejected`."""
+        """Reads the pixels of one file, [S, S, 3]. Raises `ImageRejected` if it cannot be read or is not an image."""
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -60,19 +74,19 @@ class ImageReader:
         return self.pixels(data)
 
     def pixels(self, data: bytes) -> np.ndarray:
-        """The same of a file's content."""
+        """The same for the content of a file."""
         clean = clean_image(data, short_side=self._short_side)
-        first = RecordUniform(0, 0, np.zeros(1, np.int64))  # an evaluation's draws are the same for all records
+        first = RecordUniform(0, 0, np.zeros(1, np.int64))  # all records have the same draws in an evaluation
         size = self._batch.image_size
         draws = self._augment.draw(first, np.array([clean.height]), np.array([clean.width]), size)
         work = Work.of(draws, self._batch, self._augment)
         try:
             return self._render(clean.encoded, *(part[0] for part in work)).numpy()
-        except tf.errors.OpError as error:  # of the few damages that Pillow forgives and TensorFlow does not
+        except tf.errors.OpError as error:  # Pillow accepts some damaged files that TensorFlow does not
             raise ImageRejected(first_line(error)) from None
 
     def batches(self, files: Iterable[ImageFile], workers: int) -> Iterator[ImageBatch]:
-        """All files in order, batch by batch; while one is used, `workers` threads read the next."""
+        """Yields all files in order, batch by batch. While one batch is used, `workers` threads read the next."""
         files = iter(files)
         with ThreadPoolExecutor(workers, "kimagenet-image") as pool:
             ahead = self._submit(files, pool)
@@ -80,10 +94,12 @@ class ImageReader:
                 current, ahead = ahead, self._submit(files, pool)
                 yield self._collect(current)
 
-    def _submit(self, files: Iterator[ImageFile], pool: ThreadPoolExecutor) -> list[tuple[ImageFile, Future]]:
+    def _submit(
+        self, files: Iterator[ImageFile], pool: ThreadPoolExecutor
+    ) -> list[tuple[ImageFile, Future[np.ndarray]]]:
         return [(file, pool.submit(self.image, file.path)) for file in islice(files, self._batch.batch_size)]
 
-    def _collect(self, submitted: list[tuple[ImageFile, Future]]) -> ImageBatch:
+    def _collect(self, submitted: list[tuple[ImageFile, Future[np.ndarray]]]) -> ImageBatch:
         files, images, rejected = [], [], []
         for file, future in submitted:
             try:

@@ -1,4 +1,4 @@
-"""What every loader promises: an epoch of the plan as a `tf.data.Dataset` of batches."""
+"""The contract of all loaders: an epoch of the plan as a `tf.data.Dataset` of batches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -22,14 +22,20 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float16", "uint8")
 DEVICES = ("auto", "cpu", "gpu")
 
-_OPEN_AHEAD = 32  # steps before its end that `Loader.batches` opens the next epoch: DALI reads its indexes first
+_OPEN_AHEAD = 32  # steps before the end of an epoch at which the next one is opened: DALI reads its indexes first
 
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """The shape of a batch: images `dtype` [batch_size, image_size, image_size, 3], RGB.
+    """The shape of a batch of images: [batch_size, image_size, image_size, 3], RGB.
 
-    float32 and float16 images lie in [-1, 1]; uint8 images in 0…255, scaling is left to the training step.
+    Raises:
+        UserError: a size is not positive, or the dtype is not one of `DTYPES`.
+
+    Attributes:
+        batch_size: images per batch.
+        image_size: side of the images, pixels.
+        dtype: "float32" or "float16" for images in [-1, 1]; "uint8" for 0…255, which the training step scales.
     """
 
     batch_size: int
@@ -38,12 +44,13 @@ class BatchSpec:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.image_size < 1:
-            raise UserError(f"batch: sizes must be positive, not {self.batch_size} × {self.image_size} px")
+            sizes = f"{self.batch_size} and {self.image_size}"
+            raise UserError(f"batch: batch_size and image_size must be positive, not {sizes}")
         if self.dtype not in DTYPES:
-            raise UserError(f"batch: dtype is one of {', '.join(DTYPES)}, not {self.dtype!r}")
+            raise UserError(f"batch: dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}", setting="dtype")
 
     def to_output_range(self, colour: np.ndarray) -> np.ndarray:
-        """Folds the scaling of 0…255 to the output's range into colour matrices [N, 3, 4]."""
+        """Colour matrices [N, 3, 4] for 0…255 → the same for the range of `dtype`."""
         if self.dtype == "uint8":
             return colour
         scaled = colour * (2 / 255)
@@ -52,11 +59,35 @@ class BatchSpec:
 
 
 @dataclass(frozen=True)
-class LoaderOptions:
-    """How a loader works, without any influence on what it gives.
+class Unavailable:
+    """Why a loader cannot be used here.
 
     Attributes:
-        workers: decoding threads. prefetch: batches kept ready. device: where DALI decodes. gpu: which one of several.
+        cause: what is missing or broken.
+        remedy: what to do about it, "" if nothing is known.
+        is_missing: whether a package is simply not installed, so that nothing is broken.
+    """
+
+    cause: str
+    remedy: str = ""
+    is_missing: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.cause} ({self.remedy})" if self.remedy else self.cause
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How a loader works. None of it changes the batches.
+
+    Raises:
+        UserError: a value is out of range.
+
+    Attributes:
+        workers: decoding threads.
+        prefetch: batches that are kept ready.
+        device: where DALI decodes, "cpu" or "gpu".
+        gpu: which GPU, if there are several.
     """
 
     workers: int
@@ -68,14 +99,27 @@ class LoaderOptions:
         if self.workers < 1 or self.prefetch < 1:
             raise UserError(f"loader: workers and prefetch must be positive, not {self.workers} and {self.prefetch}")
         if self.device not in ("cpu", "gpu"):
-            raise UserError(f"loader: device is cpu or gpu, not {self.device!r}")
+            raise UserError(f"loader: device must be cpu or gpu, not {self.device!r}", setting="device")
 
 
 class Loader(ABC):
-    """One split, ready to be read epoch by epoch. Subclasses execute plans; they decide and draw nothing.
+    """One split, read epoch by epoch. Subclasses execute plans; they decide and draw nothing.
 
-    Training datasets yield (images, labels), evaluation datasets (images, labels, weights): images as `BatchSpec`
-    says, labels int32 [B] from 0, weights float32 [B], 0 for the padding of the last batch.
+    Training datasets yield (images, labels), evaluation datasets (images, labels, weights). `BatchSpec` describes the
+    images; labels are int32 [B] from 0; weights are float32 [B], 0 for the padding of the last batch.
+
+    Attributes:
+        name: as `open_loader` takes it.
+        shards: the split.
+        batch: the shape of this rank's batches.
+        augment: what is drawn for each record.
+        seed: of the order and the draws.
+        rank: which part of each global batch this loader reads.
+        world_size: the number of ranks.
+        options: how it works.
+        skipped: records that are left out, ascending; see `skip`.
+        steps_per_epoch: batches of a whole epoch with no record skipped.
+        dropped_records: records that do not fill a batch in an epoch with no record skipped.
     """
 
     name: str
@@ -109,7 +153,7 @@ class Loader(ABC):
         return "cpu"
 
     def plan(self, epoch: int, start_step: int = 0) -> EpochPlan:
-        """The plan that `epoch(epoch, start_step)` carries out."""
+        """The plan that `epoch(epoch, start_step)` executes."""
         return EpochPlan(
             self.shards,
             self.augment,
@@ -124,29 +168,35 @@ class Loader(ABC):
         )
 
     def skip(self, records: Iterable[int]) -> None:
-        """Takes records out of every plan from now on. What was opened before has to be opened anew.
+        """Removes records from every plan from now on. Datasets that are open have to be opened again.
 
-        `steps_per_epoch` stays what it was, so that steps keep their numbers: an epoch that lacks records ends sooner.
+        `steps_per_epoch` does not change, so that steps keep their numbers: an epoch without these records ends sooner.
         """
         for opening in self._opened.values():
-            _ = opening.cancel() or opening.exception()  # one that has begun is waited for
+            _ = opening.cancel() or opening.exception()  # waits for one that has begun
         with memory_returned():
             self._opened.clear()
         self.skipped = tuple(sorted({*self.skipped, *records}))
 
     @abstractmethod
     def epoch(self, epoch: int, start_step: int = 0) -> "tf.data.Dataset":
-        """The batches of one epoch from `start_step` on.
+        """Opens one epoch from `start_step` on.
 
-        Read `steps_per_epoch - start_step` of them (the plan's, where records are skipped): on a GPU, DALI's dataset
-        has no end of its own. A dataset stays readable until an epoch that is neither the next nor the one before is
-        opened, or the loader is closed.
+        Read `plan(epoch).steps_per_epoch - start_step` batches: on a GPU, DALI's dataset does not end by itself. It can
+        be read until the loader is closed, or opens an epoch that is neither the next nor the previous one.
+
+        Args:
+            epoch: from 0.
+            start_step: steps that are left out.
+
+        Returns:
+            A dataset of (images, labels) or (images, labels, weights).
         """
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
-        """Exactly the batches that remain, one by one: `epoch` for loops of one's own.
+        """Yields exactly the batches of an epoch from `start_step` on, for your own loops.
 
-        The next epoch of a training loader is opened, and its first batch made, while the last ones of this are used.
+        A training loader opens the next epoch, and makes its first batch, while the last batches of this one are used.
         """
         if start_step == 0 and epoch in self._opened:
             iterator = self._opened.pop(epoch).result()
@@ -159,11 +209,11 @@ class Loader(ABC):
                     self._opened[epoch + 1] = self._opener.submit(self._open, epoch + 1)
                 yield next(iterator)
         except Exception as error:
-            clear_frames(error.__traceback__)  # those of TensorFlow hold the iterator
+            clear_frames(error.__traceback__)  # TensorFlow's frames hold the iterator
             raise
-        finally:  # most readers do not ask for more than there is
+        finally:  # not after the loop: most callers do not read past the last batch
             with memory_returned():
-                del iterator  # and with it the threads
+                del iterator  # and its threads
 
     def _open(self, epoch: int) -> Iterator[Any]:
         iterator = iter(self.epoch(epoch))

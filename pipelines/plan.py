@@ -1,4 +1,4 @@
-"""EpochPlan: which record comes when, with which draw. A pure function of its fields; loaders only carry it out."""
+"""EpochPlan: the record at each position of an epoch, and its draws. A pure function of its fields."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +10,7 @@ from pipelines.errors import UserError
 from pipelines.shards.shard_set import ShardSet
 from pipelines.uniform import RecordUniform
 
-# Up to here each record is shuffled on its own; beyond, blocks of consecutive reads keep disks and file counts happy.
+# Larger data sets are shuffled in blocks: consecutive reads are faster, and fewer files are open at once.
 _LARGEST_RECORD_SHUFFLE = 50_000
 _BLOCK_RECORDS = 32
 
@@ -19,24 +19,29 @@ _BLOCK_RECORDS = 32
 class EpochPlan:
     """One rank's part of one epoch, from `start_step` on.
 
-    Training (any spec but `AugmentSpec.evaluation`): all usable records are shuffled, then dealt out in global
-    batches of `batch_size * world_size`; rank r takes the r-th part of each. What does not fill a last global
-    batch is left out in this epoch (`dropped_records`), other records in the next one.
-    Evaluation: every usable record once in file order; the last global batch is filled up with repeats of weight 0.
+    Training (any spec except `AugmentSpec.evaluation`): all usable records are shuffled and cut into global batches of
+    `batch_size * world_size`; rank r takes the r-th part of each. Records that do not fill a last global batch are
+    dropped in this epoch (`dropped_records`), different ones each epoch.
+    Evaluation: every usable record once, in file order. The last global batch is filled with repeats of weight 0.
 
-    Records that turn out to be corrupt in the middle of a run are `skipped`: they are shuffled as if nothing was wrong
-    with them, then taken out. So whatever stood before the first of them keeps its place, and what follows moves up.
+    Records that turn out to be corrupt during a run are `skipped`: they take part in the shuffle and are removed
+    afterwards. So the records before the first of them keep their places, and the later ones move up.
 
-    Raises `UserError` if a value is out of range or the records do not fill one global batch.
+    Raises:
+        UserError: a value is out of range, or the records do not fill one global batch.
 
     Attributes:
-        shards: one split. augment: what is drawn for each record; its kind says whether this is an evaluation.
-        batch_size: records per step on this rank, at least 1. image_size: side of the output, pixels.
-        seed, epoch: from 0; with the record they make every draw, and alone they make the order.
-        rank, world_size: which part of each global batch, 0 ≤ rank < world_size.
-        start_step: steps of the epoch that are left out because they are done, 0 … steps_per_epoch.
-        block_size: records that stay together in the shuffle; None chooses 1 for up to 50,000 records, else 32.
-        skipped: usable records that are left out all the same, ascending.
+        shards: one split.
+        augment: what is drawn for each record; it also says whether this is an evaluation.
+        batch_size: records per step on this rank, at least 1.
+        image_size: side of the output, pixels.
+        seed: from 0. Seed, epoch and record make every draw; seed and epoch make the order.
+        epoch: from 0.
+        rank: which part of each global batch, 0 ≤ rank < world_size.
+        world_size: the number of ranks.
+        start_step: steps that are left out because they are done, 0 … steps_per_epoch.
+        block_size: records that stay together in the shuffle. None means 1 for up to 50,000 records, else 32.
+        skipped: usable records that are left out, ascending.
     """
 
     shards: ShardSet
@@ -54,21 +59,22 @@ class EpochPlan:
     def __post_init__(self) -> None:
         for name in ("batch_size", "image_size", "world_size"):
             if getattr(self, name) < 1:
-                raise UserError(f"plan: {name} must be positive, not {getattr(self, name)}")
+                raise UserError(f"plan: {name} must be positive, not {getattr(self, name)}", setting=name)
         if self.block_size is not None and self.block_size < 1:
             raise UserError(f"plan: block_size must be positive, not {self.block_size}")
         if self.seed < 0 or self.epoch < 0:
             raise UserError(f"plan: seed and epoch must not be negative, not {self.seed} and {self.epoch}")
         if not 0 <= self.rank < self.world_size:
-            raise UserError(f"plan: rank {self.rank} is not in a world of {self.world_size}")
+            raise UserError(f"plan: rank must be in 0 … {self.world_size - 1}, not {self.rank}")
         if self.steps_per_epoch == 0:
             without = f", without {len(self.skipped)} corrupt ones," if self.skipped else ""
-            raise UserError(
+            what = (
                 f"plan: {self.num_records} records in the {self.shards.split} split{without} do not fill one batch of "
-                f"{self.batch_size} × {self.world_size}; take a smaller --batch-size"
+                f"{self.batch_size} × {self.world_size}"
             )
+            raise UserError(what, remedy="choose a smaller batch_size", setting="batch_size")
         if not 0 <= self.start_step <= self.steps_per_epoch:
-            raise UserError(f"plan: start_step {self.start_step} is not in an epoch of {self.steps_per_epoch} steps")
+            raise UserError(f"plan: start_step must be in 0 … {self.steps_per_epoch}, not {self.start_step}")
 
     @property
     def global_batch(self) -> int:
@@ -77,7 +83,7 @@ class EpochPlan:
 
     @cached_property
     def num_records(self) -> int:
-        """Records that may be read: the usable ones but for the skipped."""
+        """Records that may be read: the usable ones except the skipped."""
         return len(self._without_skipped(self.shards.usable))
 
     @property
@@ -88,7 +94,7 @@ class EpochPlan:
 
     @property
     def dropped_records(self) -> int:
-        """Records that may be read, and that no rank sees in this epoch."""
+        """Records that may be read, but that no rank gets in this epoch."""
         return max(0, self.num_records - self.steps_per_epoch * self.global_batch)
 
     @cached_property
@@ -103,14 +109,14 @@ class EpochPlan:
         return self._mine((positions < self.num_records).astype(np.float32))
 
     def draw(self, start: int, stop: int) -> Draws:
-        """The two matrices and the source box for the positions `start` … `stop` − 1."""
+        """The draws of positions `start` … `stop` − 1 of `records`."""
         records = self.records[start:stop]
         heights, widths = self.shards.sizes[records].T
         return self.augment.draw(RecordUniform(self.seed, self.epoch, records), heights, widths, self.image_size)
 
     @property
     def draws(self) -> Draws:
-        """The draws of all positions: 160 bytes each, so take long plans piece by piece."""
+        """The draws of all positions. They take 160 bytes each, so use `draw` for parts of long plans."""
         return self.draw(0, len(self.records))
 
     def _global_order(self) -> np.ndarray:
@@ -133,9 +139,16 @@ class EpochPlan:
 
 
 def shuffle_in_blocks(rng: np.random.Generator, records: np.ndarray, shard: np.ndarray, block_size: int) -> np.ndarray:
-    """Permutes the records of each shard, cuts them into blocks, permutes the blocks of all shards.
+    """Shuffles records in blocks: permutes each shard, cuts it into blocks, and permutes the blocks of all shards.
 
-    `shard` is the ascending shard number of each record. Block size 1 is a true global shuffle.
+    Args:
+        rng: where the order comes from.
+        records: int64 [N], shard by shard.
+        shard: int [N], the number of each record's shard, ascending.
+        block_size: records per block; the last block of a shard may be smaller. 1 is a true global shuffle.
+
+    Returns:
+        int64 [N]: the records in their new order.
     """
     if block_size == 1:
         return rng.permutation(records)

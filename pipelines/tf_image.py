@@ -1,4 +1,4 @@
-"""What is planned for one image, carried out by TensorFlow: decode, warp, colour. For all that runs without DALI."""
+"""Executes the plan of one image with TensorFlow: decode, warp, colour. Used wherever DALI is not."""
 
 from typing import NamedTuple
 
@@ -10,20 +10,20 @@ from pipelines.loader import BatchSpec
 from pipelines.shards.shard_set import MOST_PIXELS
 from pipelines.uniform import RecordUniform
 
-_EXACT = 1e-3  # pixels: what a resize of a region of whole pixels may differ by
-# Bytes that a region is given room for: XLA compiles for each that it meets.
+_EXACT = 1e-3  # pixels: the tolerance within which a warp counts as the resize of a region of whole pixels
+# Buffer sizes for regions, in bytes. XLA compiles once for each size that it meets.
 _ROOMS = 2 ** np.arange(12, (3 * MOST_PIXELS).bit_length() + 1, dtype=np.int32)
 _MARGIN = 4  # columns decoded on either side of a region, so that its edges are exact
 
 
 class Work(NamedTuple):
-    """What `render` needs for one image, or for N of them as arrays with a first axis more.
+    """What `render` needs for one image; for N images the arrays have one more axis in front.
 
     Attributes:
         box: int32 [4]; (y, x, height, width) of the region to decode.
         affine: float32 [2, 3]; output → decoded region, both with pixels whose centres are integers.
         colour: float32 [3, 4]; (R, G, B, 1) in 0…255 → the output's range, not yet clipped.
-        resize: bool; whether the output is the region resized, mirrored or not, and nothing more.
+        resize: bool; whether the output is just the region resized, mirrored or not.
     """
 
     box: np.ndarray
@@ -33,22 +33,27 @@ class Work(NamedTuple):
 
     @classmethod
     def of(cls, draws: Draws, batch: BatchSpec, augment: AugmentSpec) -> "Work":
-        """The plan's draws, in which pixels begin at corners and colours stay in 0…255."""
+        """Converts the plan's draws, in which pixels begin at corners and colours are in 0…255."""
         affine = between_pixel_centres(draws.affine, draws.box).astype(np.float32)
         covered = batch.image_size * np.abs(draws.affine[:, [1, 0], [1, 0]])
         resize = np.abs(covered - draws.box[:, 2:]).max(axis=1) < _EXACT
-        if augment.turns:  # and outside is black, where a resize would repeat the edge
+        if augment.turns:  # outside is black then, but a resize repeats the edge
             resize &= is_plain_shrink(draws.affine)
         return cls(draws.box, affine, batch.to_output_range(draws.colour).astype(np.float32), resize)
 
 
 def evaluation_work(encoded: tf.Tensor, batch: BatchSpec, augment: AugmentSpec) -> Work:
-    """`Work.of` an evaluation's draw for a JPEG (scalar string) of any size, in TensorFlow operations: for exports.
+    """`Work.of` for the evaluation of one JPEG of any size, in TensorFlow operations. Exported models use it.
 
-    The same sums in the same order as in `AugmentSpec`, so that they round alike.
+    It computes the same sums in the same order as `AugmentSpec`, so that both round alike.
+
+    Args:
+        encoded: scalar string, the JPEG.
+        batch: size and dtype of the output.
+        augment: an evaluation.
     """
     assert augment.center_crop is not None
-    limits = tf.cast(tf.image.extract_jpeg_shape(encoded)[:2], tf.float64)  # (height, width), as all that follows
+    limits = tf.cast(tf.image.extract_jpeg_shape(encoded)[:2], tf.float64)  # (height, width), as everything below
     side = tf.reduce_min(limits) * augment.center_crop
     scale = side / batch.image_size
     first = ((limits - side) / 2 - limits / 2) + limits / 2
@@ -66,19 +71,37 @@ def evaluation_work(encoded: tf.Tensor, batch: BatchSpec, augment: AugmentSpec) 
 
 
 def between_pixel_centres(affine: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The plan's matrices [N, 2, 3] for box-sized images, all with pixels whose centres are integers."""
+    """Converts the plan's matrices to pixels with integer centres, relative to the box.
+
+    Args:
+        affine: float64 [N, 2, 3], output → source, pixels beginning at corners.
+        box: int [N, 4]; (y, x, height, width).
+
+    Returns:
+        float64 [N, 2, 3], output → box.
+    """
     shifted = affine.copy()
     shifted[:, :, 2] += affine[:, :, :2].sum(axis=2) / 2 - 0.5 - box[:, [1, 0]]
     return shifted
 
 
 def render(encoded: tf.Tensor, work: Work, batch: BatchSpec, augment: AugmentSpec) -> tf.Tensor:
-    """A JPEG (scalar string) → [image_size, image_size, 3] of the batch's dtype and range."""
+    """Decodes, warps and colours one image.
+
+    Args:
+        encoded: scalar string, the JPEG.
+        work: from `Work.of`, for this image.
+        batch: size and dtype of the output.
+        augment: the spec of the draws.
+
+    Returns:
+        [image_size, image_size, 3] of the batch's dtype and range.
+    """
     return paint(_decode(encoded, work.box), work, batch, augment)
 
 
 def paint(region: tf.Tensor, work: Work, batch: BatchSpec, augment: AugmentSpec) -> tf.Tensor:
-    """The same for a region that is decoded already, uint8 [H, W, 3]."""
+    """`render` for a region that is already decoded, uint8 [H, W, 3]."""
     size = batch.image_size
     warp = _warp_turned if augment.turns else _warp_straight
     image = tf.cond(work.resize, lambda: _resize(region, work.affine, size), lambda: warp(region, work.affine, size))
@@ -87,25 +110,25 @@ def paint(region: tf.Tensor, work: Work, batch: BatchSpec, augment: AugmentSpec)
 
 
 def _decode(encoded: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-    """The box of a JPEG (scalar string): uint8 [height, width, 3], the pixels that the whole image has there."""
-    # libjpeg ends its interpolation of chroma at the region that it is asked for, and leaves it out in narrow ones.
+    """Decodes the box of a JPEG (scalar string): uint8 [height, width, 3], equal to that part of the whole image."""
+    # libjpeg interpolates chroma only inside the requested region, and not at all in narrow regions.
     y, x, height, width = tf.unstack(box)
     first = tf.maximum(x - _MARGIN, 0)
     last = tf.minimum(x + width + _MARGIN, tf.image.extract_jpeg_shape(encoded)[1])
-    # The default IDCT is a fast approximation, more than a grey level off; this one equals Pillow's and DALI's.
+    # The default IDCT is a fast approximation with errors over one grey level. This one equals Pillow's and DALI's.
     wider = tf.stack([y, first, height, last - first])
     region = tf.image.decode_and_crop_jpeg(encoded, wider, channels=3, dct_method="INTEGER_ACCURATE")
     return tf.slice(region, tf.stack([0, x - first, 0]), tf.stack([height, width, 3]))
 
 
 def _resize(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
-    """uint8 [H, W, 3] → float32 [size, size, 3]: all of it, mirrored where `affine` says so."""
+    """uint8 [H, W, 3] → float32 [size, size, 3]: the whole region, mirrored if `affine` mirrors."""
     resized = tf.image.resize(image, [size, size])
     return tf.cond(affine[0, 0] < 0, lambda: tf.reverse(resized, [1]), lambda: resized)
 
 
 def _warp_turned(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
-    """The same by any affine matrix, bilinear; outside is black."""
+    """The same for any affine matrix, bilinear; outside is black."""
     pixels = tf.reshape(image, [-1])
     room = tf.reduce_min(tf.boolean_mask(_ROOMS, tf.size(pixels) <= _ROOMS))
     return _sample(tf.pad(pixels, [[0, room - tf.size(pixels)]]), tf.shape(image)[:2], affine, size)
@@ -113,7 +136,7 @@ def _warp_turned(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
 
 @tf.function(jit_compile=True, autograph=False)
 def _sample(pixels: tf.Tensor, shape: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
-    """`_warp_turned` of a uint8 image in a flat buffer; compiled to one loop, once for each room."""
+    """`_warp_turned` of a uint8 image in a flat buffer; compiled to one loop, once for each buffer size."""
     grid = tf.range(size, dtype=tf.float32)
     x, y = (row[0] * grid[None, :] + row[1] * grid[:, None] + row[2] for row in tf.unstack(affine))
     left, top = tf.floor(x), tf.floor(y)
@@ -131,8 +154,8 @@ def _sample(pixels: tf.Tensor, shape: tf.Tensor, affine: tf.Tensor, size: int) -
 
 
 def _warp_straight(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
-    """The same for matrices that only scale, shift and mirror, at three times the cost of a resize; edges repeat."""
-    framed = tf.pad(image, [[1, 1], [1, 1], [0, 0]], "SYMMETRIC")  # for the half a pixel where the operator is black
+    """The same for matrices that only scale, shift and mirror. Edges repeat. Costs three times as much as a resize."""
+    framed = tf.pad(image, [[1, 1], [1, 1], [0, 0]], "SYMMETRIC")  # the operator is black in the outermost half pixel
     last = tf.cast(tf.shape(framed)[:2] - 1, tf.float32)
     scale = tf.stack([affine[1, 1], affine[0, 0]])
     first = tf.stack([affine[1, 2], affine[0, 2]]) + 1
@@ -141,19 +164,19 @@ def _warp_straight(image: tf.Tensor, affine: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def _scale(image: tf.Tensor, colour: tf.Tensor, dtype: str) -> tf.Tensor:
-    """float32 [S, S, 3] to the output's range, by a colour matrix that does nothing else."""
+    """float32 [S, S, 3] → the output's range, with a colour matrix that only scales."""
     return _to_output(image * colour[0, 0] + colour[0, 3], dtype)
 
 
 @tf.function(jit_compile=True, autograph=False)
 def _recolour(image: tf.Tensor, colour: tf.Tensor, dtype: str) -> tf.Tensor:
-    """The same by any colour matrix. A matmul would wait for threads that other images keep busy."""
+    """The same with any colour matrix. A matmul would wait for threads that work on other images."""
     mixed = sum(image[:, :, channel, None] * colour[:, channel] for channel in range(3))
     return _to_output(mixed + colour[:, 3], dtype)
 
 
 def _to_output(image: tf.Tensor, dtype: str) -> tf.Tensor:
-    """Clipped to the output's range."""
+    """Clips to the output's range and casts."""
     if dtype == "uint8":
         return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
     return tf.cast(tf.clip_by_value(image, -1.0, 1.0), dtype)

@@ -1,4 +1,4 @@
-"""AugmentSpec: the matrices against plain geometry and colour arithmetic, the draws against the ranges of the spec."""
+"""AugmentSpec: matrices agree with plain geometry and colour arithmetic, and draws with the ranges of the spec."""
 
 import colorsys
 import dataclasses
@@ -270,38 +270,6 @@ def test_a_plain_shrink_neither_turns_nor_enlarges() -> None:
     assert is_plain_shrink(np.concatenate([shrunk, others])).tolist() == [True] * 4 + [False] * 5
 
 
-def test_numbers_belong_to_the_record() -> None:
-    records = np.array([5, 99, 1_000_000])
-    whole = RecordUniform(3, 7, np.arange(1_000_001))(2)
-    np.testing.assert_array_equal(RecordUniform(3, 7, records)(2), whole[records])
-    for other in (RecordUniform(4, 7, records)(2), RecordUniform(3, 8, records)(2), RecordUniform(3, 7, records)(1)):
-        assert not np.any(other == whole[records])
-    sample = whole[:200_000]
-    np.testing.assert_allclose(np.histogram(sample, 20, (0, 1))[0] / 200_000, 0.05, atol=0.002)
-    assert abs(np.corrcoef(sample[:-1], sample[1:])[0, 1]) < 0.01
-
-
-def test_numbers_are_splitmix64s(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The generator's published test values: the first five of the stream from state 1234567."""
-    asked = []
-
-    class Key:
-        def __init__(self, words: tuple[int, ...]) -> None:
-            asked.append(words)
-
-        def generate_state(self, count: int, dtype: type) -> np.ndarray:
-            return np.full(count, 1234567, dtype)
-
-    monkeypatch.setattr(np.random, "SeedSequence", Key)
-    published = np.array(
-        [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821],
-        np.uint64,
-    )
-    found = RecordUniform(3, 7, np.arange(1, 6))(2)
-    assert asked == [(3, 7, 2)]
-    np.testing.assert_array_equal(found, (published >> np.uint64(11)) / 2**53)
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -331,6 +299,21 @@ def test_wrong_ranges_are_refused(wrong: dict) -> None:
         AugmentSpec(**wrong)
 
 
+def test_an_error_names_the_field_and_its_limits() -> None:
+    messages = {
+        "crop_area must be a range (low, high) within (0, 1], not 0.6…1.1": {"crop_area": (0.6, 1.1)},
+        "contrast must be a range (low, high) within [0, inf), not 2.0…1.0": {"contrast": (2.0, 1.0)},
+        "hue must be in [0, 180] degrees, not 180.5": {"hue": 180.5},
+        "flip must be in [0, 1], not -0.1": {"flip": -0.1},
+        "center_crop must be in (0, 1], not 1.5": {"center_crop": 1.5},
+        "center_crop cannot be combined with random augmentation": {"center_crop": 0.875, "hue": 5.0},
+    }
+    for message, fields in messages.items():
+        with pytest.raises(UserError) as caught:
+            AugmentSpec(**fields)
+        assert str(caught.value) == f"augmentation: {message}"
+
+
 def test_the_ends_of_ranges_are_allowed() -> None:
     AugmentSpec(crop_area=(1e-9, 1.0), crop_aspect=(1e-9, 1.0), contrast=(0.0, 0.0), saturation=(0.0, 9.0))
     AugmentSpec(flip=1.0, rotation=180.0, rotation_probability=1.0, brightness=1.0, hue=180.0)
@@ -338,7 +321,7 @@ def test_the_ends_of_ranges_are_allowed() -> None:
 
 
 def test_a_spec_says_what_it_changes() -> None:
-    """Loaders leave out what a spec cannot do, so an answer too few would show in the pixels."""
+    """Loaders skip the operations that a spec cannot use, so a wrong answer would change pixels."""
     cases = {
         "nothing": ({}, set()),
         "crop": ({"crop_area": (0.5, 0.5)}, {"is_random"}),
@@ -358,6 +341,41 @@ def test_a_spec_says_what_it_changes() -> None:
         case: {name for name in asked if getattr(AugmentSpec(**fields), name)} for case, (fields, _) in cases.items()
     }
     assert found == {case: expected for case, (_, expected) in cases.items()}
+
+
+def test_every_field_is_declared_and_no_two_share_a_column() -> None:
+    declared = AugmentSpec().operations
+    assert list(declared) == [field.name for field in dataclasses.fields(AugmentSpec)]
+    assert all(getattr(AugmentSpec(), name) == operation.neutral for name, operation in declared.items())
+    columns = [column for operation in declared.values() for column in operation.columns]
+    assert sorted([*columns, 7, 8]) == list(range(29))  # 7 and 8 are the crop's place
+
+
+def test_draws_stay_what_they_were() -> None:
+    """Runs are resumed by later versions, so a seed has to keep its draws."""
+    geometry = {"crop_area": (0.3, 0.9), "crop_aspect": (0.6, 1.7), "flip": 0.5, "rotation": 40.0}
+    colours = {"brightness": 0.2, "contrast": (0.7, 1.4), "saturation": (0.0, 2.0), "hue": 60.0}
+    spec = AugmentSpec(**geometry, **colours, rotation_probability=0.7)
+    draws = spec.draw(RecordUniform(7, 3, np.array([0, 5, 1_000_000])), np.full(3, 375), np.full(3, 500), 224)
+    affine = [
+        [[1.339285714285714, 0, 0], [0, 1.004464285714286, 140]],
+        [
+            [-1.447855059169676, -0.920943722060985, 514.499005585170],
+            [-1.105132466473182, 1.206545882641397, 188.735331719055],
+        ],
+        [
+            [-1.670768817083564, 0.493677581526569, 350.382556911406],
+            [0.604565161377153, 1.364321270231554, -25.888360197852],
+        ],
+    ]
+    colour = [
+        [1.879161035480074, -0.574996925519018, -0.063413769601090, -93.783234029480923],
+        [-0.054917422066403, 1.100776944179968, -0.024362269089700, -1.958887725613378],
+        [0.398200867792151, 0.394550984105846, 0.193106103334481, 19.100422540356352],
+    ]
+    np.testing.assert_allclose(draws.affine, affine, rtol=1e-11)
+    np.testing.assert_allclose(draws.colour[range(3), range(3)], colour, rtol=1e-11)
+    np.testing.assert_array_equal(draws.box, [[140, 0, 225, 300], [0, 0, 375, 500], [0, 0, 375, 462]])
 
 
 def test_the_specs_that_have_names() -> None:

@@ -1,5 +1,6 @@
-"""Every code block of README and docs runs in a test, or says above itself why it does not."""
+"""Every code block of README and docs runs in a test, or a comment above it says why not. Links and names are right."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -8,16 +9,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kimagenet.recipe import Recipe
 from pipelines.shards.dataset import DatasetInfo
 from tests.helpers.data import jpeg, photo
-from tests.helpers.documents import PAGES, ROOT, Block, blocks
+from tests.helpers.documents import PAGES, ROOT, blocks, commands, marked, prose
+from tools.structure import ROOMS
 
 OUTPUT = ("text", "")  # what a command printed
 NOT_HERE = ("run command", "test command")  # they set up an environment, with a network; .ci/run runs the second
+README_LINES = 120
+OTHERS_FLAGS = {
+    *(
+        "--help",
+        "--extra",
+        "--inexact",
+        "--no-build-isolation",
+        "--check",
+        "--strict",
+    ),  # argparse, uv, pip, ruff, mkdocs
+    *("--rm", "--gpus", "--shm-size", "--tag"),  # docker
+    *("--opt", "--grad-accum-steps", "--how"),  # timm, tests.helpers.interrupt
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_block_says_what_becomes_of_it(page: Path) -> None:
+def test_every_block_says_how_it_is_tested(page: Path) -> None:
     for block in blocks(page):
         what = f"{page.name}: {block.code.splitlines()[0]!r}"
         if block.language in OUTPUT:
@@ -35,6 +51,17 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_pages_name_files_that_exist() -> None:
+    named = re.compile(r"`((?:pipelines|kimagenet|tools|bench|tests|docs)/[\w./]+\.(?:py|cc|md|json|png))`")
+    found = {name: page.name for page in PAGES for name in named.findall(prose(page))}
+    assert "pipelines/plan.py" in found
+    examples = {block.code for block in blocks(ROOT / "docs" / "extending.md")}
+    assert len(examples) >= 4  # files that the reader makes
+    made = {"pipelines/loaders/pillow.py", "kimagenet/models/tiny.py"}
+    missing = [f"{page}: {name}" for name, page in found.items() if not (ROOT / name).exists() and name not in made]
+    assert missing == []
+
+
 def test_commands_are_there() -> None:
     modules = {
         module
@@ -47,18 +74,79 @@ def test_commands_are_there() -> None:
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
 
 
+def test_flags_are_there() -> None:
+    """Every flag that a page names is a field of the recipe, is in our code, or belongs to another program."""
+    folders = ("kimagenet", "pipelines", "tools", "bench")
+    source = "\n".join(path.read_text(encoding="utf-8") for name in folders for path in (ROOT / name).rglob("*.py"))
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    for page in PAGES:
+        for flag in re.findall(r"(?<![\w-])--[a-z][\w-]+", page.read_text(encoding="utf-8")):
+            known = f'"{flag}"' in source or flag[2:].replace("-", "_") in fields
+            assert known or flag in OTHERS_FLAGS, f"{page.name}: {flag}"
+
+
+def test_extras_are_there() -> None:
+    extras = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.optional-dependencies]")[1]
+    known = set(re.findall(r"^(\w+) = \[", extras.split("\n[")[0], re.MULTILINE))
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        named = re.findall(r"--extra (\w+)", text) + ",".join(re.findall(r"\.\[([\w,]+)\]'", text)).split(",")
+        assert set(named) - {"", "NAME"} <= known, page.name
+
+
+def test_maintainers_commands_are_those_of_the_justfile() -> None:
+    recipes = dict(re.findall(r"^(\w+):\n    (.+)$", (ROOT / "justfile").read_text(encoding="utf-8"), re.MULTILINE))
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\|[^|`]+\| `([^`]+)` \| `just (\w+)` \|$", table, re.MULTILINE)
+    assert len(rows) >= 6
+    for command, recipe in rows:
+        assert shortened(recipes[recipe]) == shortened(command), recipe
+
+
+def shortened(command: str) -> str:
+    """A command as one types it in the activated environment."""
+    return command.replace(".venv/bin/", "").replace("python -m pytest", "pytest")
+
+
 def test_dataset_json_of_the_page_is_one() -> None:
     (block,) = (block for block in blocks(ROOT / "docs" / "data-format.md") if block.language == "json")
     info = DatasetInfo.model_validate_json(block.code)
     assert (info.splits["train"].num_records, info.splits["train"].quarantine) == (2, [1])
 
 
-def tour() -> list[Block]:
-    return [block for page in PAGES for block in blocks(page) if block.mark == "tour"]
+def test_rooms_of_the_page_are_those_of_the_code() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("| room | task |")[1]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`([\w.]+)`", row)]
+    assert len(named) > 20
+    assert named == [room for room in ROOMS if room in named]
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= README_LINES
+
+
+def test_commands_of_the_readme_are_those_of_the_tour() -> None:
+    tour = [command for block in marked("tour") for command in commands(block)]
+    (block,) = (b for b in blocks(ROOT / "README.md") if b.language == "bash" and b.mark.startswith("tested"))
+    assert len(commands(block)) == 5
+    for command in commands(block):
+        assert any(line == command or line.startswith(f"{command} ") for line in tour), command
+
+
+@pytest.mark.parametrize("page", ["models.md", "optimizers.md"])
+def test_python_of_the_pages(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = (block for block in blocks(ROOT / "docs" / page) if block.language == "python")
+    names: dict[str, object] = {}
+    exec(block.code, names)
+    if page == "models.md":
+        assert re.search(r"^[\d,]+ parameters, [\d,]+ multiply-adds$", capsys.readouterr().out, re.MULTILINE)
+    else:
+        assert type(names["optimizer"]).__name__ == "IterSize"
 
 
 def test_the_tour(tmp_path: Path) -> None:
-    """README's and docs' commands one after the other, as they stand, over a folder of a few small pictures."""
+    """The commands of README and docs one after the other, as written, with a folder of a few small pictures."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 20), ("validation", 5)):
         for label, name in enumerate(("Apple", "Carrot", "Milk", "Pear")):
@@ -72,8 +160,8 @@ def test_the_tour(tmp_path: Path) -> None:
         "HOME": str(tmp_path),
         "CUDA_VISIBLE_DEVICES": "",
     }
-    assert len(tour()) >= 3
-    for block in tour():
+    assert len(marked("tour")) >= 3
+    for block in marked("tour"):
         command = ["bash", "-euo", "pipefail", "-c", block.code]
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, f"{block.page.name}:\n{block.code}\n{result.stdout}\n{result.stderr}"

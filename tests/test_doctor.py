@@ -14,6 +14,7 @@ import tensorflow as tf
 from kimagenet import doctor
 from kimagenet.diagnosis import findings, libraries, trials
 from kimagenet.diagnosis.findings import Finding
+from pipelines.loader import Unavailable
 from pipelines.loaders import dali
 from pipelines.loaders.dali import native
 
@@ -103,7 +104,9 @@ def test_libraries_of_dali_on_a_gpu(seen: tuple[int, int, int], state: str, text
 
 def test_the_operator_and_its_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert libraries.cpu_operator(None).state == "fine"
-    found = libraries.cpu_operator("there is no C++ compiler (install g++)")
+    found = libraries.cpu_operator(
+        Unavailable("there is no C++ compiler", "install g++, or name a C++17 compiler in CXX")
+    )
     assert (found.state, found.remedy) == ("note", "install g++, or name a C++17 compiler in CXX")
     assert native.available() == (native.unavailable() is None)
 

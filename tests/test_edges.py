@@ -1,4 +1,4 @@
-"""Where nothing turns, a crop's edges repeat, as crop-then-resize does it: in loaders, in evaluation, in exports."""
+"""If nothing turns, the edges of a crop repeat, as in crop-then-resize: in loaders, evaluation and exports."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from pipelines.uniform import RecordUniform
 from tests.helpers.data import jpeg, write_tiny_dataset
 from tests.test_loaders import PIXELS, READING
 
-ENLARGED = 160  # pixels: no image of the data set is as large
+ENLARGED = 160  # pixels: larger than every image of the data set
 SPECS = {
     "standard": AugmentSpec.standard(),
     "none": AugmentSpec(),
@@ -47,7 +47,7 @@ def test_white_stays_white_to_the_last_pixel(
 
 
 @pytest.mark.parametrize("name", READING)
-def test_where_images_turn_outside_is_black_for_the_straight_ones_too(white: ShardSet, name: str) -> None:
+def test_if_images_can_turn_outside_is_black_for_straight_ones_too(white: ShardSet, name: str) -> None:
     whole = {"crop_aspect": (0.1, 10.0)}  # the crop is all of the image, and so is its box
     straight = one_batch(name, white, AugmentSpec(**whole, rotation=1.0, rotation_probability=1e-9))
     assert straight[:, [0, 0, -1, -1], [0, -1, 0, -1]].max() < 250
@@ -65,7 +65,7 @@ def test_white_stays_white_where_files_are_read_and_exported(crop_ratio: float) 
 
 @pytest.mark.parametrize("size", [16, 48, 200])
 def test_a_resize_gives_what_the_matrix_says(size: int) -> None:
-    """Shrunk and enlarged, mirrored and not: noise of full contrast agrees to a hundredth of a grey level."""
+    """Shrunk and enlarged, mirrored and not: noise of full contrast differs by at most 0.01 grey levels."""
     rng = np.random.default_rng(size)
     spec, batch = AugmentSpec.standard(), BatchSpec(1, size)
     image = rng.integers(0, 256, (90, 120, 3)).astype(np.uint8)

@@ -228,7 +228,7 @@ def test_the_tool_that_compares_all_uses(
     assert compare_uses.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["evaluate, tfdata", "predict", "export, tflite"]
-    assert all(" 10 images: " in line and line.endswith("top-5 of 0 images") for line in lines)
+    assert all(" 10 images: " in line and line.endswith("different top-5 for 0 images") for line in lines)
     monkeypatch.setitem(compare_uses.READ, "tflite", lambda folder, jpegs, images: np.full((10, 10), 0.1))
     assert compare_uses.main(arguments) == 1
 

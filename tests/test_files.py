@@ -1,4 +1,4 @@
-"""Files that are whole or absent: what stays after an error, and whose name it bears."""
+"""Files that are whole or absent: what is left after an error, and which file the error names."""
 
 import errno
 import gzip
@@ -9,7 +9,7 @@ import pytest
 from pipelines.system.files import atomic_folder, atomic_writer, write_atomic
 
 
-def test_a_missing_folder_is_reported_by_the_name_that_was_given(tmp_path: Path) -> None:
+def test_an_error_about_a_missing_folder_names_the_users_path(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "x.png"
     with pytest.raises(FileNotFoundError) as caught:
         write_atomic(path, b"")
@@ -19,7 +19,7 @@ def test_a_missing_folder_is_reported_by_the_name_that_was_given(tmp_path: Path)
     assert caught.value.filename == str(path)
 
 
-def test_so_is_a_folder_that_stands_in_the_way(tmp_path: Path) -> None:
+def test_an_error_about_a_folder_in_place_of_the_file_names_it(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError) as caught:
         write_atomic(tmp_path, b"")
     assert caught.value.filename == str(tmp_path)
@@ -27,14 +27,14 @@ def test_so_is_a_folder_that_stands_in_the_way(tmp_path: Path) -> None:
     assert not list(tmp_path.parent.glob(".*.tmp"))
 
 
-def test_so_is_a_folder_that_is_none(tmp_path: Path) -> None:
+def test_an_error_about_a_file_in_place_of_a_folder_names_the_users_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(NotADirectoryError) as caught:
         write_atomic(tmp_path / "file" / "x", b"")
     assert caught.value.filename == str(tmp_path / "file" / "x")
 
 
-def test_so_is_a_write_that_fails(tmp_path: Path) -> None:
+def test_a_failed_write_names_the_users_path_and_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"before")
     with pytest.raises(OSError, match="No space left") as caught, atomic_writer(path):
@@ -44,12 +44,12 @@ def test_so_is_a_write_that_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_errors_that_have_words_of_their_own_keep_them(tmp_path: Path) -> None:
+def test_other_errors_are_not_changed(tmp_path: Path) -> None:
     with pytest.raises(gzip.BadGzipFile, match=r"^no gzip$"), atomic_writer(tmp_path / "x"):
         raise gzip.BadGzipFile("no gzip")
 
 
-def test_a_file_inside_of_a_folder_keeps_its_own_name_and_others_theirs(tmp_path: Path) -> None:
+def test_an_error_about_a_file_in_the_folder_or_elsewhere_names_that_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught, atomic_folder(tmp_path / "new") as folder:
         (folder / "sub" / "file").write_bytes(b"")
     assert caught.value.filename == str(tmp_path / "new" / "sub" / "file")

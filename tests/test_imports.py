@@ -1,11 +1,12 @@
-"""Imports go one way, as docs/architecture.md says, and what has to answer at once imports no TensorFlow."""
+"""Imports go one way, as docs/architecture.md says; fast commands import no TensorFlow; nothing is too long."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tools.structure import PACKAGES, circles, files, imports_of, reached, room_of, upward
+from tools.structure import MEASURED, PACKAGES, TooLong, circles, files, imports_of, reached, room_of, too_long, upward
 
 HEAVY = {"tensorflow", "keras", "nvidia"}
 COMMANDS = [f"kimagenet.{name}" for name in ("train", "evaluate", "predict", "export", "doctor", "models.__main__")]
@@ -38,7 +39,7 @@ def test_only_tests_import_bench_and_tests() -> None:
     assert wrong == []
 
 
-def test_tools_are_imported_by_tools_alone() -> None:
+def test_only_tools_import_tools() -> None:
     packages = [name for name in PACKAGES if name != "tools"]
     names = [name for name in files() if name.split(".")[0] in packages]
     assert [name for name in names for module, _, _ in imports_of(name) if module.startswith("tools")] == []
@@ -51,12 +52,12 @@ def test_models_and_optimizers_know_nothing_of_the_data() -> None:
 
 
 @pytest.mark.parametrize("name", LIGHT)
-def test_what_answers_at_once_imports_no_tensorflow(name: str) -> None:
+def test_fast_modules_import_no_tensorflow(name: str) -> None:
     found = reached(name, late=False)
     assert {module: by for module, by in found.items() if module.split(".")[0] in HEAVY} == {}
 
 
-def test_the_public_names_are_there() -> None:
+def test_the_public_names_can_be_imported() -> None:
     code = (
         "import sys, kimagenet, pipelines\n"
         "assert kimagenet.models.recipes()\n"
@@ -75,7 +76,7 @@ def test_the_public_names_are_there() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env={"TF_CPP_MIN_LOG_LEVEL": "3"})
 
 
-def test_a_circle_for_types_alone_is_seen(tmp_path) -> None:
+def test_a_circle_of_imports_for_types_is_found(tmp_path: Path) -> None:
     for package in PACKAGES:
         (tmp_path / package).mkdir()
     (tmp_path / "kimagenet" / "recipe.py").write_text("from kimagenet.schedule import Schedule\n")
@@ -84,3 +85,19 @@ def test_a_circle_for_types_alone_is_seen(tmp_path) -> None:
     )
     assert circles(tmp_path) == {frozenset(("kimagenet.recipe", "kimagenet.schedule"))}
     assert upward(tmp_path) == ["kimagenet.schedule → kimagenet.recipe"]
+
+
+def test_long_files_and_functions_are_found(tmp_path: Path) -> None:
+    for folder in MEASURED:
+        (tmp_path / folder).mkdir()
+    table = "@cases([\n" + "    0,\n" * 80 + "])\n"  # a decorator does not count
+    fits = "def fits(x):\n" + "    x = 0\n" * 59
+    (tmp_path / "bench" / "fits.py").write_text("#\n" * 340 + fits)
+    (tmp_path / "bench" / "long.py").write_text("#\n" * 401)
+    (tmp_path / "tests" / "test_long.py").write_text(
+        table + fits + "class A:\n    async def long(self):\n" + "        x = 0\n" * 60
+    )
+    assert too_long(tmp_path) == [
+        TooLong("bench/long.py", 401, 400),
+        TooLong("tests/test_long.py:144 long", 61, 60),
+    ]

@@ -1,4 +1,4 @@
-"""Indexes: equal to DALI's own tool, and refused when they do not fit their shard."""
+"""Indexes equal those of DALI's tool, and are refused if they do not fit their shard."""
 
 import gc
 import os
@@ -128,8 +128,8 @@ def test_a_damaged_header_is_found(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize("whole_lines", [True, False])
-def test_records_behind_damaged_headers_are_found_again(dataset: Path, whole_lines: bool) -> None:
-    """Two neighbours are damaged, in the length and in its CRC; a line of the index far from them is, too."""
+def test_records_after_damaged_headers_are_found(dataset: Path, whole_lines: bool) -> None:
+    """Two neighbours are damaged, in the length and in its CRC. A line of the index far from them is damaged, too."""
     shard = dataset / SHARD
     index = scan(shard)
     data = bytearray(shard.read_bytes())
@@ -149,7 +149,7 @@ def test_records_behind_damaged_headers_are_found_again(dataset: Path, whole_lin
 
 
 @pytest.mark.parametrize("piece", [1, 2, 13, 1000])
-def test_a_header_is_found_wherever_a_piece_of_the_search_ends(
+def test_a_header_is_found_across_the_pieces_of_the_search(
     dataset: Path, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shard = dataset / SHARD
@@ -164,15 +164,15 @@ def test_a_header_is_found_wherever_a_piece_of_the_search_ends(
     assert damaged == {3: "its header is damaged"}
 
 
-def test_a_large_record_behind_damage_is_found(tmp_path: Path) -> None:
-    """From 16 MiB on the fourth byte of a length is not 0."""
+def test_a_large_record_after_damage_is_found(tmp_path: Path) -> None:
+    """From 16 MiB on, the fourth byte of a length is not 0."""
     shard = tmp_path / "shard"
     first, large = frame(b"first"), frame(b"x" * (1 << 24))
     shard.write_bytes(b"\xff" + first[1:] + large)
     assert locate(shard)[0].sizes.tolist() == [len(first), len(large)]
 
 
-def test_a_record_behind_damage_that_is_cut_off_counts_to_the_damage(dataset: Path) -> None:
+def test_a_cut_off_record_after_damage_counts_as_damage(dataset: Path) -> None:
     shard = dataset / SHARD
     index = scan(shard)
     data = bytearray(shard.read_bytes())
@@ -191,8 +191,8 @@ def test_a_written_index_is_read_again(dataset: Path) -> None:
     assert read_index(shard).to_bytes() == scan(shard).to_bytes()
 
 
-def test_zeros_in_a_record_are_no_header(tmp_path: Path) -> None:
-    """Eight zeros and their CRC are a whole header of an empty record: behind damage it is not taken for one."""
+def test_zeros_in_a_record_are_not_a_header(tmp_path: Path) -> None:
+    """Eight zeros and their CRC are a whole header of an empty record. After damage they do not count as a header."""
     shard = tmp_path / "shard"
     inner = frame(b"") + bytes(64)
     whole = [frame(b"first" + inner), frame(b"second")]
@@ -205,7 +205,7 @@ def test_zeros_in_a_record_are_no_header(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [1, 11, 12, 15, -1])
 def test_a_record_that_is_cut_off_is_located(dataset: Path, kept: int) -> None:
-    """Whether the cut is in its header, right behind it, or in what follows; an empty record would have 16 bytes."""
+    """The cut may be in the header, right after it, or later. An empty record would have 16 bytes."""
     shard = dataset / SHARD
     index = scan(shard)
     last = int(index.offsets[-1])
@@ -217,8 +217,8 @@ def test_a_record_that_is_cut_off_is_located(dataset: Path, kept: int) -> None:
     assert damaged == {index.num_records - 1: "it is cut off"}
 
 
-def test_lines_of_the_index_count_only_if_they_lead_to_the_next_record(dataset: Path) -> None:
-    """Records 3 and 4 are damaged; a line that overshoots, one of size 0, and none at all: the two count as one."""
+def test_lines_of_the_index_are_used_only_if_they_reach_the_next_record(dataset: Path) -> None:
+    """Records 3 and 4 are damaged. With a line that is too long, of size 0, or missing, the two count as one."""
     shard = dataset / SHARD
     index = scan(shard)
     data = bytearray(shard.read_bytes())

@@ -1,4 +1,4 @@
-"""Which loader a name gives: without DALI the cause and the remedy are named, and tf.data takes over or is refused."""
+"""Which loader a name gives. Without DALI: cause and remedy, and tf.data replaces it or it is an error."""
 
 import builtins
 import logging
@@ -8,8 +8,11 @@ import pytest
 import tensorflow as tf
 
 from pipelines import ShardSet, UserError
-from pipelines.loaders import dali
+from pipelines.loader import Unavailable
+from pipelines.loaders import Choice, choose, dali, describe
 from tests.test_loaders import DALI_PROBLEM, needs_dali, opened
+
+NOT_INSTALLED = Unavailable("package nvidia-dali-cuda120 is not installed", "`pip install x`", is_missing=True)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def _hide(monkeypatch: pytest.MonkeyPatch, hidden: str, error: Exception | None 
 
 
 @pytest.mark.parametrize(
-    ("hidden", "error", "remedy"),
+    ("hidden", "error", "cause"),
     [
         ("nvidia.dali", None, "package nvidia-dali-cuda120 is not installed"),
         ("nvidia.dali_tf_plugin", None, "package nvidia-dali-tf-plugin-cuda120 is not installed"),
@@ -44,26 +47,28 @@ def _hide(monkeypatch: pytest.MonkeyPatch, hidden: str, error: Exception | None 
             tf.errors.NotFoundError(None, None, "undefined symbol: _ZN10tensorflow"),
             "built for another TensorFlow",
         ),
-        ("nvidia.dali.plugin.tf", builtins.OSError("libcuda is ill"), "libcuda is ill"),
+        ("nvidia.dali.plugin.tf", builtins.OSError("libcuda is damaged"), "libcuda is damaged"),
     ],
 )
 def test_without_dali_the_cause_and_the_remedy_are_named(
-    monkeypatch: pytest.MonkeyPatch, hidden: str, error: Exception | None, remedy: str
+    monkeypatch: pytest.MonkeyPatch, hidden: str, error: Exception | None, cause: str
 ) -> None:
     if error is not None and DALI_PROBLEM:
         pytest.skip("DALI is not installed, so its plugin cannot be broken")
     _hide(monkeypatch, hidden, error)
     problem = dali.unavailable("cpu")
     assert problem is not None
-    assert remedy in problem
-    assert "pip install" in problem
-    assert "\n" not in problem
+    assert cause in problem.cause
+    assert problem.is_missing == (error is None)
+    assert problem.remedy.startswith("`pip install")
+    assert str(problem) == f"{problem.cause} ({problem.remedy})"
+    assert "\n" not in str(problem)
 
 
 def test_the_fallback_is_announced_or_refused(
     train: ShardSet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(dali, "unavailable", lambda device: "package nvidia-dali-cuda120 is not installed")
+    monkeypatch.setattr(dali, "unavailable", lambda device: NOT_INSTALLED)
     with caplog.at_level(logging.WARNING), opened("dali", train, strict=False) as loader:
         assert loader.name == "tfdata"
     assert [message for message in caplog.messages if "nvidia-dali-cuda120" in message and "tf.data" in message]
@@ -71,8 +76,26 @@ def test_the_fallback_is_announced_or_refused(
     with caplog.at_level(logging.WARNING), opened("auto", train) as loader:
         assert loader.name == "tfdata"
     assert "nvidia-dali-cuda120" in caplog.text
-    with pytest.raises(UserError, match="nvidia-dali-cuda120"):
+    with pytest.raises(UserError, match="nvidia-dali-cuda120") as caught:
         opened("dali", train, strict=True)
+    assert caught.value.remedy == NOT_INSTALLED.remedy
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_a_choice_has_fields_and_one_line_for_the_user(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[tuple[str, Unavailable | None, str, bool, str]] = [
+        ("auto", None, "dali", False, f"loader auto: dali on the {device}"),
+        ("auto", NOT_INSTALLED, "tfdata", True, f"loader auto: tfdata, because {NOT_INSTALLED}"),
+        ("dali", None, "dali", False, ""),
+        ("dali", NOT_INSTALLED, "tfdata", True, f"loader dali: {NOT_INSTALLED}; reading with tf.data instead"),
+        ("tfdata", NOT_INSTALLED, "tfdata", False, ""),
+    ]
+    for wanted, problem, loader, is_fallback, line in rows:
+        monkeypatch.setattr(dali, "unavailable", lambda _, problem=problem: problem)
+        choice = choose(wanted, device, strict=False)
+        assert choice == Choice(wanted, device, loader, problem if is_fallback else None)
+        assert choice.is_fallback == is_fallback
+        assert describe(choice) == line
 
 
 @needs_dali

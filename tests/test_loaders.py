@@ -1,4 +1,4 @@
-"""Every loader keeps the contract; those that read pixels agree with each other and with the oracle."""
+"""The contract of all loaders. Those that read pixels agree with each other and with `tests.helpers.oracle`."""
 
 import gc
 import logging
@@ -6,17 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines import AugmentSpec, BatchSpec, EpochPlan, Loader, ShardSet, UserError, open_loader, tf_image
+from pipelines import AugmentSpec, BatchSpec, Loader, ShardSet, UserError, open_loader
 from pipelines.loaders import dali, names
 from pipelines.loaders.dali import loader as dali_loader
 from pipelines.loaders.dali import native, plan_files
@@ -29,7 +25,7 @@ DALI_PROBLEM = dali.unavailable("cpu")
 needs_dali = pytest.mark.skipif(DALI_PROBLEM is not None, reason=f"no DALI: {DALI_PROBLEM}")
 ALL = [pytest.param(name, marks=needs_dali) if name == "dali" else name for name in names()]
 READING = [parameter for parameter in ALL if parameter != "synthetic"]
-# DALI's own operators do the work of our CPU operator where it cannot be compiled.
+# DALI's own operators replace our CPU operator if it cannot be compiled.
 PIXELS = [*READING, pytest.param("dali, stock operators", marks=needs_dali)]
 EVERY_KIND = AugmentSpec(
     crop_area=(0.3, 1.0),
@@ -73,7 +69,7 @@ def read(loader: Loader, epoch: int = 0, start_step: int = 0) -> list[np.ndarray
 
 
 def record(shards: ShardSet, number: int) -> tuple[bytes, int]:
-    """A record's JPEG and label, read apart from the loaders."""
+    """A record's JPEG and label, read without the loaders."""
     start = int(shards.offsets[number])
     data = shards.paths[shards.shard[number]].read_bytes()[start : start + int(shards.lengths[number])]
     example = decode_example(memoryview(data[12:-4]))
@@ -170,8 +166,8 @@ def test_batches_are_those_of_the_epochs_opened_ahead(train: ShardSet, name: str
 def test_pixels_agree_with_the_oracle(
     train: ShardSet, name: str, dtype: str, spec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In grey levels of 0…255. Where the difference comes from: uint8 rounds, float16 has steps of 1/2048 near ±1;
-    DALI's stock warp gives whole grey levels (0.5 at most, before the colour matrix stretches it).
+    """Differences are in grey levels of 0…255. uint8 rounds; float16 has steps of 1/2048 near ±1; DALI's stock warp
+    rounds to whole grey levels, an error of at most 0.5 that the colour matrix can increase.
     """
     stock = name.endswith("stock operators")
     if stock:
@@ -237,102 +233,6 @@ def test_a_dataset_outlives_the_name_of_its_loader(train: ShardSet, name: str) -
     assert count == TRAIN_RECORDS // 8
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_plans_of_epochs_that_are_over_are_let_go(train: ShardSet, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan_of, plans = Loader.plan, []
-
-    def plan(*arguments) -> EpochPlan:
-        made = plan_of(*arguments)
-        plans.append(weakref.ref(made))
-        return made
-
-    monkeypatch.setattr(Loader, "plan", plan)
-    with opened(name, train) as loader:
-        for epoch in range(4):
-            assert sum(1 for _ in loader.batches(epoch)) == loader.steps_per_epoch
-        gc.collect()
-        assert sum(plan() is not None for plan in plans) < 3  # the next epoch's, which is opened already
-
-
-@needs_dali
-def test_dalis_decoders_stay_loaded(train: ShardSet) -> None:
-    """Loaded anew, they leave their static data behind each time."""
-
-    def loaded() -> set[str]:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-        return {path for path in (line.split()[-1] for line in lines) if "/nvimgcodec/extensions/" in path}
-
-    with opened("dali", train) as loader:
-        batches = loader.batches(0)
-        next(batches)
-        in_use = loaded()
-        del batches
-    gc.collect()
-    assert in_use
-    assert loaded() == in_use
-
-
-def test_tfdata_traces_its_graph_once(train: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each dataset that is made outside a function takes some of TensorFlow's memory for good."""
-    traced = []
-
-    def render(*arguments: Any) -> tf.Tensor:
-        traced.append(arguments)
-        return tf_image.render(*arguments)
-
-    monkeypatch.setattr("pipelines.loaders.tfdata.render", render)
-    with opened("tfdata", train) as loader:
-        for epoch, start in ((0, 0), (1, 0), (2, 1)):
-            assert len(list(loader.epoch(epoch, start))) == loader.steps_per_epoch - start
-    assert len(traced) == 1
-
-
-@pytest.mark.parametrize("name", READING)
-def test_many_loaders_are_opened_without_a_word(train: ShardSet, name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """TensorFlow warns when a function is traced often. And each is gone when nobody holds it."""
-    gc.collect()
-    gc.disable()
-    try:
-        for size in range(16, 24):
-            with open_loader(name, train, BatchSpec(4, size), AugmentSpec.train(), device="cpu") as loader:
-                next(loader.batches(0))
-            there = weakref.ref(loader)
-            del loader
-            assert there() is None
-    finally:
-        gc.enable()
-    assert not caplog.messages
-
-
-def test_memory_is_given_back_when_an_epochs_pipeline_is_gone(train: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    happened = []
-
-    def dataset(loader: Loader, epoch: int, start_step: int = 0) -> Iterator[int]:
-        try:
-            yield from range(start_step, loader.steps_per_epoch)
-        finally:
-            happened.append(f"{epoch} gone")
-
-    @contextmanager
-    def returned() -> Iterator[None]:
-        happened.append("begins")
-        yield
-        happened.append("given back")
-
-    monkeypatch.setattr("pipelines.loader.memory_returned", returned)
-    with opened("tfdata", train) as loader:
-        monkeypatch.setattr(type(loader), "epoch", dataset)
-        batches = loader.batches(0)
-        for _ in range(loader.steps_per_epoch):  # as the training loop, which does not ask for more than there is
-            next(batches)
-        assert happened == []
-        del batches
-        assert happened == ["begins", "0 gone", "given back"]
-        happened.clear()
-        assert len(list(loader.batches(2))) == loader.steps_per_epoch
-        assert happened == ["begins", "2 gone", "given back"]
-
-
 LEFT_OPEN = """
 import sys
 from dataclasses import replace
@@ -374,10 +274,10 @@ def test_plans_of_killed_processes_are_removed(train: ShardSet, tmp_path: Path) 
 
 
 @needs_dali
-def test_a_plan_that_is_made_at_leisure_is_there_when_it_is_wanted(
+def test_a_plan_that_is_written_slowly_is_ready_when_it_is_needed(
     train: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dali_loader._Leisure, "_REST", 10**9)  # days, if nobody wakes it up
+    monkeypatch.setattr(dali_loader._Leisure, "_REST", 10**9)  # days, unless it is woken up
     with opened("dali", train) as loader:
         assert all(len(read(loader, epoch)[1]) == loader.steps_per_epoch * 8 for epoch in range(3))
 
@@ -394,7 +294,7 @@ def test_dali_removes_its_plans(train: ShardSet) -> None:
 
 
 @needs_dali
-def test_a_shard_that_vanishes_is_an_exception_not_an_abort(tiny_dataset: Path, tmp_path: Path) -> None:
+def test_a_missing_shard_raises_and_does_not_abort_the_process(tiny_dataset: Path, tmp_path: Path) -> None:
     dataset = shutil.copytree(tiny_dataset, tmp_path / "shards")
     with opened("dali", ShardSet.open(dataset, "train")) as loader:
         (dataset / "train-00001-of-00003").unlink()

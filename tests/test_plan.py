@@ -1,4 +1,4 @@
-"""EpochPlan: every promise of the order, with and without blocks."""
+"""EpochPlan: the order of records, their parts for each rank, and their draws, with and without blocks."""
 
 import dataclasses
 from pathlib import Path
@@ -25,6 +25,55 @@ def validation(tiny_dataset: Path) -> ShardSet:
 
 def plan(shards: ShardSet, **fields) -> EpochPlan:
     return EpochPlan(shards, **{"augment": AugmentSpec.train(), "batch_size": BATCH, "image_size": 32} | fields)
+
+
+@pytest.mark.parametrize(
+    ("records", "batch_size", "rank", "world_size", "start_step", "expected"),
+    [
+        (8, 2, 0, 1, 0, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (8, 2, 0, 2, 0, [0, 1, 4, 5]),
+        (8, 2, 1, 2, 0, [2, 3, 6, 7]),
+        (8, 2, 1, 2, 1, [6, 7]),
+        (8, 2, 1, 2, 2, []),
+        (8, 1, 2, 4, 0, [2, 6]),
+        (10, 2, 1, 2, 0, [2, 3, 6, 7]),  # 8 and 9 are dropped
+        (10, 4, 0, 1, 0, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (7, 2, 1, 2, 0, [2, 3]),
+    ],
+)
+def test_positions_of_the_shuffled_order(
+    train: ShardSet, records: int, batch_size: int, rank: int, world_size: int, start_step: int, expected: list[int]
+) -> None:
+    few = dataclasses.replace(train, usable=np.arange(records))
+    order = plan(few, batch_size=1).records
+    found = plan(few, batch_size=batch_size, rank=rank, world_size=world_size, start_step=start_step)
+    assert found.records.tolist() == order[expected].tolist()
+    assert found.weights.tolist() == [1] * len(expected)
+
+
+@pytest.mark.parametrize(
+    ("records", "batch_size", "rank", "world_size", "expected", "weights"),
+    [
+        (8, 2, 1, 2, [2, 3, 6, 7], [1, 1, 1, 1]),
+        (7, 2, 0, 2, [0, 1, 4, 5], [1, 1, 1, 1]),
+        (7, 2, 1, 2, [2, 3, 6, 6], [1, 1, 1, 0]),
+        (5, 2, 1, 2, [2, 3, 4, 4], [1, 1, 0, 0]),
+        (1, 2, 0, 1, [0, 0], [1, 0]),
+    ],
+)
+def test_evaluation_positions_of_the_file_order(
+    train: ShardSet,
+    records: int,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+    expected: list[int],
+    weights: list[int],
+) -> None:
+    few = dataclasses.replace(train, usable=np.arange(records))
+    found = plan(few, augment=AugmentSpec.evaluation(), batch_size=batch_size, rank=rank, world_size=world_size)
+    assert found.records.tolist() == expected
+    assert found.weights.tolist() == weights
 
 
 @BLOCKS
@@ -69,7 +118,7 @@ def test_epochs_and_seeds_differ_and_repeat(train: ShardSet) -> None:
         assert not np.array_equal(other.draws.affine, base.draws.affine)
 
 
-def test_every_record_is_left_out_now_and_then(train: ShardSet) -> None:
+def test_every_record_is_dropped_sometimes(train: ShardSet) -> None:
     seen = np.zeros(train.num_records, int)
     for epoch in range(40):
         seen[plan(train, batch_size=10, epoch=epoch).records] += 1
@@ -93,7 +142,7 @@ def test_evaluation_sees_every_record_once(validation: ShardSet, batch_size: int
 
 
 @pytest.mark.parametrize("block_size", [2, 25])
-def test_blocks_keep_their_records_together_and_leave_nothing_else_in_order(block_size: int) -> None:
+def test_blocks_keep_their_records_together_and_are_shuffled(block_size: int) -> None:
     shard = np.repeat(np.arange(8), 100)
     order = shuffle_in_blocks(np.random.default_rng(0), np.arange(800), shard, block_size)
     np.testing.assert_array_equal(np.sort(order), np.arange(800))
@@ -139,7 +188,7 @@ def test_a_quarantined_record_changes_nothing_for_the_others(train: ShardSet) ->
 
 @BLOCKS
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_skipped_records_leave_all_before_them_in_place(
+def test_records_before_the_first_skipped_one_keep_their_places(
     train: ShardSet, world_size: int, block_size: int | None
 ) -> None:
     whole = plan(train, batch_size=1, block_size=block_size).records
@@ -181,3 +230,10 @@ def test_evaluation_pads_what_is_left_of_skipped_records(validation: ShardSet) -
 def test_wrong_values_are_refused(train: ShardSet, wrong: dict) -> None:
     with pytest.raises(UserError, match="plan"):
         plan(train, **wrong)
+
+
+def test_too_few_records_for_a_batch_are_an_error_with_a_remedy(train: ShardSet) -> None:
+    with pytest.raises(UserError) as caught:
+        plan(train, batch_size=60, world_size=2)
+    assert caught.value.what == "plan: 101 records in the train split do not fill one batch of 60 × 2"
+    assert (caught.value.remedy, caught.value.setting) == ("choose a smaller batch_size", "batch_size")

@@ -1,4 +1,4 @@
-"""The README's script runs as it stands."""
+"""The README's script runs as written."""
 
 import shutil
 import subprocess

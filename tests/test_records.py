@@ -1,4 +1,4 @@
-"""The record codec against TensorFlow's own."""
+"""The record codec agrees with TensorFlow's."""
 
 import numpy as np
 import pytest

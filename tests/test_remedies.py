@@ -85,7 +85,8 @@ def check(arguments: str) -> None:
         if word.startswith("-"):
             continue
         if local := re.fullmatch(r"\.(?:\[([\w,]+)\])?", word):  # in the clone
-            assert set((local[1] or "dev").split(",")) <= set(EXTRAS), arguments
+            asked_extras = set((local[1] or "dev").split(","))
+            assert asked_extras <= {*EXTRAS, "NAME"}, arguments  # NAME is a placeholder in the docs
             continue
         asked = Requirement(word)
         assert asked.name != PROJECT["name"], f"the project is on no index: {arguments}"

@@ -64,13 +64,16 @@ def test_plot_runs_averages_runs_of_one_name(runs: list[Path], tmp_path: Path, c
     assert {tuple(point) for point in axes[0].collections[0].get_paths()[0].vertices} >= {(6.0, 50.0), (6.0, 75.0)}
 
 
-def test_plot_runs_refuses_what_is_no_run(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_plot_runs_reports_wrong_arguments(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     log = RunDirectory(runs[0]).log
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
     for flags, message in (
         ([str(tmp_path / "no"), "--names", "x"], "not a run directory"),
-        ([str(runs[0]), "--names", "x", "y"], "2 --names for 1 runs"),
-        ([*map(str, runs), "--names", "x", "x"], "not equally far: 2, 3 epochs"),
+        ([str(runs[0]), "--names", "x", "y"], "2 names for 1 runs; give one name for each run (--names)"),
+        (
+            [*map(str, runs), "--names", "x", "x"],
+            "the runs named x have different numbers of epochs: 2, 3; give them different names (--names)",
+        ),
     ):
         output = f"--output={tmp_path / 'curves.png'}"
         assert plot_runs.main([*flags, output]) == 2

@@ -20,6 +20,7 @@ from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory, save_model
 from kimagenet.training.cluster import Cluster
 from pipelines import UserError
+from pipelines.loader import Unavailable
 from pipelines.loaders import dali
 from tests.helpers.data import VALIDATION_RECORDS
 from tests.helpers.runs import read_events, read_log
@@ -289,7 +290,7 @@ def test_damaged_shards_are_refused_before_anything_is_trained(
 def test_without_dali_a_run_warns_once_and_uses_tfdata(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(dali, "unavailable", lambda device: "package nvidia-dali-cuda120 is not installed (remedy)")
+    monkeypatch.setattr(dali, "unavailable", lambda device: Unavailable("package nvidia-dali-cuda120 is not installed"))
     monkeypatch.setattr(cli, "_show_messages_of", lambda *packages: None)
     base = ["demo", "--loader=dali", f"--dataset-dir={tiny_dataset}", "--epochs=1", "--image-size=32"]
     assert train.main([*base, f"--output={tmp_path / 'run'}"]) == 0

@@ -1,4 +1,4 @@
-"""The same records evaluated, predicted as files, and through every export: do all give the same probabilities?"""
+"""Checks that evaluation, prediction and every export give the same probabilities for the same records."""
 
 import argparse
 import contextlib
@@ -18,28 +18,43 @@ from kimagenet.inference import trained
 from pipelines import AugmentSpec, BatchSpec, ShardSet
 from pipelines.errors import UserError
 
-LARGEST_DIFFERENCE = 1e-5  # of a probability
+MAX_DIFFERENCE = 1e-5  # of a probability
 
 
 def make_parser() -> Parser:
     """The flags."""
-    description = f"""{__doc__} All are compared, on the CPU, with what an evaluation gives through the first loader.
-    The exit code is 1 if a probability differs by more than {LARGEST_DIFFERENCE:g} or five best classes are others."""
+    description = f"""{__doc__} Everything is compared, on the CPU, with an evaluation through the first loader. The
+    exit code is 1 if a probability differs by more than {MAX_DIFFERENCE:g} or if the five best classes differ."""
     parser = Parser("python -m tools.compare_uses", "RUN [flags]", description)
     add = parser.add_argument
-    add("target", metavar="RUN", type=Path, help="a run directory whose data set is still there")
-    add("--split", default="validation", help="default: validation")
-    add("--records", metavar="N", type=positive_int, default=100, help="the first N of the split; default: 100")
-    add("--loaders", metavar="NAME", nargs="+", default=["tfdata", "dali"], help="default: tfdata dali")
-    add("--formats", metavar="NAME", nargs="*", default=list(export.FORMATS), help=f"of {', '.join(export.FORMATS)}")
+    add("target", metavar="RUN", type=Path, help="a run directory whose data set still exists")
+    add("--split", default="validation", help="split of the data set (default: validation)")
+    add(
+        "--records", metavar="N", type=positive_int, default=100, help="the first N records of the split (default: 100)"
+    )
+    add("--loaders", metavar="NAME", nargs="+", default=["tfdata", "dali"], help="(default: tfdata, dali)")
+    add(
+        "--formats",
+        metavar="NAME",
+        nargs="*",
+        default=list(export.FORMATS),
+        help=f"exports to check (default: {', '.join(export.FORMATS)})",
+    )
     return parser
 
 
 def compare_uses(flags: argparse.Namespace) -> int:
-    """Prints a line for each use; returns the exit code."""
+    """Prints a line for each use of the model.
+
+    Returns:
+        The exit code: 1 if the probabilities differ.
+
+    Raises:
+        UserError: the target is not a run, or an export fails.
+    """
     model_file = trained.find(flags.target)
     if model_file.dataset_dir is None:
-        raise UserError(f"{flags.target}: not a run directory")
+        raise UserError("not a run directory", path=flags.target)
     shards = ShardSet.open(model_file.dataset_dir, flags.split)
     import_tensorflow()
     from kimagenet.inference.exporters import use_cpu
@@ -54,16 +69,30 @@ def compare_uses(flags: argparse.Namespace) -> int:
         difference = float(np.abs(found - expected).max())
         others = int((top5(found) != top5(expected)).any(axis=1).sum())
         print(
-            f"{name:20} {len(found)} images: probabilities differ by up to {difference:.1e}, top-5 of {others} images"
+            f"{name:20} {len(found)} images: largest difference of a probability {difference:.1e}, "
+            f"different top-5 for {others} images"
         )
-        is_same = is_same and difference <= LARGEST_DIFFERENCE and not others
+        is_same = is_same and difference <= MAX_DIFFERENCE and not others
     return 0 if is_same else EXIT_FAILED
 
 
 def probabilities(
     flags: argparse.Namespace, model_file: trained.Trained, shards: ShardSet, jpegs: Sequence[bytes]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """float32 [N, classes] of every use, by its name."""
+    """Computes the probabilities of every use of the model.
+
+    Args:
+        flags: of the command line.
+        model_file: the model.
+        shards: the split.
+        jpegs: the encoded images.
+
+    Returns:
+        An iterator of (the name of the use, float32 [N, classes]).
+
+    Raises:
+        UserError: an export fails.
+    """
     from pipelines.images import ImageReader
 
     for loader in flags.loaders:
@@ -74,7 +103,7 @@ def probabilities(
             output = Path(folder) / name
             with contextlib.redirect_stdout(sys.stderr):
                 if export.main([str(flags.target), f"--output={output}", f"--format={name}"]):
-                    raise UserError(f"{flags.target}: no export to {name}")
+                    raise UserError(f"the export to {name} failed", path=flags.target)
             size = json.loads((output / "export.json").read_text())["image_size"]
             reader = ImageReader(BatchSpec(1, size), AugmentSpec.evaluation(model_file.crop_ratio))
             images = np.stack([reader.pixels(jpeg) for jpeg in jpegs])
@@ -82,7 +111,7 @@ def probabilities(
 
 
 def by_evaluation(loader: str, model_file: trained.Trained, shards: ShardSet, count: int) -> np.ndarray:
-    """As `kimagenet.evaluate` runs the model, with the probabilities of all classes."""
+    """Runs the model as `kimagenet.evaluate` does; returns all probabilities, float32 [count, classes]."""
     import tensorflow as tf
 
     from kimagenet.inference.outputs import make_output_step
@@ -106,7 +135,7 @@ def by_evaluation(loader: str, model_file: trained.Trained, shards: ShardSet, co
 
 
 def by_predict(target: Path, folder: Path, jpegs: Sequence[bytes], num_classes: int) -> np.ndarray:
-    """As `kimagenet.predict` prints it for files."""
+    """Runs `kimagenet.predict` on files; returns the printed probabilities, [N, classes]."""
     files = folder / "files"
     files.mkdir()
     for number, jpeg in enumerate(jpegs):
@@ -121,6 +150,7 @@ def by_predict(target: Path, folder: Path, jpegs: Sequence[bytes], num_classes: 
 
 
 def by_savedmodel(folder: Path, jpegs: Sequence[bytes], images: np.ndarray) -> np.ndarray:
+    """Runs an exported SavedModel on the encoded images."""
     import tensorflow as tf
 
     serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
@@ -128,12 +158,14 @@ def by_savedmodel(folder: Path, jpegs: Sequence[bytes], images: np.ndarray) -> n
 
 
 def by_onnx(folder: Path, jpegs: Sequence[bytes], images: np.ndarray) -> np.ndarray:
+    """Runs an exported ONNX model on uint8 images [N, S, S, 3]."""
     import onnxruntime
 
     return onnxruntime.InferenceSession(str(folder / "model.onnx")).run(None, {"images": images})[0]
 
 
 def by_tflite(folder: Path, jpegs: Sequence[bytes], images: np.ndarray) -> np.ndarray:
+    """Runs an exported LiteRT model on uint8 images [N, S, S, 3]."""
     import tensorflow as tf
 
     with warnings.catch_warnings():
@@ -146,14 +178,19 @@ READ = {"savedmodel": by_savedmodel, "onnx": by_onnx, "tflite": by_tflite}
 
 
 def in_label_order(classes: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Rows sorted by probability [N, classes] as rows in label order."""
+    """Reorders probabilities by label.
+
+    Args:
+        classes: int [N, classes], the labels in the order of `values`.
+        values: [N, classes], probabilities in any order.
+    """
     ordered = np.empty_like(values)
     np.put_along_axis(ordered, classes, values, axis=1)
     return ordered
 
 
 def top5(values: np.ndarray) -> np.ndarray:
-    """int [N, 5]: the most probable classes in order."""
+    """The five most probable classes in order, int [N, 5], of probabilities [N, classes]."""
     return np.argsort(-values, axis=1, kind="stable")[:, :5]
 
 

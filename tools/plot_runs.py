@@ -1,6 +1,7 @@
-"""Draws the curves of runs, from their log.jsonl: validation top-1 above, training loss below. Needs matplotlib.
+"""Draws validation top-1 and training loss of runs from their log.jsonl. Needs matplotlib.
 
-Runs of the same name, say of several seeds, make one curve: their mean, in a band from the least to the greatest.
+Runs with the same name, for example with different seeds, make one curve: their mean, with a band from minimum to
+maximum.
 """
 
 import argparse
@@ -20,18 +21,20 @@ from kimagenet.runs.directory import RunDirectory
 from pipelines import UserError
 from pipelines.system.files import atomic_writer
 
-# Okabe and Ito's colours, which the colour-blind tell apart; the dashes do as well.
+# Okabe and Ito's colours, which colour-blind people can distinguish; each curve also has different dashes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", "-.", ":")
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Of one or more runs, at the end of each epoch.
+    """The results of one or more runs at the end of each epoch.
 
     Attributes:
-        epochs: that the recipe plans. updates [points]: of the weights so far, the first run's.
-        top1, loss [runs, points]: validation top-1 and training loss.
+        epochs: the epochs of the recipe.
+        updates: float64 [points], updates of the weights so far, in the first run.
+        top1: float64 [runs, points], validation top-1, 0 to 1.
+        loss: float64 [runs, points], training loss.
     """
 
     epochs: int
@@ -41,11 +44,21 @@ class Curves:
 
     @classmethod
     def read(cls, name: str, directories: Sequence[RunDirectory]) -> "Curves":
-        """Raises `UserError` if one has no validation yet, or not as many epochs as the others."""
+        """Reads the logs of runs.
+
+        Args:
+            name: the name of the curve, for messages.
+            directories: the runs.
+
+        Raises:
+            UserError: a run has no validation yet, or the runs differ in the number of epochs.
+        """
         logs = [epochs_of(directory) for directory in directories]
         if len({len(log) for log in logs}) > 1:
             raise UserError(
-                f"the runs named {name} are not equally far: {', '.join(str(len(log)) for log in logs)} epochs"
+                f"the runs named {name} have different numbers of epochs: {', '.join(str(len(log)) for log in logs)}",
+                remedy="give them different names",
+                setting="names",
             )
         recipe = Recipe.load(directories[0].recipe)
         updates = np.array([epoch["global_step"] / recipe.iter_size for epoch in logs[0]])
@@ -53,7 +66,7 @@ class Curves:
         return cls(recipe.epochs, updates, top1, loss)
 
     def line(self, name: str) -> str:
-        """The last validation in words."""
+        """The last validation result as a line of text."""
         last = self.top1[:, -1]
         spread = f" ({last.min():.2%} to {last.max():.2%} in {len(last)} runs)" if len(last) > 1 else ""
         done = f"{len(self.updates)} of {self.epochs} epochs"
@@ -64,18 +77,24 @@ def make_parser() -> Parser:
     """The flags."""
     parser = Parser("python -m tools.plot_runs", "RUN… --output PNG [--names NAME…]", __doc__ or "")
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run directories")
-    parser.add_argument("--output", metavar="PNG", type=Path, required=True, help="picture to write")
-    parser.add_argument("--names", metavar="NAME", nargs="+", help="one for each run; default: the folders' names")
-    parser.add_argument("--updates", action="store_true", help="over updates of the weights, not over epochs")
-    parser.add_argument("--title", metavar="TEXT", default="", help="above the picture")
+    parser.add_argument("--output", metavar="PNG", type=Path, required=True, help="PNG file to write")
+    parser.add_argument("--names", metavar="NAME", nargs="+", help="a name for each run (default: the folders' names)")
+    parser.add_argument("--updates", action="store_true", help="draw over updates of the weights instead of epochs")
+    parser.add_argument("--title", metavar="TEXT", default="", help="title of the picture")
     return parser
 
 
 def plot_runs(flags: argparse.Namespace) -> None:
-    """Draws the picture and prints the last validation top-1 of each name."""
+    """Draws the picture and prints the last validation top-1 of each name.
+
+    Raises:
+        UserError: a run cannot be drawn, or matplotlib is not installed.
+    """
     names = flags.names or [path.name for path in flags.runs]
     if len(names) != len(flags.runs):
-        raise UserError(f"{len(names)} --names for {len(flags.runs)} runs")
+        raise UserError(
+            f"{len(names)} names for {len(flags.runs)} runs", remedy="give one name for each run", setting="names"
+        )
     groups: dict[str, list[RunDirectory]] = {}
     for name, path in zip(names, flags.runs, strict=True):
         groups.setdefault(name, []).append(RunDirectory.existing(path))
@@ -89,21 +108,45 @@ def plot_runs(flags: argparse.Namespace) -> None:
 
 
 def epochs_of(directory: RunDirectory) -> list[dict[str, Any]]:
-    """The log's epoch lines; raises `UserError` if there is none with a validation."""
+    """Reads the epochs of a run from its log.
+
+    Args:
+        directory: the run.
+
+    Returns:
+        The log's epoch lines that have a validation.
+
+    Raises:
+        UserError: the log cannot be understood, or has no epoch with a validation.
+    """
     try:
         lines = [json.loads(line) for line in directory.log.read_text(encoding="utf-8").splitlines()]
         epochs = [line for line in lines if line["event"] == "epoch" and "val_top1" in line]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise UserError(f"{directory.log}: not the log of a run") from None
+        raise UserError("not the log of a run", path=directory.log) from None
     if not epochs:
-        raise UserError(f"{directory.log}: no epoch with a validation yet")
+        raise UserError("no epoch with a validation yet", path=directory.log)
     return epochs
 
 
 def draw(curves: dict[str, Curves], title: str = "", by_updates: bool = False) -> Any:
-    """The figure: a curve for each name in both fields."""
-    from matplotlib.figure import Figure
+    """Draws a curve of top-1 and one of the loss for each name.
 
+    Args:
+        curves: by name.
+        title: the title of the figure.
+        by_updates: whether the x axis shows updates of the weights instead of epochs.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("drawing needs the package matplotlib", remedy="`pip install matplotlib`") from None
     figure = Figure(figsize=(7, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     for number, (name, curve) in enumerate(curves.items()):
@@ -114,8 +157,8 @@ def draw(curves: dict[str, Curves], title: str = "", by_updates: bool = False) -
             if len(values) > 1:
                 axes.fill_between(at, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
     above.set(ylabel="validation top-1, %", title=title)
-    below.set(ylabel="training loss (with what the recipe adds)", xlabel="updates" if by_updates else "epoch")
-    above.legend()
+    below.set(ylabel="training loss (with regularization)", xlabel="updates of the weights" if by_updates else "epoch")
+    figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(curves)))
     for axes in (above, below):
         axes.grid(alpha=0.3)
     return figure

@@ -1,8 +1,8 @@
-"""Shows which room of the code imports which, and what breaks the order: python -m tools.structure
+"""Shows which part of the code imports which, and what is too long: python -m tools.structure
 
-A room is a package, or a file at the top of one. Imports are read from the text, not run; those for type checkers
-count as well. An arrow that points to a later room is upward. A circle is a pair of files that import each other,
-directly or through others.
+A room is a package, or a file at the top of one. Imports are read from the source text; nothing is run. Imports for
+type checkers count too. An arrow is an import from one room into another. An upward arrow imports a later room. A
+circle is a pair of files that import each other, directly or through other files.
 """
 
 import argparse
@@ -17,6 +17,9 @@ from kimagenet import cli
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pipelines", "kimagenet", "tools", "bench")
+MEASURED = (*PACKAGES, "tests")  # the folders whose files and functions are measured
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
 
 # From the lowest to the highest: a room imports only rooms before it, and its own files.
 ROOMS = (
@@ -24,6 +27,7 @@ ROOMS = (
     "pipelines.system",
     "pipelines.shards",
     "pipelines.uniform",
+    "pipelines.operation",
     "pipelines.augment",
     "pipelines.plan",
     "pipelines.loader",
@@ -59,22 +63,50 @@ ROOMS = (
     "bench",
 )
 
-DESCRIPTION = """Prints the rooms of the code from the lowest to the highest, with what each imports, and counts rooms,
-arrows between them, arrows that point upward, and circles. The exit code is 1 if there is an upward arrow or a circle.
+DESCRIPTION = f"""Prints the rooms of the code from the lowest to the highest, and what each imports. Then it prints
+every upward import, every circle, every file over {MAX_FILE_LINES} lines and every function over {MAX_FUNCTION_LINES}
+lines. The exit code is 1 if there are any.
 """
 
 
 class Import(NamedTuple):
-    """What one file imports: a module; `late` if a function does it when it is called; `typing` if for types only."""
+    """One import of a file.
+
+    Attributes:
+        module: the dotted name of the imported module.
+        late: whether the import is inside a function, so that it runs when the function is called.
+        typing: whether the import is for type checkers only.
+    """
 
     module: str
     late: bool
     typing: bool
 
 
+class TooLong(NamedTuple):
+    """A file or a function that is too long.
+
+    Attributes:
+        place: `path`, or `path:line name` of a function.
+        lines: its length; of a function without its decorators, so that a table of test parameters does not count.
+        limit: the largest length that is allowed.
+    """
+
+    place: str
+    lines: int
+    limit: int
+
+
 @cache
 def files(root: Path = ROOT) -> dict[str, Path]:
-    """Every module of the project by its dotted name, and its file."""
+    """Finds every module of the packages.
+
+    Args:
+        root: the checkout.
+
+    Returns:
+        The file of each module by its dotted name.
+    """
     return {
         ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
         for package in PACKAGES
@@ -84,7 +116,18 @@ def files(root: Path = ROOT) -> dict[str, Path]:
 
 @cache
 def imports_of(name: str, root: Path = ROOT) -> tuple[Import, ...]:
-    """All imports of a module; of `from package import module` the module."""
+    """Reads the imports of a module; `from package import module` imports the module.
+
+    Args:
+        name: the dotted name of the module.
+        root: the checkout.
+
+    Returns:
+        The imports in the order of the text.
+
+    Raises:
+        ValueError: an import is relative.
+    """
     tree = ast.parse(files(root)[name].read_text(encoding="utf-8"))
     return tuple(_imports(tree, files(root), late=False, typing=False))
 
@@ -105,16 +148,23 @@ def _imports(node: ast.AST, known: dict[str, Path], late: bool, typing: bool) ->
 
 
 def room_of(module: str) -> str:
-    """The room that a module is in: the longest name of `ROOMS` that it begins with."""
+    """The room of a module: the longest name in `ROOMS` that its dotted name begins with."""
     fitting = [room for room in ROOMS if module == room or module.startswith(f"{room}.")]
     return max(fitting, key=len)
 
 
 def arrows(root: Path = ROOT) -> dict[tuple[str, str], list[str]]:
-    """(room, room it imports) → the imports, as "module → module". The packages' own `__init__` files lead nowhere."""
+    """Collects the imports between rooms. The packages' own `__init__` files are left out: they import on first use.
+
+    Args:
+        root: the checkout.
+
+    Returns:
+        The imports as "module → module", by (room, imported room).
+    """
     found: dict[tuple[str, str], list[str]] = {}
     for name in files(root):
-        if name in PACKAGES:  # its names are imported on first use
+        if name in PACKAGES:
             continue
         for module, _, _ in imports_of(name, root):
             if module.split(".")[0] in PACKAGES and (ends := (room_of(name), room_of(module)))[0] != ends[1]:
@@ -123,7 +173,7 @@ def arrows(root: Path = ROOT) -> dict[tuple[str, str], list[str]]:
 
 
 def upward(root: Path = ROOT) -> list[str]:
-    """The imports that point to a later room."""
+    """The imports of a later room, as "module → module"."""
     place = {room: number for number, room in enumerate(ROOMS)}
     return [
         text for (low, high), texts in arrows(root).items() if place[low] < place[high] for text in dict.fromkeys(texts)
@@ -131,13 +181,16 @@ def upward(root: Path = ROOT) -> list[str]:
 
 
 def reached(name: str, *, late: bool, typing: bool = False, root: Path = ROOT) -> dict[str, str]:
-    """Every module that importing `name` imports, and which one imports it.
+    """Finds every module that is imported when `name` is imported.
 
     Args:
-        name: a module.
+        name: the dotted name of a module.
         late: whether imports inside functions count.
         typing: whether imports for type checkers count.
         root: the checkout.
+
+    Returns:
+        The module that imports it, by module; "" for `name`.
     """
     known, found, waiting = files(root), {name: ""}, [name]
     while waiting:
@@ -155,10 +208,32 @@ def reached(name: str, *, late: bool, typing: bool = False, root: Path = ROOT) -
 
 
 def circles(root: Path = ROOT) -> set[frozenset[str]]:
-    """Pairs of files that reach each other by whatever imports, those for types included."""
+    """The pairs of modules that import each other, directly or through others; imports for types count."""
     known = [name for name in files(root) if name not in PACKAGES]
     reach = {name: set(reached(name, late=True, typing=True, root=root)) for name in known}
     return {frozenset((a, b)) for a in known for b in reach[a] if a != b and b in reach and a in reach[b]}
+
+
+def too_long(root: Path = ROOT) -> list[TooLong]:
+    """Finds the Python files and functions that are too long, those of the tests included.
+
+    Args:
+        root: the checkout.
+
+    Returns:
+        Each file and function over its limit, in the order of the paths.
+    """
+    found: list[TooLong] = []
+    for path in (path for folder in MEASURED for path in sorted((root / folder).rglob("*.py"))):
+        text, place = path.read_text(encoding="utf-8"), path.relative_to(root).as_posix()
+        if (lines := len(text.splitlines())) > MAX_FILE_LINES:
+            found.append(TooLong(place, lines, MAX_FILE_LINES))
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > MAX_FUNCTION_LINES:
+                    found.append(TooLong(f"{place}:{node.lineno} {node.name}", lines, MAX_FUNCTION_LINES))
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -167,18 +242,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show(_: argparse.Namespace) -> int:
-    """Prints the rooms and the counts; returns the exit code."""
+    """Prints the rooms, the counts and what is wrong; returns the exit code."""
     found = arrows()
     occupied = {room_of(name) for name in files()}
     for room in (room for room in ROOMS if room in occupied):
         members = sum(room_of(name) == room for name in files())
         targets = [high for low, high in found if low == room]
         print(f"{room:22} {members:3} files  imports {', '.join(sorted(targets, key=ROOMS.index)) or 'nothing'}")
-    wrong, pairs = upward(), circles()
-    print(f"rooms {len(occupied)}, arrows {len(found)}, upward {len(wrong)}, circles {len(pairs)}")
-    for line in (*wrong, *(" ↔ ".join(sorted(pair)) for pair in pairs)):
-        print(line)
-    return cli.EXIT_FAILED if wrong or pairs else 0
+    wrong, pairs, long = upward(), circles(), too_long()
+    print(
+        f"rooms {len(occupied)}, arrows {len(found)}, upward {len(wrong)}, circles {len(pairs)}, too long {len(long)}"
+    )
+    for line in wrong:
+        print(f"upward: {line}")
+    for pair in sorted(map(sorted, pairs)):
+        print(f"circle: {' ↔ '.join(pair)}")
+    for each in long:
+        print(f"too long: {each.place}, {each.lines} lines (at most {each.limit})")
+    return cli.EXIT_FAILED if wrong or pairs or long else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Trains every model for a few steps with each loader, saves it, and opens the file in a process without kimagenet."""
+"""Trains every model for a few steps with each loader, and opens its file in a process without kimagenet."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ from kimagenet.json_output import check_writable
 from pipelines import AugmentSpec, BatchSpec, ShardSet
 from pipelines.system.files import write_atomic
 
-LARGEST_DIFFERENCE = 1e-6
+MAX_DIFFERENCE = 1e-6  # of a probability
 
 OPEN = """
 import pathlib, sys
@@ -38,18 +38,18 @@ def make_parser() -> Parser:
     parser = Parser("python -m tools.try_models", "DIR --output FILE.md [flags]", __doc__ or "")
     add = parser.add_argument
     add("directory", metavar="DIR", type=Path, help="folder of shards")
-    add("--output", metavar="FILE.md", type=Path, required=True, help="the table, in Markdown")
-    add("--models", nargs="+", metavar="NAME", default=list(models.names()), help="default: all")
-    add("--loaders", nargs="+", metavar="NAME", default=["dali", "tfdata"], help="default: dali tfdata")
-    add("--image-size", metavar="PIXELS", type=positive_int, default=96, help="default: 96")
-    add("--batch-size", metavar="N", type=positive_int, default=16, help="default: 16")
-    add("--batches", metavar="N", type=positive_int, default=4, help="batches of one pass (default: 4)")
-    add("--passes", metavar="N", type=positive_int, default=4, help="times the batches are trained on (default: 4)")
+    add("--output", metavar="FILE.md", type=Path, required=True, help="Markdown file for the table")
+    add("--models", nargs="+", metavar="NAME", default=list(models.names()), help="(default: all)")
+    add("--loaders", nargs="+", metavar="NAME", default=["dali", "tfdata"], help="(default: dali, tfdata)")
+    add("--image-size", metavar="PIXELS", type=positive_int, default=96, help="of a side (default: 96)")
+    add("--batch-size", metavar="N", type=positive_int, default=16, help="images (default: 16)")
+    add("--batches", metavar="N", type=positive_int, default=4, help="batches in a pass (default: 4)")
+    add("--passes", metavar="N", type=positive_int, default=4, help="passes over the batches (default: 4)")
     return parser
 
 
 def try_models(flags: argparse.Namespace) -> None:
-    """Prints and writes the table; fails if a loss does not fall or a file's predictions are others."""
+    """Prints and writes the table; exits with an error if a loss does not fall or a file gives other predictions."""
     check_writable(flags.output)
     shards = ShardSet.open(flags.directory, "train")
     import_tensorflow()
@@ -87,13 +87,13 @@ def try_models(flags: argparse.Namespace) -> None:
     write_atomic(flags.output, _page(columns, rows, flags, shards).encode())
     print(table(columns, rows))
     idle = [name for name in flags.models if not all(passes[-1] < passes[0] for passes in losses[name])]
-    others = [name for name in flags.models if not differences[name] <= LARGEST_DIFFERENCE]
+    others = [name for name in flags.models if not differences[name] <= MAX_DIFFERENCE]
     if idle or others:
         sys.exit(f"loss does not fall: {idle or 'none'}; predictions differ: {others or 'none'}")
 
 
 def _train(name: str, feeds: Sequence[Any], flags: argparse.Namespace, folder: Path) -> list[list[float]]:
-    """The mean loss of each pass, for each feed from the same start; leaves the last one's model in `folder`."""
+    """Trains a model on each feed from the same start, saves the last one, returns the mean loss of [feed][pass]."""
     import keras
     import tensorflow as tf
 
@@ -129,7 +129,7 @@ def _train(name: str, feeds: Sequence[Any], flags: argparse.Namespace, folder: P
 
 
 def _open_again(paths: Sequence[Path]) -> dict[str, float]:
-    """The largest difference of any probability, for each file, found by another process."""
+    """Opens the files in another process; returns the largest difference of a probability for each."""
     done = subprocess.run([sys.executable, "-c", OPEN, *map(str, paths)], cwd=paths[0].parent, capture_output=True)
     if done.returncode:
         sys.exit(done.stderr.decode())
@@ -151,8 +151,8 @@ def _page(columns: Sequence[str], rows: Sequence[Sequence[str]], flags: argparse
 
 {len(shards.usable):,} training images of {shards.num_classes} classes, {flags.image_size} pixels, augmentation full,
 Adam at 1e-3: {flags.passes} passes over the same {images} images, batches of {flags.batch_size}. The loss is the mean
-cross-entropy of a pass; the loaders start from the same weights. Last, a process that never imports kimagenet opens the
-saved file: the largest difference of any probability of the last batch (allowed: {LARGEST_DIFFERENCE:g}).
+cross-entropy of a pass; every loader starts with the same weights. "file against model" is the largest difference of a
+probability in the last batch (at most {MAX_DIFFERENCE:g}) when a process without kimagenet opens the saved file.
 
 {cells}
 """

@@ -1,13 +1,17 @@
-"""How do the loaders that people use compare? The same shards, batch, threads and output, beside the limit and ours.
+"""How do other common loaders compare? All read the same shards with the same batch size and threads.
 
-A peer is one file here: `TITLE` for charts; `AUGMENTS`, the augmentations it can do; `unavailable()`, why it cannot run
-here, or None; `batches(task)`, endless (images float32 [B, S, S, 3] in [-1, 1], labels int32 [B] from 0).
+A peer is one file in this folder with:
+    TITLE: its name in charts.
+    AUGMENTS: the augmentations that it supports.
+    unavailable(): why it cannot run on this machine, or None.
+    batches(task): an endless iterator of (images float32 [B, S, S, 3] in [-1, 1], labels int32 [B] from 0).
 """
 
 import importlib
 import pkgutil
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +19,7 @@ from bench import decode
 from bench.measurement import Measurement
 from bench.settings import Settings
 from bench.timing import Candidate, rates, ratios, run_interleaved
+from pipelines.shards.records import ENCODED, LABEL
 from pipelines.shards.shard_set import ShardSet
 
 ORIGINAL = "keras_imagenet"
@@ -22,7 +27,15 @@ ORIGINAL = "keras_imagenet"
 
 @dataclass(frozen=True)
 class Task:
-    """What a peer is to do. `augment` is "full" or "standard", `workers` its threads or processes."""
+    """What a peer has to do.
+
+    Attributes:
+        shards: the data set.
+        augment: "full" or "standard".
+        batch_size: images in a batch.
+        image_size: pixels of a side.
+        workers: threads or processes.
+    """
 
     shards: ShardSet
     augment: str
@@ -32,30 +45,52 @@ class Task:
 
     @property
     def files(self) -> list[str]:
-        """The shards' paths."""
+        """The paths of the shards."""
         return [str(path) for path in self.shards.paths]
 
 
-# Buffers of tf.data's own choosing would be filled between turns, and the turn would begin with work done before it.
+# tf.data's own choice would be longer; batches prepared between turns would then count as work of the next turn.
 PREFETCH = 2
 
 
 def names() -> tuple[str, ...]:
-    """All peers, those included that cannot run here."""
+    """The names of all peers, including those that cannot run on this machine."""
     return tuple(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def peer(name: str) -> ModuleType:
-    """The file of a peer."""
+    """The module of a peer."""
     return importlib.import_module(f"{__name__}.{name}")
 
 
+def missing(*packages: str) -> list[str]:
+    """Those of the packages (by the name to import) that are not installed."""
+    return [package for package in packages if find_spec(package) is None]
+
+
+def parse_example(serialized: Any, label_base: int) -> tuple[Any, Any]:
+    """Parses a record in TensorFlow's graph.
+
+    Args:
+        serialized: the bytes of a `tf.train.Example`, a string tensor.
+        label_base: the number of the first class in the shards.
+
+    Returns:
+        The encoded image (string) and its label counted from 0 (int32).
+    """
+    import tensorflow as tf
+
+    features = {ENCODED: tf.io.FixedLenFeature([], tf.string), LABEL: tf.io.FixedLenFeature([], tf.int64)}
+    parsed = tf.io.parse_single_example(serialized, features)
+    return parsed[ENCODED], tf.cast(parsed[LABEL], tf.int32) - label_base
+
+
 def measure(settings: Settings) -> Iterator[Measurement]:
-    """One group for each augmentation: the limit, our loaders and every peer that can do it, in turns."""
+    """For each augmentation, measures in turns the decode limit, our loaders and every peer that supports it."""
     runnable = []
     for name in names():
         if problem := peer(name).unavailable():
-            print(f"peers: {name} is left out: {problem}")
+            print(f"peer {name} is skipped: {problem}")
         else:
             runnable.append(name)
     for augment in settings.augments:
@@ -72,7 +107,7 @@ def measure(settings: Settings) -> Iterator[Measurement]:
 
 
 def candidate(name: str, settings: Settings, augment: str) -> Candidate:
-    """A peer as something to be timed."""
+    """A peer as a candidate for the timer."""
     task = Task(settings.shards, augment, settings.batch_size, settings.image_size, settings.workers)
 
     def stream() -> Generator[int, None, None]:

@@ -1,37 +1,32 @@
-"""The project that this one rewrites: its tf.data graph, with an angle for each image, which it meant to have.
+"""The tf.data graph of keras_imagenet, the project that kimagenet rewrites. It is written from a description.
 
-decode → [0, 1] → rotate the whole image → crop → resize → flip → brightness, saturation → [-1, 1]. Written from its
-description. TensorFlow Addons, which rotated, is no more: the same operation is called here directly.
+decode → [0, 1] → rotate the whole image → crop → resize → flip → brightness, saturation → [-1, 1]. Each image has a
+different angle, as the original intended. TensorFlow Addons, which the original used to rotate, is discontinued; the
+graph calls the same TensorFlow operation.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipelines.shards.records import ENCODED, LABEL
-
-if TYPE_CHECKING:
-    from bench.peers import Task
+from bench.peers import PREFETCH, Task, parse_example
 
 TITLE = "keras_imagenet, the original"
 AUGMENTS = ("full",)
 
 
 def unavailable() -> str | None:
-    """It needs TensorFlow only."""
+    """Always None: it needs only TensorFlow."""
     return None
 
 
-def batches(task: "Task") -> Iterator[Any]:
-    """Files interleaved, records shuffled in a buffer, parsed in parallel."""
+def batches(task: Task) -> Iterator[Any]:
+    """Batches from interleaved files; records are shuffled in a buffer and parsed in parallel."""
     import tensorflow as tf
 
-    from bench.peers import PREFETCH
-
-    def parse(serialized):
-        features = {ENCODED: tf.io.FixedLenFeature([], tf.string), LABEL: tf.io.FixedLenFeature([], tf.int64)}
-        parsed = tf.io.parse_single_example(serialized, features)
-        image = tf.image.convert_image_dtype(tf.io.decode_jpeg(parsed[ENCODED], channels=3), tf.float32)
-        return _augment(image, task.image_size), tf.cast(parsed[LABEL], tf.int32) - task.shards.label_base
+    def parse(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        encoded, label = parse_example(serialized, task.shards.label_base)
+        image = tf.image.convert_image_dtype(tf.io.decode_jpeg(encoded, channels=3), tf.float32)
+        return _augment(image, task.image_size), label
 
     files = tf.data.Dataset.from_tensor_slices(task.files).shuffle(len(task.files)).repeat()
     dataset = files.interleave(tf.data.TFRecordDataset, cycle_length=task.workers, num_parallel_calls=task.workers)
@@ -39,11 +34,11 @@ def batches(task: "Task") -> Iterator[Any]:
     return iter(dataset.batch(task.batch_size, drop_remainder=True).prefetch(PREFETCH))
 
 
-def _augment(image, size: int):
+def _augment(image: Any, size: int) -> Any:
     import tensorflow as tf
 
     turned = tf.cast(tf.random.uniform([]) < 0.75, tf.float32)
-    # The rotation stands in its graph whatever the angle is, 0 included.
+    # The original rotates every image, also by 0°.
     image = rotate(image, turned * tf.random.uniform([], -15.0, 15.0) * 0.017453292)
     begin, extent, _ = tf.image.sample_distorted_bounding_box(
         tf.shape(image),
@@ -61,8 +56,8 @@ def _augment(image, size: int):
     return tf.clip_by_value(image, 0.0, 1.0) * 2 - 1
 
 
-def rotate(image, angle):
-    """Bilinear, about the centre, on the image's own canvas."""
+def rotate(image: Any, angle: Any) -> Any:
+    """Rotates a float32 [H, W, 3] image about its centre by `angle` radians, bilinear; the size stays the same."""
     import tensorflow as tf
 
     height, width = (tf.cast(tf.shape(image)[axis], tf.float32) - 1 for axis in (0, 1))

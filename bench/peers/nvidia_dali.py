@@ -1,34 +1,33 @@
 """A DALI graph in the style of NVIDIA's ResNet-50 examples: random-crop decode, resize, crop_mirror_normalize.
 
-"full" adds rotate and color_twist. On the CPU, through the TF plugin, as a TensorFlow user runs it.
+"full" adds rotate and color_twist. It runs on the CPU through DALI's TensorFlow plugin.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bench.peers import Task
 from pipelines.shards.records import ENCODED, LABEL
-
-if TYPE_CHECKING:
-    from bench.peers import Task
 
 TITLE = "DALI as NVIDIA's examples"
 AUGMENTS = ("full", "standard")
 
 
 def unavailable() -> str | None:
-    """Why DALI cannot be used here; our own loader has asked the same."""
+    """Why DALI cannot be used on this machine, or None."""
     from pipelines.loaders import dali
 
-    return dali.unavailable("cpu")
+    problem = dali.unavailable("cpu")
+    return None if problem is None else str(problem)
 
 
-def batches(task: "Task") -> Iterator[Any]:
-    """Shuffled by DALI's reader."""
+def batches(task: Task) -> Iterator[Any]:
+    """Batches in the order of DALI's shuffling reader."""
     import tensorflow as tf
     from nvidia.dali.plugin import tf as dali_tf
 
     pipeline = _graph(task)
-    pipeline.build()  # an error here is an exception; inside DALIDataset it would abort the process
+    pipeline.build()  # raises an exception; an error in DALIDataset would abort the process
     size, count = task.image_size, task.batch_size
     with tf.device("/cpu:0"):
         dataset = dali_tf.DALIDataset(
@@ -42,7 +41,7 @@ def batches(task: "Task") -> Iterator[Any]:
     return iter(dataset)
 
 
-def _graph(task: "Task") -> Any:
+def _graph(task: Task) -> Any:
     from nvidia.dali import fn, pipeline_def, tfrecord, types
 
     full, size = task.augment == "full", task.image_size
@@ -50,7 +49,7 @@ def _graph(task: "Task") -> Any:
     @pipeline_def(
         batch_size=task.batch_size, num_threads=task.workers, device_id=None, seed=1, enable_conditionals=True
     )
-    def graph():
+    def graph() -> Any:
         record = fn.readers.tfrecord(
             path=task.files,
             index_path=[f"{path}.idx" for path in task.files],

@@ -1,36 +1,31 @@
-"""What hand-written code reaches: Python threads, simplejpeg's full decode, one OpenCV warp, one OpenCV colour matrix.
+"""A hand-written loader: Python threads, simplejpeg's full decode, one OpenCV warp, one OpenCV colour matrix.
 
-It carries out our own plan, so it does exactly what our loaders do.
+It executes our plan, so it makes the same batches as our loaders.
 """
 
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from bench.peers import Task, missing
 from bench.reading import read_image
 from pipelines import BatchSpec, EpochPlan
-
-if TYPE_CHECKING:
-    from bench.peers import Task
 
 TITLE = "hand-written OpenCV threads"
 AUGMENTS = ("full", "standard")
 
 
 def unavailable() -> str | None:
-    """OpenCV is no dependency of ours."""
-    missing = [package for package in ("cv2", "simplejpeg") if find_spec(package) is None]
-    return (
-        f"{' and '.join(missing)} not installed (`pip install opencv-python-headless simplejpeg`)" if missing else None
-    )
+    """Which of its packages is missing, or None."""
+    absent = missing("cv2", "simplejpeg")
+    return f"{' and '.join(absent)} not installed (`pip install opencv-python-headless simplejpeg`)" if absent else None
 
 
-def batches(task: "Task") -> Iterator[Any]:
-    """One task an image; two batches are in work at any time."""
+def batches(task: Task) -> Iterator[Any]:
+    """Batches with a task for each image; up to three batches are in progress at a time."""
     import cv2
 
     from bench.settings import named_augment, stretched
@@ -56,7 +51,7 @@ def batches(task: "Task") -> Iterator[Any]:
 class _Work:
     def __init__(self, plan: EpochPlan) -> None:
         self.shards, self.size, self.records, draws = plan.shards, plan.image_size, plan.records, plan.draws
-        # OpenCV's pixels have integer centres, the plan's begin at corners.
+        # Pixel centres are integers for OpenCV; in the plan the corners are.
         self.affine = draws.affine.copy()
         self.affine[:, :, 2] += draws.affine[:, :, :2].sum(axis=2) / 2 - 0.5
         self.colour = draws.colour.astype(np.float32)

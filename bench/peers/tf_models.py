@@ -1,40 +1,34 @@
-"""A tf.data graph as TensorFlow's model garden writes it: decode the crop only, resize, flip.
+"""A tf.data graph in the style of TensorFlow's model garden: decode only the crop, resize, flip.
 
-"full" adds rotation of the resized image, as a user of tf.data would, then brightness and saturation.
+"full" rotates the resized image, as a user of tf.data would, then changes brightness and saturation.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipelines.shards.records import ENCODED, LABEL
-
-if TYPE_CHECKING:
-    from bench.peers import Task
+from bench.peers import PREFETCH, Task, parse_example
 
 TITLE = "tf.data as tf-models writes it"
 AUGMENTS = ("full", "standard")
 
 
 def unavailable() -> str | None:
-    """It needs TensorFlow only."""
+    """Always None: it needs only TensorFlow."""
     return None
 
 
-def batches(task: "Task") -> Iterator[Any]:
-    """Parallel calls are left to tf.data's autotuning, its threads are `workers`."""
+def batches(task: Task) -> Iterator[Any]:
+    """Batches; tf.data chooses the parallel calls and has `workers` threads."""
     import tensorflow as tf
 
-    from bench.peers import PREFETCH
-
-    def parse(serialized):
-        features = {ENCODED: tf.io.FixedLenFeature([], tf.string), LABEL: tf.io.FixedLenFeature([], tf.int64)}
-        parsed = tf.io.parse_single_example(serialized, features)
-        image = _decode_crop(parsed[ENCODED], (0.6 if task.augment == "full" else 0.08, 1.0))
+    def parse(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        encoded, label = parse_example(serialized, task.shards.label_base)
+        image = _decode_crop(encoded, (0.6 if task.augment == "full" else 0.08, 1.0))
         image = tf.image.resize(image, [task.image_size] * 2, method="bilinear")
         image = tf.image.random_flip_left_right(tf.ensure_shape(image, [task.image_size, task.image_size, 3]))
         if task.augment == "full":
             image = _rotate_and_colour(image)
-        return (image - 127.5) / 127.5, tf.cast(parsed[LABEL], tf.int32) - task.shards.label_base
+        return (image - 127.5) / 127.5, label
 
     dataset = tf.data.Dataset.from_tensor_slices(task.files).shuffle(len(task.files)).repeat()
     dataset = dataset.interleave(tf.data.TFRecordDataset, cycle_length=10, num_parallel_calls=tf.data.AUTOTUNE)
@@ -46,7 +40,7 @@ def batches(task: "Task") -> Iterator[Any]:
     return iter(dataset.with_options(options))
 
 
-def _decode_crop(encoded, area_range: tuple[float, float]):
+def _decode_crop(encoded: Any, area_range: tuple[float, float]) -> Any:
     import tensorflow as tf
 
     begin, extent, _ = tf.image.sample_distorted_bounding_box(
@@ -61,7 +55,7 @@ def _decode_crop(encoded, area_range: tuple[float, float]):
     return tf.image.decode_and_crop_jpeg(encoded, tf.concat([begin[:2], extent[:2]], axis=0), channels=3)
 
 
-def _rotate_and_colour(image):
+def _rotate_and_colour(image: Any) -> Any:
     import tensorflow as tf
 
     from bench.peers.keras_imagenet import rotate

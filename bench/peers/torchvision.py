@@ -1,30 +1,27 @@
-"""torchvision's transforms on Pillow images in a DataLoader, as PyTorch's ImageNet example has them.
+"""torchvision's transforms on Pillow images in a DataLoader, as in PyTorch's ImageNet example.
 
-It reads the same shards through their index, one record at a time. Images come out as a [B, S, S, 3] view.
+It reads single records of the shards through their index. The images are a [B, S, S, 3] view.
 """
 
 import io
 from collections.abc import Iterator
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bench.peers import Task, missing
 from bench.reading import read_image
-
-if TYPE_CHECKING:
-    from bench.peers import Task
 
 TITLE = "torchvision DataLoader"
 AUGMENTS = ("full", "standard")
 
 
 def unavailable() -> str | None:
-    """It is no dependency of ours."""
-    missing = [package for package in ("torch", "torchvision") if find_spec(package) is None]
-    return f"{' and '.join(missing)} not installed (`pip install torch torchvision`)" if missing else None
+    """Which of its packages is missing, or None."""
+    absent = missing("torch", "torchvision")
+    return f"{' and '.join(absent)} not installed (`pip install torch torchvision`)" if absent else None
 
 
-def batches(task: "Task") -> Iterator[Any]:
-    """`workers` processes, started anew for each epoch of the loader unless they persist, as they do here."""
+def batches(task: Task) -> Iterator[Any]:
+    """Batches of a DataLoader with `workers` processes, which persist over its epochs."""
     from torch.utils.data import DataLoader
 
     loader = DataLoader(
@@ -34,7 +31,7 @@ def batches(task: "Task") -> Iterator[Any]:
         num_workers=task.workers,
         drop_last=True,
         persistent_workers=True,
-        multiprocessing_context="spawn",  # a fork would inherit TensorFlow's locks without its threads
+        multiprocessing_context="spawn",  # a forked process would inherit TensorFlow's locks without its threads
     )
     while True:
         for images, labels in loader:
@@ -42,9 +39,9 @@ def batches(task: "Task") -> Iterator[Any]:
 
 
 class RecordDataset:
-    """A map-style data set over the records, many times over, so that its epochs are long."""
+    """A map-style data set that repeats the records, so that its epochs are long."""
 
-    def __init__(self, task: "Task") -> None:
+    def __init__(self, task: Task) -> None:
         self.task = task
         self.copies = -(-64_000 // task.shards.num_records)
         self.transform: Any = None  # made in the worker
@@ -61,7 +58,7 @@ class RecordDataset:
         return self.transform(Image.open(io.BytesIO(encoded)).convert("RGB")), label
 
 
-def _transform(task: "Task") -> Any:
+def _transform(task: Task) -> Any:
     from torchvision import transforms
 
     full = task.augment == "full"

@@ -14,6 +14,7 @@ from kimagenet.diagnosis import trials
 from kimagenet.diagnosis.findings import Finding
 from pipelines import loaders
 from pipelines.errors import first_line
+from pipelines.loader import Unavailable
 from pipelines.loaders import dali
 from pipelines.loaders.dali import native
 
@@ -77,9 +78,8 @@ def dali_loads() -> Iterator[Finding]:
     import tensorflow as tf
 
     if problem := dali.unavailable("cpu"):
-        text, _, remedy = problem.removesuffix(")").rpartition(" (")
-        state = "note" if text.endswith("is not installed") else "wrong"
-        yield Finding("dali", state, f"{text}; reading goes through tf.data", remedy.removeprefix("build it anew: "))
+        state = "note" if problem.is_missing else "wrong"
+        yield Finding("dali", state, f"{problem.cause}; reading goes through tf.data", problem.remedy)
         return
     from nvidia.dali import __version__, backend
 
@@ -108,21 +108,21 @@ def dali_libraries(count: int, npp: int, cufft: int) -> Iterator[Finding]:
         yield Finding("dali gpu", "fine", "DALI finds NPP and cuFFT")
 
 
-def cpu_operator(problem: str | None) -> Finding:
+def cpu_operator(problem: Unavailable | None) -> Finding:
     """Whether our own operator does the warp on the CPU."""
     if problem is None:
         return Finding("operator", "fine", "our CPU operator for DALI is compiled and loaded")
-    text = f"DALI's own operators do the work of our CPU operator, slower, since {problem}"
-    return Finding("operator", "note", text, "install g++, or name a C++17 compiler in CXX")
+    text = f"DALI's own operators do the work of our CPU operator, slower, since {problem.cause}"
+    return Finding("operator", "note", text, problem.remedy)
 
 
 def auto() -> Iterator[Finding]:
     """Which loader `--loader auto` takes, and why."""
     device = loaders.resolve_device("auto")
-    chosen, reason = loaders.choose("auto", device, strict=False)
-    why = "DALI loads" if chosen == "dali" else str(reason).rpartition(" (")[0].partition("since ")[2]
-    place = f" on the {device}" if chosen == "dali" else ""
-    yield Finding("auto", "fine", f"--loader auto takes {chosen}{place}, since {why}")
+    choice = loaders.choose("auto", device, strict=False)
+    why = choice.problem.cause if choice.problem else "DALI loads"
+    place = "" if choice.is_fallback else f" on the {device}"
+    yield Finding("auto", "fine", f"--loader auto takes {choice.loader}{place}, since {why}")
 
 
 if __name__ == "__main__":

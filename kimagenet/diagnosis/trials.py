@@ -32,7 +32,7 @@ def readers(folder: Path, seconds: float) -> Iterator[Finding]:
     expected: np.ndarray | None = None
     device = loaders.resolve_device("auto")
     for name in sorted(set(loaders.names()) - {"synthetic"}, reverse=True):  # tfdata first: it is always there
-        if loaders.choose(name, device, strict=False)[0] != name:
+        if loaders.choose(name, device, strict=False).loader != name:
             continue  # said already
         try:
             with loaders.open_loader(name, shards, BATCH, AugmentSpec.train(), device=device) as loader:

@@ -1,16 +1,43 @@
-"""The loaders, found by looking into this folder: each file has `LOADER`, a class, and `unavailable(device)`."""
+"""The loaders: each file or package in this folder that has `LOADER`, a class, and `unavailable(device)`.
+
+`unavailable` returns an `Unavailable` if the loader cannot be used on a device ("cpu" or "gpu"), else None.
+"""
 
 import importlib
 import logging
 import pkgutil
+from dataclasses import dataclass
+from types import ModuleType
 
 from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
-from pipelines.loader import DEVICES, BatchSpec, Loader, LoaderOptions
+from pipelines.loader import DEVICES, BatchSpec, Loader, LoaderOptions, Unavailable
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.processes import cpu_count
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which loader is taken, and why.
+
+    Attributes:
+        wanted: the name that was asked for, "auto" included.
+        device: "cpu" or "gpu".
+        loader: the name of the loader that is taken.
+        problem: why the wanted loader ("auto" wants DALI) cannot be used; None if it can.
+    """
+
+    wanted: str
+    device: str
+    loader: str
+    problem: Unavailable | None = None
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether another loader replaces the wanted one."""
+        return self.problem is not None
 
 
 def names() -> tuple[str, ...]:
@@ -33,47 +60,71 @@ def open_loader(
     gpu: int = 0,
     strict: bool = False,
 ) -> Loader:
-    """Opens a loader by name; the same arguments give the same batches from every loader.
+    """Opens a loader by name. The same arguments give the same batches from every loader.
 
     Args:
-        name: one of `names()`, or "auto": DALI where it loads, else tf.data; the choice is logged.
-        batch: per rank. rank, world_size: which part of each global batch this loader reads.
-        workers: decoding threads; None: one for each core this process may use.
-        device: where DALI decodes: "cpu", "gpu", or "auto" for the GPU where TensorFlow sees one. gpu: which GPU.
-        strict: if DALI cannot be used, raise `UserError` instead of taking tf.data with a warning.
+        name: one of `names()`, or "auto": DALI if it can be used, else tf.data. The choice is logged.
+        shards: one split.
+        batch: the shape of this rank's batches.
+        augment: what is drawn for each record.
+        seed: of the order and the draws, from 0.
+        rank: which part of each global batch this loader reads, from 0.
+        world_size: the number of ranks.
+        workers: decoding threads; None means one for each core that this process may use.
+        prefetch: batches that are kept ready.
+        device: where DALI decodes: "cpu", "gpu", or "auto" for the GPU if TensorFlow sees one.
+        gpu: which GPU, if there are several.
+        strict: if the loader cannot be used, raise `UserError` instead of taking tf.data with a warning.
 
-    Raises `UserError` for a wrong name or value.
+    Returns:
+        The loader. It has to be closed, or used in a `with` block.
+
+    Raises:
+        UserError: a name or value is wrong.
     """
     if name not in (*names(), "auto"):
-        raise UserError(f"loader: {name!r} is not one of {', '.join((*names(), 'auto'))}")
+        raise UserError(f"loader: {name!r} is not one of {', '.join((*names(), 'auto'))}", setting="loader")
     if device not in DEVICES:
-        raise UserError(f"loader: device is one of {', '.join(DEVICES)}, not {device!r}")
+        raise UserError(f"loader: device must be one of {', '.join(DEVICES)}, not {device!r}", setting="device")
     device = resolve_device(device)
-    chosen, reason = choose(name, device, strict)
-    if reason:
-        _log.warning(reason)
+    choice = choose(name, device, strict)
+    if message := describe(choice):
+        _log.warning(message)
     options = LoaderOptions(workers or cpu_count(), prefetch, device, gpu)
-    loader_class = _module(chosen).LOADER
+    loader_class = _module(choice.loader).LOADER
     return loader_class(shards, batch, augment, seed, rank, world_size, options)
 
 
-def choose(name: str, device: str, strict: bool) -> tuple[str, str | None]:
-    """The loader to take on a device, "cpu" or "gpu", and what to tell the user about it; see `open_loader`."""
+def choose(name: str, device: str, strict: bool) -> Choice:
+    """Chooses a loader.
+
+    Args:
+        name: as in `open_loader`.
+        device: "cpu" or "gpu".
+        strict: as in `open_loader`.
+
+    Raises:
+        UserError: `strict`, and the loader cannot be used.
+    """
     wanted = "dali" if name == "auto" else name
-    problem = _module(wanted).unavailable(device)
-    if name == "auto":
-        if problem:
-            return "tfdata", f"loader auto: tfdata, since {problem}"
-        return "dali", f"loader auto: dali on the {device}"
+    problem: Unavailable | None = _module(wanted).unavailable(device)
     if problem is None:
-        return name, None
-    if strict:
-        raise UserError(f"loader {name}: {problem}")
-    return "tfdata", f"loader {name}: {problem}; reading through tf.data instead"
+        return Choice(name, device, wanted)
+    if strict and name != "auto":
+        raise UserError(f"loader {name}: {problem.cause}", remedy=problem.remedy)
+    return Choice(name, device, "tfdata", problem)
+
+
+def describe(choice: Choice) -> str:
+    """The choice in one line for the user; "" if the loader is the one that was asked for by name."""
+    if choice.wanted == "auto":
+        reason = f"{choice.loader}, because {choice.problem}" if choice.problem else f"dali on the {choice.device}"
+        return f"loader auto: {reason}"
+    return f"loader {choice.wanted}: {choice.problem}; reading with tf.data instead" if choice.problem else ""
 
 
 def resolve_device(device: str) -> str:
-    """ "auto" as "gpu" where TensorFlow sees one, else as "cpu"."""
+    """Returns "cpu" or "gpu"; "auto" is the GPU if TensorFlow sees one."""
     if device != "auto":
         return device
     import tensorflow as tf
@@ -81,5 +132,5 @@ def resolve_device(device: str) -> str:
     return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
 
 
-def _module(name: str):
+def _module(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")

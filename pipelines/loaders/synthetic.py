@@ -1,18 +1,18 @@
-"""The ceiling: one constant batch, over and over. What training reaches when data costs nothing."""
+"""One constant batch, repeated: the speed that training reaches if data costs nothing."""
 
 import numpy as np
 import tensorflow as tf
 
-from pipelines.loader import Loader
+from pipelines.loader import Loader, Unavailable
 
 
-def unavailable(device: str) -> str | None:
-    """Always there."""
+def unavailable(device: str) -> Unavailable | None:
+    """None: it needs nothing but TensorFlow."""
     return None
 
 
 class SyntheticLoader(Loader):
-    """Random pixels and labels, drawn once from the seed; as many steps as the real data set has."""
+    """Random pixels and labels, drawn once from the seed. An epoch has as many steps as the data set gives."""
 
     name = "synthetic"
 

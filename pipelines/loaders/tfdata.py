@@ -1,4 +1,4 @@
-"""The plan carried out by tf.data alone: where DALI is absent, and as a second opinion where it is not.
+"""Executes the plan with tf.data alone: without DALI, and to check DALI's batches.
 
 Reading order: range of steps → one batch of JPEGs and matrices per step → decode and warp each → batch → prefetch.
 """
@@ -14,15 +14,15 @@ from weakref import WeakValueDictionary
 import numpy as np
 import tensorflow as tf
 
-from pipelines.loader import BatchSpec, Loader
+from pipelines.loader import BatchSpec, Loader, Unavailable
 from pipelines.plan import EpochPlan
 from pipelines.tf_image import Work, render
 
-_EXIT_SECONDS = 10  # a read may take so long at the interpreter's end, where a disk does not answer
+_EXIT_SECONDS = 10  # how long the interpreter's end waits for a read, in case a disk does not answer
 
 
-def unavailable(device: str) -> str | None:
-    """Always there: TensorFlow is what the whole project stands on."""
+def unavailable(device: str) -> Unavailable | None:
+    """None: TensorFlow is always installed."""
     return None
 
 
@@ -34,23 +34,23 @@ class TfdataLoader(Loader):
     def epoch(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
         plan = self.plan(epoch, start_step)
         reader = _StepReader(plan, self.batch)
-        # NumPy's, since TensorFlow never forgets a Python number that it was given.
+        # NumPy numbers, because TensorFlow keeps every Python number that it gets.
         dataset = self._dataset(np.int64(reader.number), np.int64(plan.steps_per_epoch - start_step))
-        dataset._kimagenet_reader = reader  # the graph knows its number alone
+        dataset._kimagenet_reader = reader  # the graph has only its number
         return dataset
 
     @cached_property
     def _dataset(self) -> Callable[[np.int64, np.int64], tf.data.Dataset]:
-        """(a reader's number, its steps) → dataset. Traced once: each dataset made without it takes memory for good.
+        """(a reader's number, its steps) → dataset. Traced once: other datasets take memory that is never freed.
 
-        A concrete function, or TensorFlow would warn of several loaders that functions are traced too often.
+        A concrete function, because TensorFlow would warn about too many traces when several loaders are open.
         """
         exit_gate = _exit_gate()
-        batch, augment, loading = self.batch, self.augment, self.options  # not self, which holds the function
+        batch, augment, loading = self.batch, self.augment, self.options  # not self: it holds the function
         size = batch.batch_size
         shapes = ((size,), (size,), (size, 4), (size, 2, 3), (size, 3, 4), (size,), (size,))
 
-        def execute(encoded, label, *parts):
+        def execute(encoded: tf.Tensor, label: tf.Tensor, *parts: tf.Tensor) -> tuple[tf.Tensor, ...]:
             *work, weight = parts
             image = render(encoded, Work(*work), batch, augment)
             return (image, label, weight) if augment.is_evaluation else (image, label)
@@ -61,20 +61,20 @@ class TfdataLoader(Loader):
                 return [tf.ensure_shape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
             dataset = tf.data.Dataset.range(steps).take_while(lambda _: exit_gate.is_open())
-            dataset = dataset.map(read).prefetch(1)  # or the decoding threads would wait for each step's bytes
+            dataset = dataset.map(read).prefetch(1)  # so that decoding does not wait for each step's bytes
             dataset = dataset.unbatch()
-            # Twice as many as threads: what is done waits, not the thread, while a batch is put together.
+            # Twice the threads, so that finished images wait for their batch and threads do not.
             dataset = dataset.map(execute, num_parallel_calls=2 * loading.workers, deterministic=True)
             dataset = dataset.batch(size, drop_remainder=True)
             dataset = dataset.prefetch(loading.prefetch)
-            dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))  # the gate has made it unknown
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))  # take_while made it unknown
             options = tf.data.Options()
-            # Nothing is left to it, and an iterator that ends would wait for its thread.
+            # It has nothing to tune, and an iterator that ends would wait for its thread.
             options.autotune.enabled = False
-            # The plan has dealt the records to the ranks already.
+            # The plan has already given each rank its records.
             options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
             options.threading.private_threadpool_size = loading.workers
-            # One thread an operation: the images of a batch are the parallel part.
+            # One thread per operation, because the images of a batch run in parallel.
             options.threading.max_intra_op_parallelism = 1
             return dataset.with_options(options)
 
@@ -82,7 +82,7 @@ class TfdataLoader(Loader):
 
 
 class _StepReader:
-    """Reads the records of one step of a plan, and its matrices as the graph wants them. It has a number."""
+    """Reads the records and matrices of one step of a plan. The graph refers to it by a number."""
 
     def __init__(self, plan: EpochPlan, batch: BatchSpec) -> None:
         self._plan = plan
@@ -113,9 +113,9 @@ def _call_reader(number: np.int64, step: np.int64) -> tuple[np.ndarray, ...]:
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.int64)] * 2, autograph=False)
 def _read_step(number: tf.Tensor, step: tf.Tensor) -> list[tf.Tensor]:
-    """What the reader of this number gives: image, label, the fields of `Work`, weight.
+    """The output of the reader with this number: image, label, the fields of `Work`, weight.
 
-    Traced once: TensorFlow never lets go of a Python function that a graph may call, nor of the plan it would hold.
+    Traced once, because TensorFlow never frees a Python function that a graph may call, nor the plan that it holds.
     """
     dtypes = (tf.string, tf.int32, tf.int32, tf.float32, tf.float32, tf.bool, tf.float32)
     return tf.numpy_function(_call_reader, [number, step], dtypes, stateful=False)
@@ -124,12 +124,12 @@ def _read_step(number: tf.Tensor, step: tf.Tensor) -> list[tf.Tensor]:
 class _ExitGate:
     """Ends all reading before the interpreter ends.
 
-    TensorFlow's thread that calls Python when the interpreter is ending would wait for it for ever, and the end, which
-    destroys an iterator that a script has left open in mid-epoch, for that thread.
+    Without it, a script that leaves an iterator open in the middle of an epoch would never end: TensorFlow's thread,
+    which calls Python, waits for the interpreter, and the interpreter, which destroys the iterator, for that thread.
     """
 
     def __init__(self) -> None:
-        self._closed = tf.queue.FIFOQueue(1, tf.bool)  # no tf.Variable: that would belong to the strategy in scope
+        self._closed = tf.queue.FIFOQueue(1, tf.bool)  # a tf.Variable would belong to the strategy in scope
         self._passing = 0
         self._lock = Lock()
         atexit.register(self._close)
@@ -149,7 +149,7 @@ class _ExitGate:
     def _close(self) -> None:
         self._closed.enqueue(True)
         deadline = time.monotonic() + _EXIT_SECONDS
-        time.sleep(0.02)  # who has found it open enters meanwhile
+        time.sleep(0.02)  # a thread that found the gate open enters meanwhile
         while self._passing and time.monotonic() < deadline:
             time.sleep(0.01)
 

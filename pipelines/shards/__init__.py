@@ -1,1 +1,1 @@
-"""Shards as they lie on a disk: records, index, dataset.json, corrupt records."""
+"""Shards on a disk: records, index, dataset.json, corrupt records."""

@@ -1,4 +1,4 @@
-"""Which records of a batch that could not be read are to blame: each is read and decoded for itself."""
+"""Finds the records that made a batch fail: each record is read and decoded by itself."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from pipelines.shards.shard_set import ShardSet
 from pipelines.system.reading import read_bytes
 from pipelines.system.watch import NoAnswer, within
 
-PROBE_SECONDS = 10.0  # in which a shard that can be read gives its first and last byte
+PROBE_SECONDS = 10.0  # in this time a readable shard gives its first and last byte
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,11 @@ class CorruptRecord:
     """A record whose image no loader can decode.
 
     Attributes:
-        record: its number in the split. offset: its first byte in the shard.
+        split: "train", "validation", …
+        shard: path of the shard.
+        record: its number in the split.
+        offset: its first byte in the shard.
+        reason: what is wrong with it.
     """
 
     split: str
@@ -34,7 +38,15 @@ class CorruptRecord:
 
 
 def problem_of_shards(shards: ShardSet, numbers: Iterable[int]) -> str:
-    """The first shard in which one of the records lies and that cannot be read in full, and why; else nothing."""
+    """Checks the shards of some records.
+
+    Args:
+        shards: one split.
+        numbers: records of it.
+
+    Returns:
+        The path of the first shard that cannot be read in full, the reason and a remedy; "" if there is none.
+    """
     for shard in sorted({int(shards.shard[number]) for number in numbers}):
         last = int((shards.shard <= shard).sum()) - 1
         end = int(shards.offsets[last] + shards.lengths[last])
@@ -51,21 +63,30 @@ def _problem_of_file(path: Path, end: int) -> str:
             read_bytes(path, 0, 1)
             read_bytes(path, end - 1, 1)
         except OSError as error:
-            return f"{error.strerror}; is its disk or network there? if need be, copy or build it again"
+            return f"{error.strerror}; check its disk and network, or copy or build it again"
         return ""
 
     try:
         return within(PROBE_SECONDS, problem)
     except NoAnswer:
-        return f"gives no answer for {PROBE_SECONDS:g} seconds; is its disk or network there?"
+        return f"gives no answer for {PROBE_SECONDS:g} seconds; check its disk and network"
 
 
 def find_corrupt(shards: ShardSet, numbers: Iterable[int]) -> list[CorruptRecord]:
-    """Those of the records that cannot be decoded, in the order they were given.
+    """Finds the corrupt records among some.
 
-    An image has to decode in full, by TensorFlow and by Pillow. If all do, those whose bytes do not have the checksum
-    that was stored with them are to blame. A record may be corrupt and in neither list's way: 40 bytes that change
-    within a JPEG give another picture, and decode.
+    An image has to decode in full, with TensorFlow and with Pillow. If all images do, the records with a wrong checksum
+    caused the failure. The order matters: a JPEG in which some bytes changed may decode, and training can use it.
+
+    Args:
+        shards: one split.
+        numbers: records of it.
+
+    Returns:
+        The corrupt ones, in the given order.
+
+    Raises:
+        OSError: a shard cannot be read.
     """
     numbers = list(dict.fromkeys(int(number) for number in numbers))
     for judge in (_why_undecodable, _why_other_bytes):
@@ -88,7 +109,7 @@ def _why_undecodable(shards: ShardSet, number: int) -> str:
     except ValueError as error:
         return first_line(error)
     if not 0 <= stored.label - shards.label_base < shards.num_classes:
-        return f"its label {stored.label} is of no class"
+        return f"its label {stored.label} belongs to no class"
     return _why_no_image(stored.encoded)
 
 
@@ -101,8 +122,8 @@ def _why_no_image(encoded: bytes) -> str:
             image.load()
         tf.io.decode_jpeg(encoded, channels=3)
     except UnidentifiedImageError:
-        return "its image is no image"
-    except Exception as error:  # whatever two decoders raise for bytes that are no image
+        return "its image data is not an image"
+    except Exception as error:  # decoders raise many types for damaged images
         return "its image cannot be decoded (" + first_line(error).removesuffix(" [Op:DecodeJpeg] name: ") + ")"
     return ""
 
@@ -110,6 +131,5 @@ def _why_no_image(encoded: bytes) -> str:
 def _why_other_bytes(shards: ShardSet, number: int) -> str:
     path, offset = shards.paths[shards.shard[number]], int(shards.offsets[number])
     framed = read_bytes(path, offset, int(shards.lengths[number]))
-    return (
-        "" if records.frame(framed[records.HEADER_BYTES : -records.FOOTER_BYTES]) == framed else "its checksum is wrong"
-    )
+    body = framed[records.HEADER_BYTES : -records.FOOTER_BYTES]
+    return "" if records.frame(body) == framed else "its checksum is wrong"

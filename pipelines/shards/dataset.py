@@ -1,4 +1,4 @@
-"""dataset.json: what a folder of shards holds. Every number the original project hard-coded comes from here."""
+"""dataset.json: what a folder of shards holds. keras_imagenet had these numbers in its code."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,18 +6,19 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from pipelines.errors import UserError
+from pipelines.shards import remedies
 from pipelines.system.files import write_atomic
 
 DATASET_FILE = "dataset.json"
 DATASET_VERSION = 1
 
-# A plain file name: a hostile dataset.json must not lead out of its folder.
+# A plain file name, so that a hostile dataset.json cannot name files outside its folder.
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]*$", max_length=255)]
 Count = Annotated[int, Field(ge=0, lt=2**40)]
 
 
 def shard_name(split: str, number: int, count: int) -> str:
-    """The file name of shard `number` of `count`, as the original project's: train-00000-of-01024."""
+    """The file name of shard `number` of `count`: train-00000-of-01024, as in keras_imagenet."""
     return f"{split}-{number:05d}-of-{count:05d}"
 
 
@@ -26,7 +27,14 @@ class _Part(BaseModel):
 
 
 class ShardInfo(_Part):
-    """One shard: its file name, records and bytes, and (if the builder wrote it) the CRC-32C of the file in hex."""
+    """One shard.
+
+    Attributes:
+        file: its name in the folder.
+        records: how many records it has.
+        bytes: its size.
+        crc32c: CRC-32C of the file in hex; None if the builder did not write the shard.
+    """
 
     file: FileName
     records: Annotated[int, Field(ge=1, lt=2**40)]
@@ -35,11 +43,17 @@ class ShardInfo(_Part):
 
 
 class SplitInfo(_Part):
-    """One split. `sizes` names an int32 [N, 2] .npy file: height and width of each image, in record order."""
+    """One split.
+
+    Attributes:
+        shards: in the order in which records are numbered.
+        sizes: name of the .npy file, int32 [N, 2], with the height and width of each image in record order.
+        quarantine: numbers of the records that are never planned.
+    """
 
     shards: Annotated[list[ShardInfo], Field(min_length=1)]
     sizes: FileName
-    quarantine: list[Count] = []  # record numbers in shard order, never planned
+    quarantine: list[Count] = []
 
     @property
     def num_records(self) -> int:
@@ -48,51 +62,70 @@ class SplitInfo(_Part):
 
 
 class ClassInfo(_Part):
-    """One class: the label of `classes[i]` is `i` after the label base is taken off."""
+    """One class. The stored label of `classes[i]` is `label_base + i`.
+
+    Attributes:
+        name: for people.
+        wnid: its WordNet id, if it has one.
+    """
 
     name: str
     wnid: str | None = None
 
 
 class DatasetInfo(_Part):
-    """The content of dataset.json. `label_base` is the label of the first class in the records (the original: 1)."""
+    """The content of dataset.json.
+
+    Attributes:
+        version: of this format.
+        label_base: the stored label of the first class; 1 in keras_imagenet's shards.
+        classes: in label order.
+        splits: by name.
+        build: how the shards were made: seed, options, counts.
+    """
 
     version: int = DATASET_VERSION
     label_base: Annotated[int, Field(ge=0, lt=2**31)]
     classes: Annotated[list[ClassInfo], Field(min_length=1)]
     splits: dict[FileName, SplitInfo]
-    build: dict[str, Any] = {}  # how the shards were made: seed, options, counts
+    build: dict[str, Any] = {}
 
     @property
     def num_classes(self) -> int:
-        """How many classes the labels speak of."""
+        """The number of classes."""
         return len(self.classes)
 
     def save(self, directory: Path) -> None:
-        """Writes dataset.json, whole or not at all."""
+        """Writes dataset.json in a folder, whole or not at all."""
         write_atomic(directory / DATASET_FILE, (self.model_dump_json(indent=1) + "\n").encode("utf-8"))
 
     @classmethod
     def load(cls, directory: Path) -> "DatasetInfo":
-        """Reads and checks dataset.json; raises `UserError` naming the file, the field and the remedy."""
+        """Reads and checks dataset.json in a folder.
+
+        Raises:
+            UserError: the folder or the file is missing, or a field is wrong.
+        """
         path = directory / DATASET_FILE
         if not directory.is_dir():
-            raise UserError(f"{directory}: no such folder; build shards with `python -m tools.build_shards`")
+            remedy = f"build shards with {remedies.build_shards('FOLDER', directory)}"
+            raise UserError("no such folder", path=directory, remedy=remedy)
         try:
             text = path.read_bytes()
         except OSError as error:
-            remedy = f"run `python -m tools.build_index {directory}` to index existing shards"
+            remedy = f"run {remedies.build_index(directory)} to index the shards in this folder"
             if not any(directory.glob("*-of-*")):
-                build = f"`python -m tools.build_shards --source {directory} --output DIR`"
-                remedy = f"there are no shards; folders of images become some with {build}"
-            raise UserError(f"{path}: {error.strerror}; {remedy}") from None
+                command = remedies.build_shards(directory, "DIR")
+                remedy = f"the folder has no shards; if it has images, build shards from them with {command}"
+            raise UserError(str(error.strerror), path=path, remedy=remedy) from None
         try:
             info = cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
-            remedy = f"remove the file and run `python -m tools.build_index {directory}`"
-            raise UserError(f"{path}: {where}: {first['msg']}; {remedy}") from None
+            remedy = f"remove the file and run {remedies.build_index(directory)}"
+            raise UserError(f"{where}: {first['msg']}", path=path, remedy=remedy) from None
         if info.version != DATASET_VERSION:
-            raise UserError(f"{path}: version {info.version} is not the version {DATASET_VERSION} of this release")
+            what = f"has version {info.version}, this release of kimagenet reads version {DATASET_VERSION}"
+            raise UserError(what, path=path, remedy="use the release that wrote it")
         return info

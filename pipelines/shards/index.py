@@ -1,4 +1,4 @@
-"""DALI index files, made and checked without DALI: one line "offset size" for each record of a shard."""
+"""DALI index files, written and checked without DALI: one line "offset size" for each record of a shard."""
 
 import os
 import re
@@ -11,6 +11,7 @@ import numpy as np
 
 from pipelines.errors import UserError
 from pipelines.shards.records import FOOTER_BYTES, HEADER_BYTES, masked_crc
+from pipelines.shards.remedies import REPLACE_SHARD, build_index
 from pipelines.system.files import write_atomic
 
 _NO_HEADER, _CUT_OFF = "its header is damaged", "it is cut off"
@@ -21,14 +22,19 @@ _INDEX_TEXT = re.compile(rb"(?:[0-9]{1,18} [0-9]{1,18}\n)+")
 
 @dataclass(frozen=True)
 class Index:
-    """Where the records of one shard lie: byte `offsets` and framed `sizes`, int64 [N] each."""
+    """Where the records of one shard are.
+
+    Attributes:
+        offsets: int64 [N], the first byte of each record.
+        sizes: int64 [N], its framed length in bytes.
+    """
 
     offsets: np.ndarray
     sizes: np.ndarray
 
     @property
     def num_records(self) -> int:
-        """How many records the shard has."""
+        """The number of records in the shard."""
         return len(self.offsets)
 
     @property
@@ -37,7 +43,7 @@ class Index:
         return int(self.offsets[-1] + self.sizes[-1])
 
     def to_bytes(self) -> bytes:
-        """The index file's text, byte for byte what DALI's `tfrecord2idx` writes."""
+        """The text of the index file, byte for byte as DALI's `tfrecord2idx` writes it."""
         return b"".join(b"%d %d\n" % pair for pair in self.pairs())
 
     def pairs(self) -> Iterator[tuple[int, int]]:
@@ -46,28 +52,35 @@ class Index:
 
 
 def index_path(shard: Path) -> Path:
-    """The index of `train-00000-of-00008` is `train-00000-of-00008.idx`."""
+    """The path of a shard's index: train-00000-of-00008.idx for train-00000-of-00008."""
     return shard.with_name(shard.name + ".idx")
 
 
 def scan(shard: Path) -> Index:
-    """Reads the record headers of a shard (12 bytes each, never a payload).
+    """Reads the record headers of a shard, 12 bytes each, and no payload.
 
-    Raises `UserError` naming the shard and the byte if a header is damaged or the last record is cut off.
+    Raises:
+        UserError: the shard is missing or empty, a header is damaged, or the last record is cut off.
     """
     starts: list[int] = []
     for start, problem in _headers(shard):
         if problem:
-            raise UserError(f"{shard}: the record at byte {start}: {problem}; copy or build the shard again")
+            raise UserError(f"the record at byte {start}: {problem}", path=shard, remedy=REPLACE_SHARD)
         starts.append(start)
     return _index_of(shard, starts)
 
 
 def locate(shard: Path) -> tuple[Index, dict[int, str]]:
-    """The records of a shard that may be damaged, and what is wrong with headers, by record number.
+    """Finds the records of a shard that may be damaged.
 
-    Behind a damaged header the next whole one is searched. Records between the two are told apart by the lines of the
-    shard's index, if these are whole; else they count as one. Raises `UserError` if the shard is missing or empty.
+    After a damaged header the next whole one is searched. The lines of the shard's index separate the records between
+    the two if these lines are whole; else these records count as one.
+
+    Returns:
+        The index, and what is wrong with a header by record number.
+
+    Raises:
+        UserError: the shard is missing or empty.
     """
     headers = list(_headers(shard))
     index = _index_of(shard, [start for start, _ in headers])
@@ -84,7 +97,7 @@ def locate(shard: Path) -> tuple[Index, dict[int, str]]:
 
 
 def _index_lines(shard: Path) -> dict[int, int]:
-    """Offset -> size, of the lines of an index that may be damaged or missing."""
+    """Offset → size for each whole line of an index that may be damaged or missing."""
     try:
         text = index_path(shard).read_bytes()
     except OSError:
@@ -93,7 +106,7 @@ def _index_lines(shard: Path) -> dict[int, int]:
 
 
 def _chain(lines: dict[int, int], start: int, end: int) -> list[int]:
-    """The records from `start` to `end` if lines lead from the one to the other; else one record."""
+    """The records from `start` to `end` if the lines form a chain from one to the other; else one record."""
     starts, position = [], start
     while position < end and (size := lines.get(position, 0)):
         starts.append(position)
@@ -109,33 +122,33 @@ def write_index(shard: Path, index: Index) -> None:
 def read_index(shard: Path) -> Index:
     """Reads a shard's index file and checks it against the shard's size.
 
-    Raises `UserError`, naming file and remedy, if the index is missing, empty, no index, not contiguous, or
-    does not end where the shard ends. DALI itself would take most of these silently as a smaller data set.
+    Raises:
+        UserError: the index is missing, empty, not an index, not contiguous, or does not end where the shard ends.
+            DALI itself takes most of these for a smaller data set, without a warning.
     """
     path = index_path(shard)
-    remedy = f"run `python -m tools.build_index {shard.parent}`"
+    remedy = f"run {build_index(shard.parent)}"
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; {remedy}") from None
+        raise UserError(str(error.strerror), path=path, remedy=remedy) from None
     if not text:
-        raise UserError(f"{path}: the index is empty; {remedy}")
+        raise UserError("the index is empty", path=path, remedy=remedy)
     if not _INDEX_TEXT.fullmatch(text):
-        raise UserError(f'{path}: not an index (lines of "offset size"); {remedy}')
+        raise UserError('not an index (lines of "offset size")', path=path, remedy=remedy)
     table = np.array(text.split(), np.int64).reshape(-1, 2)
     index = Index(table[:, 0], table[:, 1])
     ends = index.offsets + index.sizes
     if index.offsets[0] != 0 or np.any(index.offsets[1:] != ends[:-1]):
-        raise UserError(f"{path}: the index skips or repeats bytes of the shard; {remedy}")
+        raise UserError("the index skips or repeats bytes of the shard", path=path, remedy=remedy)
     try:
         shard_bytes = shard.stat().st_size
     except OSError as error:
-        raise UserError(f"{shard}: {error.strerror}; copy or build the shard again") from None
+        raise UserError(str(error.strerror), path=shard, remedy=REPLACE_SHARD) from None
     if index.end != shard_bytes:
-        raise UserError(
-            f"{path}: the index covers {index.end:,} bytes, the shard has {shard_bytes:,}: "
-            f"the index is stale ({remedy}) or the shard was cut off (copy or build it again)"
-        )
+        what = f"the index covers {index.end:,} bytes, the shard has {shard_bytes:,}"
+        remedy = f"{remedy} if the index is stale, or {REPLACE_SHARD} if the shard was cut off"
+        raise UserError(what, path=path, remedy=remedy)
     return index
 
 
@@ -143,18 +156,18 @@ def _open(shard: Path) -> int:
     try:
         return os.open(shard, os.O_RDONLY)
     except OSError as error:
-        raise UserError(f"{shard}: {error.strerror}") from None
+        raise UserError(str(error.strerror), path=shard, remedy=REPLACE_SHARD) from None
 
 
 def _index_of(shard: Path, starts: list[int]) -> Index:
     if not starts:
-        raise UserError(f"{shard}: the shard is empty; copy or build it again")
+        raise UserError("the shard is empty", path=shard, remedy="copy or build it again")
     offsets = np.array(starts, np.int64)
     return Index(offsets, np.diff(offsets, append=shard.stat().st_size))
 
 
 def _headers(shard: Path) -> Iterator[tuple[int, str]]:
-    """The first byte of each record and what is wrong with its header; behind a damaged one the next is searched."""
+    """The first byte of each record and what is wrong with its header. After a damaged one the next is searched."""
     descriptor = _open(shard)
     try:
         end = os.fstat(descriptor).st_size
@@ -172,7 +185,7 @@ def _headers(shard: Path) -> Iterator[tuple[int, str]]:
 
 
 def _read_header(header: bytes, room: int) -> tuple[int, str]:
-    """The length of a record's data, and what is wrong; `room` bytes are left in the shard."""
+    """The length of a record's data, and what is wrong with it. `room` bytes are left in the shard."""
     if len(header) < HEADER_BYTES:
         return 0, _CUT_OFF
     length, crc = struct.unpack("<QI", header)
@@ -182,10 +195,10 @@ def _read_header(header: bytes, room: int) -> tuple[int, str]:
 
 
 def _next_header(descriptor: int, position: int, end: int) -> int:
-    """The first byte of the next record from `position` on, or `end`: where a length and its CRC agree."""
+    """The first byte from `position` on where a length and its CRC agree, or `end`."""
     while position < end:
         data = os.pread(descriptor, _PIECE + HEADER_BYTES - 1, position)
-        # No record has 4 GiB, so four bytes of zeros stand out; only there CRCs are worth their time.
+        # No record has 4 GiB, so the upper half of its length is four zeros. CRCs are computed only there.
         zero = np.frombuffer(data, np.uint8)[4 : len(data) - 4] == 0
         for start in np.flatnonzero(zero[:-3] & zero[1:-2] & zero[2:-1] & zero[3:]).tolist():
             length, problem = _read_header(data[start : start + HEADER_BYTES], end - position - start)

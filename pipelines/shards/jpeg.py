@@ -1,17 +1,25 @@
-"""What a JPEG's frame header says (ITU-T T.81, B.2.2), read without decoding it."""
+"""Reads the frame header of a JPEG (ITU-T T.81, B.2.2) without decoding it."""
 
 import struct
 from dataclasses import dataclass
 
 BASELINE, PROGRESSIVE = 0, 2  # the n of marker SOFn
 
-_STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers with no length behind them
+_STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """`process` is the n of SOFn, `precision` the bits of a sample."""
+    """A frame header.
+
+    Attributes:
+        process: the n of SOFn.
+        precision: bits of a sample.
+        height: pixels.
+        width: pixels.
+        components: 1 for grey, 3 for colour, 4 for CMYK.
+    """
 
     process: int
     precision: int
@@ -21,7 +29,7 @@ class JpegHeader:
 
 
 def read_header(data: bytes) -> JpegHeader:
-    """The frame header; raises `ValueError` if `data` is no JPEG or ends before it."""
+    """The frame header of `data`. Raises `ValueError` if `data` is not a JPEG or ends before it."""
     if data[:2] != b"\xff\xd8":
         raise ValueError("not a JPEG")
     position = 2

@@ -1,8 +1,8 @@
-"""One record: a `tf.train.Example` in TFRecord framing. The schema stands here once, for the writer and all readers.
+"""One record: a `tf.train.Example` in TFRecord framing. The writer and all readers share this schema.
 
-Written without TensorFlow, so that builder processes start at once and an index can be made from record heads
-alone. Wire formats: protobuf's `example.proto` / `feature.proto`, and TFRecord
-(length u64, masked CRC-32C of the length, data, masked CRC-32C of the data; all little-endian).
+It does not use TensorFlow, so that builder processes start quickly and an index needs only record headers.
+Wire formats: protobuf's `example.proto` and `feature.proto`, and TFRecord (length u64, masked CRC-32C of the length,
+data, masked CRC-32C of the data; all little-endian).
 """
 
 import struct
@@ -12,7 +12,7 @@ from itertools import chain
 import google_crc32c
 import numpy as np
 
-# The features of the original project, in TF's ImageNet vocabulary.
+# The features of keras_imagenet, with the names of TensorFlow's ImageNet scripts.
 ENCODED = "image/encoded"
 HEIGHT = "image/height"
 WIDTH = "image/width"
@@ -33,7 +33,7 @@ FeatureValue = bytes | int | Sequence[float] | np.ndarray
 
 
 def masked_crc(data: bytes | memoryview) -> int:
-    """TFRecord's masked CRC-32C: rotated by 15 bits plus a constant, so that a CRC of a CRC stays useful."""
+    """TFRecord's masked CRC-32C: rotated right by 15 bits, plus a constant, so that a CRC of a CRC stays useful."""
     crc = google_crc32c.value(bytes(data))
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -45,9 +45,10 @@ def frame(data: bytes) -> bytes:
 
 
 def encode_example(features: Mapping[str, FeatureValue]) -> bytes:
-    """A serialized `tf.train.Example`; keys in sorted order, so that equal features give equal bytes.
+    """Serializes a `tf.train.Example`. Keys are sorted, so that equal features give equal bytes.
 
-    `bytes` become a BytesList, `int` an Int64List (one value each), a sequence or array of floats a FloatList.
+    Args:
+        features: `bytes` become a BytesList and `int` an Int64List of one value, floats a FloatList.
     """
     entries = chain.from_iterable(
         _field(1, *_field(1, name.encode("utf-8")), *_field(2, *_feature(value)))
@@ -57,9 +58,13 @@ def encode_example(features: Mapping[str, FeatureValue]) -> bytes:
 
 
 def decode_example(data: memoryview) -> dict[str, memoryview | int | None]:
-    """The first value of every bytes and int64 feature; None for floats and empty lists. Payloads are not copied.
+    """Reads a `tf.train.Example` without copying payloads.
 
-    Raises `ValueError` if the bytes are no `tf.train.Example`.
+    Returns:
+        The first value of every bytes and int64 feature; None for floats and empty lists.
+
+    Raises:
+        ValueError: the bytes are not a `tf.train.Example`.
     """
     features: dict[str, memoryview | int | None] = {}
     for number, body in _fields(data):
@@ -75,7 +80,7 @@ def decode_example(data: memoryview) -> dict[str, memoryview | int | None]:
 
 
 def stored_size(features: Mapping[str, object]) -> tuple[int, int] | None:
-    """Height and width as a record's features have them; None if they have none, or nonsense."""
+    """Height and width in a record's features; None if they are missing or impossible."""
     height, width = features.get(HEIGHT), features.get(WIDTH)
     if isinstance(height, int) and isinstance(width, int) and 1 <= min(height, width) <= max(height, width) < 2**31:
         return height, width
@@ -95,7 +100,7 @@ def _varint(value: int) -> bytes:
 
 
 def _field(number: int, *body: bytes) -> tuple[bytes, ...]:
-    """A length-delimited protobuf field, in parts: an image is copied once, not at each level that it lies in."""
+    """A length-delimited protobuf field, in parts, so that an image is copied once and not at each level."""
     return (_ONE_BYTE[number << 3 | 2] + _varint(sum(map(len, body))), *body)
 
 
@@ -117,7 +122,7 @@ def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value & 0xFFFFFFFFFFFFFFFF, position
-    raise ValueError("a number in the record does not end")
+    raise ValueError("a number in the record has no end")
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
@@ -150,7 +155,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
 
 def _message(body: memoryview | int) -> memoryview:
     if isinstance(body, int):
-        raise ValueError("a number stands where a message should")
+        raise ValueError("the record has a number in place of a message")
     return body
 
 

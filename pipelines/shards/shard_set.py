@@ -7,28 +7,29 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.errors import UserError
-from pipelines.shards import records
-from pipelines.shards.dataset import DatasetInfo, SplitInfo
-from pipelines.shards.index import read_index
+from pipelines.shards import records, remedies
+from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, SplitInfo
+from pipelines.shards.index import Index, index_path, read_index
 from pipelines.system.files import atomic_writer
 from pipelines.system.reading import read_bytes
 
-MOST_PIXELS = 89_478_485  # of an image: beyond, Pillow, and so the builder, takes it for a decompression bomb
+MOST_PIXELS = 89_478_485  # of an image: Pillow, and so the builder, takes larger ones for decompression bombs
 
 
 @dataclass(frozen=True, eq=False)
 class ShardSet:
-    """The records of one split. Records are numbered 0 … num_records−1 through all shards, in file order.
+    """The records of one split, numbered 0 … num_records − 1 through all shards, in file order.
 
     Attributes:
         split: "train", "validation", …
         paths: the shard files.
-        shard: int32 [N], the number of the shard each record lies in.
-        offsets, lengths: int64 [N], the record's first byte in its shard and its framed length.
+        shard: int32 [N], the number of each record's shard, ascending.
+        offsets: int64 [N], the record's first byte in its shard.
+        lengths: int64 [N], its framed length in bytes.
         sizes: int32 [N, 2], height and width of each image in pixels.
-        usable: int64 [M], the records that may be planned: all but the quarantined ones.
+        usable: int64 [M], the records that may be planned: all except the quarantined ones.
         classes: names in label order.
-        label_base: what a record's label is for the first class.
+        label_base: the stored label of the first class.
     """
 
     split: str
@@ -48,17 +49,25 @@ class ShardSet:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return len(self.classes)
 
     @classmethod
     def open(cls, directory: str | Path, split: str) -> "ShardSet":
-        """Opens and checks a split. Raises `UserError`, naming the file and the remedy, if anything is missing,
-        stale or truncated."""
+        """Opens and checks a split. No image is read.
+
+        Args:
+            directory: the folder with dataset.json.
+            split: its name there.
+
+        Raises:
+            UserError: a file is missing, stale or truncated.
+        """
         directory = Path(directory).expanduser().absolute()
         info = DatasetInfo.load(directory)
         if split not in info.splits:
-            raise UserError(f"{directory}: no split {split!r}; there are: {', '.join(sorted(info.splits))}")
+            remedy = f"choose one of {', '.join(sorted(info.splits))}" if info.splits else ""
+            raise UserError(f"no split {split!r}", path=directory, remedy=remedy, setting="split")
         part = info.splits[split]
         paths = tuple(directory / shard.file for shard in part.shards)
         indexes = [
@@ -68,10 +77,13 @@ class ShardSet:
         num_records = sum(counts)
         quarantine = np.array(part.quarantine, np.int64)
         if np.any(quarantine >= num_records):
-            raise UserError(f"{directory}: dataset.json quarantines a record that the {split} split does not have")
+            what = f"quarantines a record that the {split} split does not have"
+            remedy = f"remove the file and run {remedies.build_index(directory)}"
+            raise UserError(what, path=directory / DATASET_FILE, remedy=remedy)
         usable = np.delete(np.arange(num_records), quarantine)
         if not len(usable):
-            raise UserError(f"{directory}: every record of the {split} split is quarantined; build the shards again")
+            what = f"every record of the {split} split is quarantined"
+            raise UserError(what, path=directory, remedy="build the shards again")
         return cls(
             split=split,
             paths=paths,
@@ -85,9 +97,14 @@ class ShardSet:
         )
 
     def read(self, record: int) -> "StoredImage":
-        """A record's JPEG and label; raises `UserError` if it has none, `OSError` if its shard cannot be read.
+        """Reads a record's JPEG and label.
 
-        Its shard is opened anew each time: a thousand shards must not hold a thousand descriptors.
+        The shard is opened each time, because a thousand shards must not hold a thousand descriptors.
+
+        Raises:
+            UserError: the record has no image or no label.
+            ValueError: its bytes are not a `tf.train.Example`.
+            OSError: its shard cannot be read.
         """
         path = self.paths[self.shard[record]]
         length = int(self.lengths[record]) - records.HEADER_BYTES - records.FOOTER_BYTES
@@ -95,56 +112,63 @@ class ShardSet:
         features = records.decode_example(memoryview(data))
         encoded, label = features.get(records.ENCODED), features.get(records.LABEL)
         if not isinstance(encoded, memoryview) or not isinstance(label, int):
-            raise UserError(f"{path}: the record at byte {self.offsets[record]} has no image or no label")
+            raise UserError(f"the record at byte {self.offsets[record]} has no image or no label", path=path)
         return StoredImage(bytes(encoded), label)
 
 
 class StoredImage(NamedTuple):
-    """What loaders read of a record; `label` as it is stored, from `ShardSet.label_base` on."""
+    """What loaders read of a record.
+
+    Attributes:
+        encoded: the JPEG.
+        label: as stored, from `ShardSet.label_base` on.
+    """
 
     encoded: bytes
     label: int
 
 
 def write_sizes(path: Path, sizes: np.ndarray) -> None:
-    """Writes the sidecar of image sizes: int32 [N, 2], height and width in pixels, in record order."""
+    """Writes the file of image sizes: int32 [N, 2], height and width in pixels, in record order."""
     with atomic_writer(path) as stream:
         np.save(stream, np.asarray(sizes, np.int32), allow_pickle=False)
 
 
-def _checked_index(path: Path, records: int, num_bytes: int):
+def _checked_index(path: Path, records: int, num_bytes: int) -> Index:
     if not path.exists():
-        raise UserError(f"{path}: the shard is missing; copy or build it again")
+        raise UserError("the shard is missing", path=path, remedy="copy or build it again")
     if (found := path.stat().st_size) != num_bytes:
-        raise UserError(
-            f"{path}: the shard has {found:,} bytes, dataset.json says {num_bytes:,}: "
-            f"copy or build it again, or accept it with `python -m tools.build_index {path.parent}`"
-        )
+        remedy = f"copy or build it again, or accept it with {remedies.build_index(path.parent)}"
+        raise UserError(f"the shard has {found:,} bytes, dataset.json says {num_bytes:,}", path=path, remedy=remedy)
     index = read_index(path)
     if index.num_records != records:
-        raise UserError(
-            f"{path}.idx: the index lists {index.num_records:,} records, dataset.json says {records:,}; "
-            f"run `python -m tools.build_index {path.parent}`"
-        )
+        what = f"the index lists {index.num_records:,} records, dataset.json says {records:,}"
+        raise UserError(what, path=index_path(path), remedy=f"run {remedies.build_index(path.parent)}")
     return index
 
 
 def read_sizes(directory: Path, split: str, part: SplitInfo) -> np.ndarray:
-    """The sidecar of image sizes, int32 [N, 2]; raises `UserError` if it does not fit or an image is absurdly large."""
+    """Reads the file of image sizes of a split.
+
+    Returns:
+        int32 [N, 2]: height and width in pixels, in record order.
+
+    Raises:
+        UserError: the file is missing or does not fit the shards, or an image has more than `MOST_PIXELS`.
+    """
     path = directory / part.sizes
-    remedy = f"run `python -m tools.build_index {directory}`"
+    remedy = f"run {remedies.build_index(directory)}"
     try:
         sizes = np.load(path, allow_pickle=False)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or 'cannot be read'}; {remedy}") from None
+        raise UserError(error.strerror or "cannot be read", path=path, remedy=remedy) from None
     except (ValueError, EOFError):
-        raise UserError(f"{path}: not a table of image sizes; {remedy}") from None
+        raise UserError("not a table of image sizes", path=path, remedy=remedy) from None
     if sizes.dtype != np.int32 or sizes.shape != (part.num_records, 2) or np.any(sizes < 1):
-        raise UserError(f"{path}: image sizes do not fit the shards; {remedy}")
+        raise UserError("the image sizes do not fit the shards", path=path, remedy=remedy)
     areas = sizes[:, 0].astype(np.int64) * sizes[:, 1]
     if areas[most := int(areas.argmax())] > MOST_PIXELS:
         height, width = sizes[most]
-        raise UserError(
-            f"{path}: record {most} of {split} has an image of {height:,} × {width:,} pixels; build it again"
-        )
+        what = f"record {most} of {split} has an image of {height:,} × {width:,} pixels, which is too large"
+        raise UserError(what, path=path, remedy="build the shards again without this image")
     return sizes

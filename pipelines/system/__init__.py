@@ -1,1 +1,1 @@
-"""What the operating system gives: files, reading, memory, processes, progress."""
+"""Helpers around the operating system: files, reading, time limits, memory, processes, progress."""

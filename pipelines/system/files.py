@@ -10,9 +10,9 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """Opens a temporary file beside `path`; after the block it is fsynced and renamed to `path`.
+    """Opens a temporary file beside `path`. After the block it is fsynced and renamed to `path`.
 
-    If the block raises, the temporary file is removed and `path` is left as it was. An `OSError` names `path`.
+    If the block raises, the temporary file is removed and `path` stays as it was. An `OSError` names `path`.
     """
     with _in_place(path) as temporary, open(temporary, "wb") as stream:
         yield stream
@@ -21,17 +21,17 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a small file at once; see `atomic_writer`."""
+    """Writes a small file, whole or not at all; see `atomic_writer`."""
     with atomic_writer(path) as stream:
         stream.write(data)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path`; after the block its files are synced and it is renamed to `path`.
+    """Makes a temporary folder beside `path`. After the block its files are synced and it is renamed to `path`.
 
     `path` must not exist, or be an empty folder. If the block raises, nothing is left. An `OSError` names `path`, or
-    the file that was to lie in it.
+    the file inside `path`.
     """
     with _in_place(path) as temporary:
         temporary.mkdir()
@@ -42,7 +42,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _in_place(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; what the block makes of it is renamed to `path`, or removed if that fails."""
+    """A temporary name beside `path`. What the block creates there is renamed to `path`, or removed after an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -52,13 +52,13 @@ def _in_place(path: Path) -> Iterator[Path]:
         _name(error, temporary, path)
         raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a file it is silent
+        shutil.rmtree(temporary, ignore_errors=True)  # does nothing for a file
         with suppress(OSError):
             temporary.unlink()
 
 
 def _name(error: OSError, temporary: Path, path: Path) -> None:
-    """Lets an error speak of the name that the user gave; the system gives a failed write none at all."""
+    """Puts the user's name for the file into an error. The system names no file when a write fails."""
     if error.filename is None and error.errno is not None:
         error.filename = str(path)
     elif str(error.filename).startswith(str(temporary)):
@@ -66,14 +66,14 @@ def _name(error: OSError, temporary: Path, path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files that killed processes left in a folder. Nobody else may be writing there."""
+    """Removes the temporary files that killed processes left in a folder. No other process may be writing there."""
     for leftover in folder.glob(".*.[0-9]*.tmp"):
-        with suppress(OSError):  # a read-only folder is for who writes there to name
+        with suppress(OSError):  # in a read-only folder: the caller's next write reports it
             leftover.unlink()
 
 
 def sync(path: Path) -> None:
-    """fsync of a file, or of a directory: POSIX keeps a new name only once its directory is synced."""
+    """Calls fsync for a file or a directory. POSIX keeps a new name only after its directory is synced."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -82,5 +82,5 @@ def sync(path: Path) -> None:
 
 
 def cache_directory() -> Path:
-    """Where a user's caches lie: $XDG_CACHE_HOME/kimagenet, else ~/.cache/kimagenet. It may not exist yet."""
+    """The user's cache folder: $XDG_CACHE_HOME/kimagenet, else ~/.cache/kimagenet. It may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kimagenet"

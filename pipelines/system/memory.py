@@ -1,4 +1,4 @@
-"""Gives memory that is free back to the system, which glibc does not do by itself."""
+"""Returns free memory to the system, which glibc does not do by itself."""
 
 import ctypes
 from collections.abc import Iterator
@@ -7,14 +7,14 @@ from contextlib import contextmanager
 _LIBC = ctypes.CDLL(None)
 _M_TRIM_THRESHOLD = -1  # malloc.h
 _TRIM_AT_ONCE = 64 << 10  # bytes
-_TRIM_USUALLY = 64 << 20  # the most that glibc arrives at by itself, where large arrays come and go
+_TRIM_USUALLY = 64 << 20  # the largest value that glibc chooses by itself when large arrays are allocated and freed
 
 
 def return_free_memory() -> None:
-    """Unmaps the free pages between what is in use (glibc's malloc_trim: milliseconds); nothing on other systems.
+    """Unmaps the free pages between used ones with glibc's malloc_trim (milliseconds). Does nothing on other systems.
 
-    A pipeline's threads have arenas of their own. What they leave there when an epoch ends is not used again by the
-    next one's threads: with DALI, in epochs of a second, resident memory went from 1.1 to 2.9 GB in 60 epochs.
+    The threads of a pipeline have separate arenas. The threads of the next epoch do not use what these arenas keep when
+    an epoch ends: with DALI and epochs of one second, resident memory grew from 1.1 to 2.9 GB in 60 epochs.
     """
     if hasattr(_LIBC, "malloc_trim"):
         _LIBC.malloc_trim(0)
@@ -22,13 +22,13 @@ def return_free_memory() -> None:
 
 @contextmanager
 def memory_returned() -> Iterator[None]:
-    """What is freed within goes back to the system, the ends of arenas included.
+    """Memory that the block frees goes back to the system, including the ends of arenas.
 
-    Those malloc_trim does not touch, but for the main arena's: they are cut at a `free` that leaves more there than a
-    threshold, usually so high that each of many arenas keeps the most that it ever held.
+    malloc_trim cuts the end of the main arena only. A `free` cuts the end of another arena if more than a threshold is
+    free there. This threshold is usually so high that each of many arenas keeps the most that it ever held.
 
-    From the first time on glibc adapts its thresholds no more: an array larger than all that the process had freed
-    until then is mapped by itself each time, page by page.
+    Side effect: after the first call glibc no longer adapts its thresholds. An array larger than any that the process
+    had freed before is then mapped separately each time, page by page.
     """
     has_threshold = hasattr(_LIBC, "mallopt")
     if has_threshold:

@@ -1,4 +1,4 @@
-"""Work spread over processes: one function, many tasks, results as they come."""
+"""Spreads work over processes: one function, many tasks, results in the order in which they finish."""
 
 import os
 import signal
@@ -17,39 +17,50 @@ Result = TypeVar("Result")
 
 
 def cpu_count() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
-    """Yields `function(task)` for every task, in the order in which they end; with one worker in this process.
+    """Calls a function for every task.
 
-    `function` must be importable and its exceptions are raised here. After an exception or an interrupt, tasks
-    that are running are finished and the others are dropped. Raises `UserError` if a worker is killed.
+    After an exception or an interrupt, the running tasks are finished and the others are dropped.
+
+    Args:
+        function: must be importable. Its exceptions are raised here.
+        tasks: its arguments.
+        workers: processes; with 1 or one task the work is done in this process.
+
+    Yields:
+        The results, in the order in which the tasks finish.
+
+    Raises:
+        UserError: a worker was killed.
     """
     workers = min(workers, len(tasks))
     if workers <= 1:
         yield from map(function, tasks)
         return
-    # spawn, not fork: TensorFlow's threads in this process would not survive a fork.
+    # spawn, not fork: the threads of TensorFlow in this process would not survive a fork.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
     try:
         for future in as_completed([pool.submit(function, task) for task in tasks]):
             yield future.result()
     except BrokenProcessPool:
-        raise UserError("a worker process was killed, out of memory perhaps: try again with fewer workers") from None
+        what = "a worker process was killed, perhaps because the machine ran out of memory"
+        raise UserError(what, remedy="choose fewer workers", setting="workers") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
-    """Ctrl-C reaches every process of the terminal; only the parent shall act on it. Its end is the workers' end."""
+    """Ctrl-C reaches every process of the terminal, but only the parent acts on it. Workers end with their parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed cannot say so: its workers would wait for tasks for ever."""
+    """Without this, the workers of a killed parent would wait for tasks forever."""
     parent = parent_process()
     assert parent is not None
     wait([parent.sentinel])

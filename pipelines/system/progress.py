@@ -1,17 +1,17 @@
-"""How long work tells how far it is: a callable, or a bar in the terminal."""
+"""How long work reports its progress: to a callable, or as a bar in the terminal."""
 
 from collections.abc import Callable
 
-# (what is being done, how much of it is done, how much there is)
+# (the stage, how much of it is done, how much there is)
 Progress = Callable[[str, int, int], None]
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """A `Progress` that says nothing."""
+    """A `Progress` that prints nothing."""
 
 
 class ProgressBar:
-    """A `Progress` that draws one bar a stage in a terminal (in a file nothing): images/s and the time left."""
+    """A `Progress` with one bar for each stage: images/s and the time left. It prints nothing if stderr is a file."""
 
     def __init__(self, unit: str = "images") -> None:
         from tqdm import tqdm
@@ -31,7 +31,7 @@ class ProgressBar:
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
-        """Ends the last bar, so that what is printed next gets a line of its own."""
+        """Ends the last bar, so that the next output starts on a new line."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -1,19 +1,25 @@
-"""Reads bytes of a file from disks and networks that fail now and then."""
+"""Reads bytes of a file from disks and networks that fail for a moment."""
 
 import errno
 import os
 import time
 from pathlib import Path
 
-# What a server that is being restarted, or a link that is down for a moment, gives.
+# Errors of a server that restarts, or of a network that is down for a moment.
 TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO, errno.ENOLINK})
 PAUSES = (0.1, 0.4, 1.6, 6.4)  # seconds before each further try
 
 
 def read_bytes(path: Path, offset: int, length: int) -> bytes:
-    """`length` bytes from `offset` on. Transient errors are tried again, for 8.5 seconds in all.
+    """Reads a part of a file. After a transient error it tries again, for 8.5 seconds in all.
 
-    Raises `OSError` with the file's name if it cannot be read or ends too early.
+    Args:
+        path: the file.
+        offset: the first byte.
+        length: how many bytes.
+
+    Raises:
+        OSError: the file cannot be read, or ends too early. It has the file's name.
     """
     for pause in PAUSES:
         try:

@@ -1,4 +1,4 @@
-"""A limit of time for reads that may never come back."""
+"""A time limit for reads that may never return."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -9,11 +9,23 @@ T = TypeVar("T")
 
 
 class NoAnswer(Exception):
-    """Nothing came within the time that was given."""
+    """A call took longer than its time limit."""
 
 
 def within(seconds: float, act: Callable[[], T]) -> T:
-    """What `act` returns or raises; `NoAnswer` if it takes longer. It is then left behind in a daemon thread."""
+    """Calls a function with a time limit.
+
+    Args:
+        seconds: the limit.
+        act: the function. If it takes longer, it is left behind in a daemon thread.
+
+    Returns:
+        What `act` returns.
+
+    Raises:
+        NoAnswer: `act` takes longer.
+        Exception: what `act` raises.
+    """
     watch = Watch(seconds)
     try:
         return watch.call(act)
@@ -22,11 +34,14 @@ def within(seconds: float, act: Callable[[], T]) -> T:
 
 
 class Watch:
-    """Does what could block for ever in a thread of its own, and raises `NoAnswer` after some seconds.
+    """Runs calls that could block forever in a separate thread, and raises `NoAnswer` after a time limit.
 
-    A daemon, so that a read which never returns does not keep the process. One thread for all that is watched, since
-    TensorFlow keeps some memory for every thread that ever called it. `close` ends it; after `NoAnswer` it is of no
-    use any more.
+    It is a daemon thread, so that a read that never returns does not keep the process alive. All calls share one
+    thread, because TensorFlow keeps some memory for every thread that ever called it. `close` ends the thread. After
+    `NoAnswer` the watch cannot be used any more.
+
+    Attributes:
+        seconds: the time limit of each call.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -35,22 +50,22 @@ class Watch:
         threading.Thread(target=_serve, args=[self._asked], name="kimagenet-watch", daemon=True).start()
 
     def call(self, act: Callable[[], T]) -> T:
-        """What `act` returns or raises."""
+        """Returns or raises what `act` does; raises `NoAnswer` if it takes longer than the limit."""
         answer: _Answer = SimpleQueue()
         self._asked.put((act, answer))
         try:
             value, error = answer.get(timeout=self.seconds)
         except Empty:
-            raise NoAnswer(f"nothing for {self.seconds:g} seconds") from None
+            raise NoAnswer(f"no answer within {self.seconds:g} seconds") from None
         if error is not None:
             try:
                 raise error
             finally:
-                del error  # or its traceback would lead to itself, and the iterator stay until the collector comes
+                del error  # its traceback would refer to itself, and keep the iterator until garbage collection
         return value
 
     def iterate(self, iterator: Iterator[T]) -> Iterator[T]:
-        """What the iterator gives. It has to be nobody else's: the thread lets go of it, since that may block, too."""
+        """Yields what the iterator yields. Keep no reference to it: the thread deletes it, since that may block."""
         held = [iterator]
         del iterator
         try:
@@ -65,7 +80,7 @@ class Watch:
             self._asked.put((held.clear, SimpleQueue()))
 
     def close(self) -> None:
-        """Lets the thread end, once it has answered."""
+        """Ends the thread after the call that it is running."""
         self._asked.put(None)
 
     __del__ = close
@@ -80,6 +95,6 @@ def _serve(asked: SimpleQueue[_Job | None]) -> None:
         act, answer = job
         try:
             answer.put((act(), None))
-        except BaseException as error:  # handed over to who has asked
+        except BaseException as error:  # raised in the thread that called
             answer.put((None, error))
         del job, act, answer

@@ -5,6 +5,7 @@ import importlib.util
 from typing import Any
 
 from pipelines.errors import first_line
+from pipelines.loader import Unavailable
 
 # TensorFlow must be there when the plugin is built.
 _INSTALL = (
@@ -17,24 +18,25 @@ _REBUILD = (
 )
 
 
-def unavailable(device: str) -> str | None:
-    """Why DALI cannot be used here, with the remedy; None if it can."""
+def unavailable(device: str) -> Unavailable | None:
+    """Why DALI cannot be used on a device, "cpu" or "gpu"; None if it can."""
     for module, package in (
         ("nvidia.dali", "nvidia-dali-cuda120"),
         ("nvidia.dali_tf_plugin", "nvidia-dali-tf-plugin-cuda120"),
     ):
         if not _is_installed(module):
-            return f"package {package} is not installed ({_INSTALL})"
+            return Unavailable(f"package {package} is not installed", _INSTALL, is_missing=True)
     import tensorflow as tf
 
     try:
         importlib.import_module("nvidia.dali.plugin.tf")
     except tf.errors.NotFoundError:
-        return f"DALI's TF plugin was built for another TensorFlow than {tf.__version__} (build it anew: {_REBUILD})"
-    except Exception as error:  # whatever a foreign library raises while it loads, the user needs the remedy
-        return f"DALI's TF plugin does not load: {first_line(error)} (build it anew: {_REBUILD})"
+        return Unavailable(f"DALI's TF plugin was built for another TensorFlow than {tf.__version__}", _REBUILD)
+    except Exception as error:  # a foreign library may raise anything while it loads, and the user needs the remedy
+        return Unavailable(f"DALI's TF plugin does not load: {first_line(error)}", _REBUILD)
     if device == "gpu" and not tf.config.list_physical_devices("GPU"):
-        return "TensorFlow sees no GPU (`pip install 'tensorflow[and-cuda]' nvidia-npp-cu12` brings CUDA's libraries)"
+        remedy = "`pip install 'tensorflow[and-cuda]' nvidia-npp-cu12` installs CUDA's libraries"
+        return Unavailable("TensorFlow sees no GPU", remedy)
     return None
 
 

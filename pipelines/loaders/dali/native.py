@@ -14,6 +14,7 @@ import subprocess
 from pathlib import Path
 
 from pipelines.errors import first_line
+from pipelines.loader import Unavailable
 from pipelines.system.files import cache_directory, write_atomic
 
 _SOURCE = Path(__file__).with_name("warp_colour.cc")
@@ -32,14 +33,14 @@ def available() -> bool:
 
 
 @functools.cache
-def unavailable() -> str | None:
-    """Why the operator could not be loaded, which is said in one line; None if it is. Tries once a process."""
+def unavailable() -> Unavailable | None:
+    """Why the operator could not be loaded, after a warning; None if it is loaded. Tries once a process."""
     try:
         _load(_compiled())
     except (ImportError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
-        reason = _first_error_line(error)
-        _log.warning("loader dali: stock operators do the work of our CPU operator (slower), since %s", reason)
-        return reason
+        problem = Unavailable(_first_error_line(error), "install g++, or name a C++17 compiler in CXX")
+        _log.warning("loader dali: stock operators replace our CPU operator (slower), because %s", problem)
+        return problem
     return None
 
 
@@ -52,7 +53,7 @@ def _compiled() -> Path:
     if not library.exists():
         compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
         if compiler is None:
-            raise RuntimeError("there is no C++ compiler (install g++)")
+            raise RuntimeError("there is no C++ compiler")
         _log.warning("loader dali: compiling the CPU operator, once (%s)", library)
         library.parent.mkdir(parents=True, exist_ok=True)
         temporary = library.with_suffix(f".{os.getpid()}.tmp")
