@@ -1,4 +1,4 @@
-"""A build that is stopped loses nothing that was whole, and goes on to the very bytes of one that was not."""
+"""A stopped build keeps its finished shards, and continues to the same bytes as a build that was not stopped."""
 
 import errno
 import signal
@@ -34,13 +34,16 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, record: int) -> None:
 
 
 @pytest.mark.parametrize(("record", "whole"), [(1, []), (70, [0]), (140, [0, 1])])
-def test_a_full_disk_leaves_only_whole_shards_and_the_next_run_goes_on(
+def test_a_full_disk_leaves_only_whole_shards_and_the_next_run_continues(
     monkeypatch: pytest.MonkeyPatch, images: Path, built: Path, tmp_path: Path, record: int, whole: list[int]
 ) -> None:
     output = tmp_path / "shards"
     with monkeypatch.context() as patch:
         fail_at(patch, record)
-        with pytest.raises(UserError, match=r"shards: No space left on device; .* the same command goes on"):
+        with pytest.raises(
+            UserError,
+            match=r"shards: No space left on device; .* repeat the same command; it keeps the finished shards",
+        ):
             build(open_source(images), output, OPTIONS)
     expected = {name for i in whole for name in (shard_name("train", i, 2), shard_name("train", i, 2) + ".idx")}
     found = {path.name for path in output.iterdir() if path.is_file()}
@@ -54,7 +57,7 @@ def test_a_full_disk_leaves_only_whole_shards_and_the_next_run_goes_on(
     assert {name: (output / name).stat().st_mtime_ns for name in expected} == before
 
 
-# What is there when the build is killed: half a shard; the first whole one; the second split's.
+# The build is killed when this file appears: a part of a shard, the first finished shard, the second split.
 MOMENTS = (".train-*.tmp", ".build/train-*.json", "validation-*")
 
 
@@ -70,13 +73,13 @@ def test_a_build_that_is_killed_again_and_again_gives_the_same_bytes(images: Pat
         process.send_signal(signal.SIGKILL)
         process.wait()
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    # 2 if the last kill came too late: the data set was there already.
+    # 2 if the last kill came too late and the data set was already complete.
     assert result.returncode in (0, 2), result.stderr
     assert contents(output) == contents(built)
 
 
 def test_workers_end_with_their_parent() -> None:
-    """However it ends: the pipe that they share is closed once the last of them is gone."""
+    """After SIGKILL of the parent, the shared pipe is closed as soon as the last worker has ended."""
     script = """
 import time
 from pipelines.system.processes import run_tasks
@@ -90,7 +93,7 @@ for _ in run_tasks(time.sleep, [0, 0, 600, 600], 2):
     process.communicate(timeout=60)
 
 
-def test_a_shard_that_was_damaged_in_between_is_written_again(
+def test_a_shard_damaged_before_the_repeat_is_written_again(
     monkeypatch: pytest.MonkeyPatch, images: Path, built: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "shards"
@@ -117,7 +120,7 @@ def test_an_unfinished_build_of_something_else_is_not_continued(
 
 def test_nothing_is_overwritten(images: Path, built: Path, tmp_path: Path) -> None:
     before = contents(built)
-    with pytest.raises(UserError, match="holds a data set already"):
+    with pytest.raises(UserError, match="the folder already has a data set"):
         build(open_source(images), built, OPTIONS)
     assert contents(built) == before
     (tmp_path / "mine.txt").touch()

@@ -1,4 +1,4 @@
-"""check_shards finds every flipped bit and every record that loaders would stumble over; quarantine keeps them away."""
+"""check_shards finds every flipped bit and every record that loaders cannot read; loaders skip quarantined records."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
 
 
 def replace_record(folder: Path, number: int, data: bytes) -> None:
-    """Puts a whole, framed record with GOOD's size in the place of one of SHARD's; its sidecars are told."""
+    """Replaces a record of SHARD by one whose image has the size of GOOD, and updates index, sizes and dataset.json."""
     path = folder / SHARD
     index, content = read_index(path), path.read_bytes()
     start, size = list(index.pairs())[number]
@@ -66,7 +66,7 @@ def test_good_shards_have_no_fault(dataset: Path, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize("region", REGIONS)
 def test_every_flipped_bit_is_found(tiny_dataset: Path, tmp_path: Path, region: str) -> None:
-    """The very file, record and byte. A flip in an image is found by the CRC, so also without decoding."""
+    """File, record and byte are exact. The CRC finds a flip in an image, so decoding is not needed."""
     for number, flip in enumerate(draw_flips(tiny_dataset, [region] * 4, seed=REGIONS.index(region))):
         folder = shutil.copytree(tiny_dataset, tmp_path / str(number))
         flip.apply(folder)
@@ -76,7 +76,7 @@ def test_every_flipped_bit_is_found(tiny_dataset: Path, tmp_path: Path, region: 
 
 
 def test_after_quarantine_both_loaders_read_the_rest(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """24 flips at once, two of them in headers of neighbours; then the remedy that the lines name."""
+    """24 flips and two more in headers of neighbours, then the remedy from the printed lines."""
     flips = draw_flips(dataset, [region for region in REGIONS for _ in range(4)], seed=7)
     path = dataset / "train-00002-of-00003"
     flips += [Flip.of_record(path, 5, "length", 3), Flip.of_record(path, 6, "length CRC", 3)]
@@ -92,12 +92,12 @@ def test_after_quarantine_both_loaders_read_the_rest(dataset: Path, capsys: pyte
     capsys.readouterr()
     code, lines = said(capsys, dataset)
     assert (code, len(lines)) == (0, 1)
-    assert f"{sum(record is not None for _, record, _ in damaged)} in quarantine already" in lines[0]
+    assert f"{sum(record is not None for _, record, _ in damaged)} already quarantined" in lines[0]
     read_through(dataset)
 
 
 def read_through(folder: Path) -> None:
-    """Both loaders, every usable record of both splits."""
+    """Reads every usable record of both splits with each loader."""
     for split in ("train", "validation"):
         shards = ShardSet.open(folder, split)
         for name in loaders.names():
@@ -142,12 +142,18 @@ FAULTY: dict[str, tuple[Callable[[], bytes], str]] = {
     "no example": (lambda: b"\x07what", "wire type"),
     "no image": (lambda: records.encode_example({records.LABEL: 1}), "image/encoded is missing"),
     "no label": (lambda: records.encode_example({records.ENCODED: GOOD}), "image/class/label is missing"),
-    "label below the base": (lambda: records.encode_example(FEATURES | {records.LABEL: 0}), "label 0 is not in 1 … 10"),
-    "label above": (lambda: records.encode_example(FEATURES | {records.LABEL: 11}), "label 11 is not in 1 … 10"),
-    "wrong type": (lambda: records.encode_example(FEATURES | {records.FILENAME: 7}), "image/filename is of the wrong"),
+    "label below the base": (
+        lambda: records.encode_example(FEATURES | {records.LABEL: 0}),
+        "label 0 is outside 1 to 10",
+    ),
+    "label above": (lambda: records.encode_example(FEATURES | {records.LABEL: 11}), "label 11 is outside 1 to 10"),
+    "wrong type": (
+        lambda: records.encode_example(FEATURES | {records.FILENAME: 7}),
+        "image/filename has the wrong type",
+    ),
     "other size": (
         lambda: records.encode_example(FEATURES | {records.HEIGHT: 21, records.WIDTH: 30}),
-        "says 21 × 30 pixels, its image has 20 × 30",
+        "says 21 × 30 pixels, but its image has 20 × 30",
     ),
     "empty image": (lambda: records.encode_example(FEATURES | {records.ENCODED: b""}), "the file is empty"),
     "cut image": (lambda: records.encode_example(FEATURES | {records.ENCODED: GOOD[:-2]}), "truncated"),
@@ -175,7 +181,7 @@ def test_an_orientation_is_no_fault(dataset: Path) -> None:
 
 
 def change_info(folder: Path, shard: int, **changes: object) -> None:
-    """Lets dataset.json say something else of a training shard."""
+    """Changes fields of a training shard in dataset.json."""
     told = json.loads((folder / DATASET_FILE).read_text())
     told["splits"]["train"]["shards"][shard] |= changes
     (folder / DATASET_FILE).write_text(json.dumps(told))
@@ -194,13 +200,13 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "other shard": (lambda folder: shutil.copy(folder / "train-00000-of-00003", folder / SHARD), "dataset.json says"),
     "checksum": (
         lambda folder: change_info(folder, 1, crc32c="01234567"),
-        "dataset.json says checksum 01234567: copy or build",
+        "dataset.json says checksum 01234567; copy or build",
     ),
     "count": (lambda folder: change_info(folder, 1, records=35), "dataset.json says 35 records"),
     "lost sizes": (lambda folder: (folder / "train-sizes.npy").unlink(), "train-sizes.npy: No such file"),
     "wrong sizes": (
         wrong_sizes,
-        "train-sizes.npy: 2 sizes are not those of the images in train-00000-of-00003: record 2",
+        "train-sizes.npy: 2 sizes differ from the images in train-00000-of-00003: record 2",
     ),
     "no dataset.json": (
         lambda folder: (folder / DATASET_FILE).unlink(),
@@ -232,7 +238,7 @@ def test_a_shard_that_is_cut_off(dataset: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_shards_of_others_need_no_dataset_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As tensorflow-datasets writes them: by TensorFlow, labels from 0, no sizes. One record is damaged in its head."""
+    """Shards like those of tensorflow-datasets: labels from 0, no sizes. Then the start of one record is damaged."""
     folder = tmp_path / "others"
     folder.mkdir()
     path = folder / "train-00000-of-00001"
@@ -249,7 +255,7 @@ def test_shards_of_others_need_no_dataset_json(tmp_path: Path, capsys: pytest.Ca
     flip.apply(folder)
     assert build_index.main([str(folder), "--workers=1"]) == 2
     assert "check_shards" in capsys.readouterr().err
-    assert said(capsys, folder, "--quarantine")[1][-1] == f"{folder}: in quarantine: 1 of train"
+    assert said(capsys, folder, "--quarantine")[1][-1] == f"{folder}: quarantined records: 1 of train"
     shards = ShardSet.open(folder, "train")
     assert shards.usable.tolist() == [0, 2]
     assert [shards.read(record).label for record in shards.usable] == [0, 2]

@@ -1,4 +1,4 @@
-"""Folders as a source: what is taken for a class, and what is refused."""
+"""Folders as a source: which folders are classes, and which layouts are refused."""
 
 from pathlib import Path
 
@@ -24,15 +24,15 @@ def _folders(root: Path, *names: str) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((), "there is no folder train/<class>/"),
+        ((), "no images found: there is no train/<class>/"),
         (("train/a.jpg",), "no class folders"),
-        (("train/a/1.jpg/", "train/b/1.jpg"), "a: the class has no training images"),
-        (("train/a/1.jpg", "train/b/"), "b: the class has no training images"),
-        (("train/a/1.jpg", "val/c/1.jpg"), "c: no such class"),
+        (("train/a/1.jpg/", "train/b/1.jpg"), "the class a has no training images"),
+        (("train/a/1.jpg", "train/b/"), "the class b has no training images"),
+        (("train/a/1.jpg", "val/c/1.jpg"), "c: train has no such class"),
         (("train/a/1.jpg", "val/1.jpg"), "no validation images"),
     ],
 )
-def test_layouts_that_are_none(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+def test_unknown_layouts_are_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
     _folders(tmp_path, *names)
     with pytest.raises(UserError, match=message):
         open_source(tmp_path)

@@ -1,4 +1,4 @@
-"""Every layout of a data set gives the same shards; what is hostile, cut off or contradictory is refused."""
+"""Every layout of a data set gives the same shards; hostile, damaged and contradictory files are refused."""
 
 import gzip
 import hashlib
@@ -29,9 +29,9 @@ WNIDS = tuple(LABELS[imagenet.validation_name(number)] for number in (3, 1, 2)) 
 TFDS_LABELS = "2707a43f27dcd55fef87fbef0730966cb91c3aba99eb0c9e6f021217a553a3b1"
 TEXTS = {
     "official_tars": "official tars, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (labels: built in, checked",
-    "kaggle": "Kaggle has it, ILSVRC/Data/CLS-LOC/ (labels: LOC_val_solution.csv)",
-    "hugging_face": "Hugging Face has it, 6 tars in data/",
-    "hugging_face_plain": "Hugging Face has it, 6 tars in hugging_face_plain/",
+    "kaggle": "ImageNet in Kaggle's layout, ILSVRC/Data/CLS-LOC/ (labels: LOC_val_solution.csv)",
+    "hugging_face": "ImageNet in Hugging Face's layout, 6 tars in data/",
+    "hugging_face_plain": "ImageNet in Hugging Face's layout, 6 tars in hugging_face_plain/",
     "class_folders": "train/<class>/, validation/<class>/",
     "flat_validation": "train/<class>/, val/ILSVRC2012_val_*.JPEG (labels: built in)",
 }
@@ -41,7 +41,7 @@ REJECTED = 6
 
 
 def nasty(good: bytes) -> dict[str, bytes | None]:
-    """What lies among people's images; REJECTED of them cannot be decoded."""
+    """Files that occur among images of users; REJECTED of them cannot be decoded."""
     picture = Image.open(io.BytesIO(good))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -84,7 +84,7 @@ def pictures() -> tuple[dict[str, dict[str, bytes | None]], dict[str, dict[str, 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same images in each layout, in folders of the layouts' names. For reading only."""
+    """The same images in each layout, in folders with the names of the layouts. For reading only."""
     root = tmp_path_factory.mktemp("sources")
     train, validation = pictures()
     for name, write in layouts.LAYOUTS.items():
@@ -101,7 +101,7 @@ def expected(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shards(folder: Path) -> dict[str, bytes]:
-    """Whatever the layout must not change: shards, indexes, sizes."""
+    """The files that must not depend on the layout: shards, indexes, sizes."""
     return {path.name: path.read_bytes() for path in folder.glob("*-*")}
 
 
@@ -144,8 +144,8 @@ def test_every_layout_gives_the_same_shards(sources: Path, expected: Path, tmp_p
         assert rejected[0] == rejected[1]
     assert sorted(rejected[0].values()) == sorted(rejected[1].values())
     assert len(rejected[0]) == REJECTED
-    mended = {"4-component JPEG": 1, "BMP": 1, "EXIF orientation 6": 1, "GIF": 1, "PNG": 1, "WEBP": 1}
-    assert infos[0].build["reencoded"] == infos[1].build["reencoded"] == mended
+    reencoded = {"4-component JPEG": 1, "BMP": 1, "EXIF orientation 6": 1, "GIF": 1, "PNG": 1, "WEBP": 1}
+    assert infos[0].build["reencoded"] == infos[1].build["reencoded"] == reencoded
 
 
 @pytest.mark.parametrize("layout", TEXTS)
@@ -164,7 +164,7 @@ def test_kaggles_tree_from_further_down(sources: Path, inner: str) -> None:
 
 
 def test_validation_labels_are_the_known_ones() -> None:
-    """Vectors of the official devkit and of TensorFlow's list."""
+    """Compared with values of the official devkit and of TensorFlow's list."""
     assert len(imagenet.wnids()) == len(imagenet.class_names()) == 1000
     assert list(imagenet.wnids()) == sorted(imagenet.wnids())
     assert (imagenet.wnids()[0], imagenet.class_names()["n01440764"]) == ("n01440764", "tench, Tinca tinca")
@@ -227,15 +227,15 @@ def test_hostile_members_are_rejected_and_nothing_is_unpacked(tmp_path: Path) ->
         "hard.JPEG": "a link in a tar",
         "dev.JPEG": "not a regular file",
         "pipe": "not a regular file",
-        "x.jpg": "Is a directory",
-        "ILSVRC2012_img_train.tar/readme.txt": "not the tar of a class",
+        "x.jpg": "a folder, not a file",
+        "ILSVRC2012_img_train.tar/readme.txt": "its name is not that of a class tar",
     }
     assert {item.split for item in source.rejected} == {"train"}
     assert {path.name for path in tmp_path.rglob("*")} == {"secret", "source", "ILSVRC2012_img_train.tar"}
 
 
-def test_what_belongs_to_no_class_is_listed(tmp_path: Path) -> None:
-    """Names without a label, names of classes that training lacks, and second files of one name."""
+def test_files_without_a_class_are_listed(tmp_path: Path) -> None:
+    """Names without a label, classes that training does not have, and second files of one name."""
     known = next(name for name, wnid in LABELS.items() if wnid == "n01440764")
     other = next(name for name, wnid in LABELS.items() if wnid != "n01440764")
     twice = layouts.tar([("a.JPEG", b"1"), ("./a.JPEG", b"2"), ("._a.JPEG", b"macOS")])
@@ -249,12 +249,12 @@ def test_what_belongs_to_no_class_is_listed(tmp_path: Path) -> None:
     assert reasons == {
         ("train", "a.JPEG"): "a second file of this name in its class",
         ("validation", other): f"no training images of its class {LABELS[other]}",
-        ("validation", "b.JPEG"): "no label is known for this name",
+        ("validation", "b.JPEG"): "the label of this file name is not known",
     }
 
 
 def test_a_tar_that_is_cut_off_is_refused(sources: Path, tmp_path: Path) -> None:
-    """Wherever it was cut: Python's tarfile takes most of these for whole, shorter tars."""
+    """At any byte: Python's tarfile accepts most of these as whole, shorter tars."""
     whole = (sources / "official_tars" / "ILSVRC2012_img_train.tar").read_bytes()
     ends = np.random.default_rng(1).integers(0, len(whole.rstrip(b"\0")), 40)
     for end in (0, 512, *ends, *(ends // 512 * 512)):
@@ -264,8 +264,8 @@ def test_a_tar_that_is_cut_off_is_refused(sources: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("claim", ["size", "name"])
-def test_tars_that_lie_about_their_size(tmp_path: Path, claim: str) -> None:
-    """A header that leads backwards, for ever; a long name of gigabytes."""
+def test_tars_with_false_sizes_are_refused(tmp_path: Path, claim: str) -> None:
+    """A header that leads backwards without end, and a long name of gigabytes."""
     member = tarfile.TarInfo("loop.JPEG")
     member.size = -1024 if claim == "size" else 1 << 40
     member.type = tarfile.REGTYPE if claim == "size" else tarfile.GNUTYPE_LONGNAME
@@ -275,14 +275,14 @@ def test_tars_that_lie_about_their_size(tmp_path: Path, claim: str) -> None:
         open_source(tmp_path)
 
 
-def test_an_empty_class_is_no_class(tmp_path: Path) -> None:
+def test_an_empty_class_is_refused(tmp_path: Path) -> None:
     write_official(tmp_path, layouts.tar([("n01440764.tar", layouts.tar([])), ("n01443537.tar", class_tar())]))
-    with pytest.raises(UserError, match="n01440764: the class has no training images"):
+    with pytest.raises(UserError, match="the class n01440764 has no training images"):
         open_source(tmp_path)
 
 
 def test_compressed_tars_are_unpacked_once(sources: Path, tmp_path: Path) -> None:
-    """What an interrupted build has unpacked stays; what it was about to unpack is done again."""
+    """A repeated build keeps the tars that are unpacked, and unpacks an incomplete one again."""
     scratch = Scratch(tmp_path / "scratch", workers=3)
     first = open_source(sources / "hugging_face", scratch)
     times = {path: path.stat().st_mtime_ns for path in scratch.folder.iterdir()}
@@ -292,11 +292,11 @@ def test_compressed_tars_are_unpacked_once(sources: Path, tmp_path: Path) -> Non
     again = open_source(sources / "hugging_face", scratch)
     assert again.splits == first.splits
     assert {path for path in scratch.folder.iterdir() if times[path] != path.stat().st_mtime_ns} == {lost}
-    with pytest.raises(UserError, match="compressed"):
+    with pytest.raises(UserError, match="the tar is compressed"):
         open_source(sources / "hugging_face")
 
 
-def test_a_compressed_tar_that_is_cut_off_or_of_which_there_is_no_room(
+def test_a_compressed_tar_that_is_cut_off_or_has_no_room(
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = (sources / "hugging_face" / "data" / "train_images_0.tar.gz").read_bytes()
@@ -310,7 +310,9 @@ def test_a_compressed_tar_that_is_cut_off_or_of_which_there_is_no_room(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"No space left on device; .* the same command goes on"):
+    with pytest.raises(
+        UserError, match=r"No space left on device; .* repeat the same command; it keeps the tars that are unpacked"
+    ):
         open_source(tmp_path, Scratch(tmp_path / "full"))
     assert not list((tmp_path / "full").iterdir())
 
@@ -318,7 +320,7 @@ def test_a_compressed_tar_that_is_cut_off_or_of_which_there_is_no_room(
 def test_a_tar_that_was_replaced_is_another_source(
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Offsets and lengths alone would not tell."""
+    """Offsets and lengths are the same."""
     data = (sources / "official_tars" / "ILSVRC2012_img_train.tar").read_bytes()
     (tmp_path / "source").mkdir()
     write_official(tmp_path / "source", data)
@@ -336,7 +338,7 @@ def test_a_tar_that_was_replaced_is_another_source(
         with pytest.raises(UserError, match="stopped"):
             try_build()
     os.utime(tmp_path / "source" / "ILSVRC2012_img_train.tar", (1, 1))
-    with pytest.raises(UserError, match="unfinished build of other images"):
+    with pytest.raises(UserError, match="has an unfinished build of other images or options"):
         try_build()
 
 
@@ -346,20 +348,20 @@ def test_a_tar_that_shrinks_while_it_is_read_stops_the_build(sources: Path, tmp_
     write_official(tmp_path / "source", data)
     source = open_source(tmp_path / "source")
     write_official(tmp_path / "source", data[: len(data) // 2])
-    with pytest.raises(UserError, match="shorter than it was; mend this and repeat"):
+    with pytest.raises(UserError, match="shorter than it was; fix this and repeat"):
         build(source, tmp_path / "shards", OPTIONS)
 
 
 @pytest.mark.parametrize(
     "table", ["", "a,b\n1,2\n", "ImageId,PredictionString\nILSVRC2012_val_00000001,\n", "ImageId,PredictionString\nx\n"]
 )
-def test_a_table_of_kaggle_that_is_none(tmp_path: Path, table: str) -> None:
+def test_a_damaged_table_of_kaggle_is_refused(tmp_path: Path, table: str) -> None:
     path = tmp_path / "LOC_val_solution.csv"
     path.write_text(table)
     if not table:
         assert imagenet.kaggle_labels(path) == {}
         return
-    with pytest.raises(UserError, match=r"LOC_val_solution\.csv: not the columns"):
+    with pytest.raises(UserError, match=r"LOC_val_solution\.csv: the columns ImageId and PredictionString are missing"):
         imagenet.kaggle_labels(path)
 
 

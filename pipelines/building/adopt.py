@@ -1,7 +1,7 @@
-"""Shards that exist already get what loaders need: an index each, the image sizes, and dataset.json.
+"""Makes what loaders need for shards that exist: an index for each, the image sizes and dataset.json.
 
-The original project's shards have none of these; ours lose them when shards are copied alone. Only heads of records are
-read: a shard is mapped into memory, and the pages that hold pixels are never touched.
+The original project's shards have none of these; ours lack them if only the shards were copied. Only the start of each
+record is read: a shard is mapped into memory, and the pages with pixels are never touched.
 """
 
 import io
@@ -27,15 +27,22 @@ from pipelines.system.progress import Progress, silent
 _SHARD_NAME = re.compile(r"([A-Za-z0-9_]+)-(\d{5})-of-(\d{5})")
 _WNID = re.compile(r"n\d{8}")
 ORIGINAL_LABEL_BASE = 1
-MAX_LABEL = 2**24  # more classes than anyone has: a wrong feature, not a label
+MAX_LABEL = 2**24  # a larger number is a wrong feature, not a label
 NO_LABEL = -1
 
-Numbers = frozenset[int]  # of records, in their shard
+Numbers = frozenset[int]  # record numbers in their shard
 
 
 @dataclass(frozen=True)
 class _IndexTask:
-    """One shard to index; `known` and `quarantined`, what dataset.json says of it, hold if it is still the same."""
+    """One shard to index.
+
+    Attributes:
+        path: the shard.
+        damaged: records to quarantine.
+        known: its entry in dataset.json, kept if the shard has the same number of records and bytes.
+        quarantined: its records in quarantine, kept in the same case.
+    """
 
     path: Path
     damaged: Numbers
@@ -45,9 +52,14 @@ class _IndexTask:
 
 @dataclass(frozen=True)
 class _ShardScan:
-    """What the heads of one shard's records say; `classes` maps a label to (synset, text).
+    """What the records of one shard say.
 
-    Records that are left out have NO_LABEL, and the size 1 × 1 if theirs cannot be read.
+    Attributes:
+        info: the shard's entry for dataset.json.
+        left_out: records in quarantine.
+        sizes: int32 [N, 2], height and width in pixels; 1 × 1 for records in quarantine whose size cannot be read.
+        labels: int64 [N]; NO_LABEL for records in quarantine.
+        classes: label -> (synset, text).
     """
 
     info: ShardInfo
@@ -66,16 +78,22 @@ def adopt_shards(
 ) -> DatasetInfo:
     """Writes indexes, image sizes and dataset.json beside the shards of a folder.
 
-    Args:
-        directory: holds shards named <split>-00000-of-01024.
-        label_base: the label of the first class. Default: what a dataset.json that is there says; else 0 if a
-            record has label 0; else 1, as in the original project's shards.
-        workers: processes.
-        progress: told how many shards are done.
-        damaged: shard name -> records to quarantine; they need not be readable.
+    An existing dataset.json keeps its classes and its notes on the build. Shards with the same number of records and
+    bytes as before keep their checksums and quarantine.
 
-    An existing dataset.json keeps its classes, its notes on the build and, for shards that have as many records and
-    bytes as before, checksums and quarantine. Raises `UserError` naming shard and record if one cannot be read.
+    Args:
+        directory: the folder, with shards named <split>-00000-of-01024.
+        label_base: the label of the first class. None takes it from an existing dataset.json; without one it is 0 if a
+            record has label 0, else 1, as in the original project's shards.
+        workers: number of processes.
+        progress: called with the number of shards done.
+        damaged: shard name -> records to quarantine; they may be unreadable.
+
+    Returns:
+        The content of dataset.json.
+
+    Raises:
+        UserError: a shard is missing, a record cannot be read, or labels do not fit.
     """
     directory = Path(directory).expanduser().absolute()
     splits = find_shards(directory)
@@ -102,40 +120,50 @@ def adopt_shards(
         )
         info.save(directory)
     except OSError as error:
-        raise UserError(f"{directory}: {error.strerror or error}") from None
+        raise UserError(error.strerror or str(error), path=directory) from None
     return info
 
 
 def find_shards(directory: Path) -> dict[str, list[str]]:
-    """The shard names of each split, in order. Raises `UserError` if there are none, or one of them is missing."""
+    """Finds the shards of a folder by their names.
+
+    Args:
+        directory: the folder.
+
+    Returns:
+        The file names of each split, in order.
+
+    Raises:
+        UserError: there are no shards, one is missing, or there are shards of several data sets.
+    """
     if not directory.is_dir():
-        raise UserError(f"{directory}: no such folder")
+        raise UserError("no such folder", path=directory)
     found: dict[str, dict[int, set[int]]] = {}
     for path in directory.iterdir():
         if match := _SHARD_NAME.fullmatch(path.name):
             found.setdefault(match[1], {}).setdefault(int(match[3]), set()).add(int(match[2]))
     if not found:
-        raise UserError(
-            f"{directory}: no shards here (train-00000-of-…); `python -m tools.build_shards --source DIR --output "
-            "SHARDS` builds some"
-        )
+        remedy = "build some with `python -m tools.build_shards --source DIR --output SHARDS`"
+        raise UserError("no shards (train-00000-of-…) in this folder", path=directory, remedy=remedy)
     splits = {}
     for split, counts in sorted(found.items()):
         if len(counts) > 1:
             sets = " and ".join(f"{split}-*-of-{count:05d}" for count in sorted(counts))
-            raise UserError(f"{directory}: holds shards of several data sets, {sets}; keep one of them")
+            raise UserError(f"has shards of several data sets, {sets}", path=directory, remedy="keep one of them")
         ((count, numbers),) = counts.items()
         expected = [shard_name(split, number, count) for number in range(count)]
         if missing := sorted(set(range(count)) - numbers):
-            raise UserError(f"{directory / expected[missing[0]]}: the shard is missing; copy or build it again")
+            path = directory / expected[missing[0]]
+            raise UserError("the shard is missing", path=path, remedy="copy or build it again")
         if len(numbers) > count:
-            raise UserError(f"{directory}: {split} has a shard beyond {expected[-1]}; remove it")
+            path = directory / shard_name(split, max(numbers), count)
+            raise UserError(f"the number is larger than that of {expected[-1]}", path=path, remedy="remove the file")
         splits[split] = expected
     return splits
 
 
 def known_shards(info: DatasetInfo) -> dict[str, tuple[ShardInfo, Numbers]]:
-    """Shard name -> what dataset.json says of it, and which of its records it has in quarantine."""
+    """Shard name -> its entry in dataset.json, and its records in quarantine."""
     found = {}
     for part in info.splits.values():
         first = 0
@@ -147,7 +175,7 @@ def known_shards(info: DatasetInfo) -> dict[str, tuple[ShardInfo, Numbers]]:
 
 
 def _index_shard(task: _IndexTask) -> tuple[str, _ShardScan]:
-    """Reads the heads of a shard's records and writes its index."""
+    """Reads the start of each record of a shard and writes its index."""
     path = task.path
     index, problems = locate(path)
     info = ShardInfo(file=path.name, records=index.num_records, bytes=index.end)
@@ -158,7 +186,7 @@ def _index_shard(task: _IndexTask) -> tuple[str, _ShardScan]:
     labels = np.full(index.num_records, NO_LABEL, np.int64)
     classes: dict[int, tuple[str, str]] = {}
     with open(path, "rb") as stream:
-        # Not closed by hand: a view of it may live on in a traceback, and mmap refuses to close then.
+        # Not closed here: a traceback may still have a view of it, and then mmap refuses to close.
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     mapped.madvise(mmap.MADV_RANDOM)  # no read-ahead into the pixels
     shard = memoryview(mapped)
@@ -170,7 +198,8 @@ def _index_shard(task: _IndexTask) -> tuple[str, _ShardScan]:
             label, sizes[number], names = _read_head(body)
         except ValueError as error:
             if number not in left_out:
-                raise UserError(f"{path}: record {number} at byte {offset}: {error}; {_remedy(path.parent)}") from None
+                what = f"record {number} at byte {offset}: {error}"
+                raise UserError(what, path=path, remedy=_remedy(path.parent)) from None
         else:
             if number not in left_out:
                 labels[number] = label
@@ -180,7 +209,7 @@ def _index_shard(task: _IndexTask) -> tuple[str, _ShardScan]:
 
 
 def _remedy(directory: Path) -> str:
-    return f"build the shard again, or leave it out: `python -m tools.check_shards {directory} --quarantine`"
+    return f"build the shard again, or leave the record out: `python -m tools.check_shards {directory} --quarantine`"
 
 
 def _read_head(body: memoryview) -> tuple[int, tuple[int, int], tuple[str, str]]:
@@ -188,7 +217,7 @@ def _read_head(body: memoryview) -> tuple[int, tuple[int, int], tuple[str, str]]
     features = records.decode_example(body)
     label = features.get(records.LABEL)
     if not isinstance(label, int) or not 0 <= label <= MAX_LABEL:
-        raise ValueError(f"{records.LABEL} is {'missing' if label is None else 'no label'}")
+        raise ValueError(f"{records.LABEL} is {'missing' if label is None else 'not a label'}")
     encoded = features.get(records.ENCODED)
     if not isinstance(encoded, memoryview):
         raise ValueError(f"{records.ENCODED} is missing")
@@ -202,7 +231,7 @@ def _size_of(encoded: memoryview) -> tuple[int, int]:
         with Image.open(io.BytesIO(encoded)) as image:
             return image.height, image.width
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise ValueError("the record has no image sizes, nor has its image") from None
+        raise ValueError("neither the record nor its image says the size of the image") from None
 
 
 def _text(value: memoryview | int | None) -> str:
@@ -216,18 +245,24 @@ def _classes(
     labels = np.concatenate([np.unique(scan.labels) for scan in scans])
     labels = labels[labels != NO_LABEL]
     if not len(labels):
-        raise UserError(f"{directory}: every record is quarantined; build the shards again")
+        raise UserError("every record is quarantined", path=directory, remedy="build the shards again")
     lowest, highest = int(labels.min()), int(labels.max())
     base = label_base
     if base is None:
         base = known.label_base if known else min(lowest, ORIGINAL_LABEL_BASE)
     if lowest < base:
-        raise UserError(f"{directory}: a record has label {lowest}, below the label base {base}; give --label-base")
+        raise UserError(
+            f"a record has label {lowest}, but the first class has label {base}",
+            path=directory,
+            remedy=f"choose the label base {lowest}",
+            setting="label_base",
+        )
     if known and base == known.label_base:
         if highest >= base + known.num_classes:
             raise UserError(
-                f"{directory}: a record has label {highest}, but dataset.json knows {known.num_classes} classes from "
-                f"label {base} on; remove dataset.json if the shards are others"
+                f"a record has label {highest}, but dataset.json has {known.num_classes} classes from label {base} on",
+                path=directory,
+                remedy="remove dataset.json if it belongs to other shards",
             )
         return known.classes, base
     names: dict[int, tuple[str, str]] = {}
@@ -237,11 +272,12 @@ def _classes(
 
 
 def _class_info(number: int, synset: str, text: str) -> ClassInfo:
+    """The entry of a class for dataset.json; `number` is counted from 0."""
     return ClassInfo(name=text or synset or f"class {number}", wnid=synset if _WNID.fullmatch(synset) else None)
 
 
 def _split_info(directory: Path, split: str, scans: Sequence[_ShardScan]) -> SplitInfo:
-    """Writes the split's image sizes; what dataset.json says of its shards."""
+    """Writes the image sizes of a split. Returns its entry for dataset.json."""
     sizes = f"{split}-sizes.npy"
     write_sizes(directory / sizes, np.concatenate([scan.sizes for scan in scans]))
     ends = np.cumsum([scan.info.records for scan in scans]).tolist()

@@ -1,9 +1,9 @@
-"""A source of images becomes shards, indexes, image sizes and dataset.json.
+"""Builds shards, indexes, image sizes and dataset.json from a source of images.
 
-The plan comes first: a seeded shuffle of each split, cut into shards whose sizes differ by one at most. Each shard is
-then a pure function of its own list of images, so shards are written by many processes, and a build that was stopped
-goes on where it was: finished shards are known by a small note in the folder `.build`, which the last step removes.
-dataset.json is written last; a folder without it holds no data set.
+First the images of each split are shuffled with a seed and cut into shards whose sizes differ by at most one. Each
+shard is a pure function of its list of images. So many processes can write shards at once, and a stopped build
+continues where it stopped: the folder `.build` has a small note for each finished shard. dataset.json is written after
+all shards; a folder without it is not a data set.
 """
 
 import json
@@ -27,7 +27,7 @@ from pipelines.building.shard_writer import (
     finished,
     write_shard,
 )
-from pipelines.building.sources import WHOLE_FILE, Entry, Rejected, Source
+from pipelines.building.sources import WHOLE_FILE, Entry, RejectedFile, Source
 from pipelines.errors import UserError
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, ShardInfo, SplitInfo, shard_name
 from pipelines.shards.shard_set import write_sizes
@@ -42,13 +42,17 @@ _PLAN_FILE = "plan.json"
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How shards are made. The same source and options give the same bytes, whatever the number of workers.
+    """How shards are made. The same source and options give the same bytes with any number of workers.
 
     Attributes:
-        train_shards, validation_shards: how many are wanted; a shard gets MIN_RECORDS_PER_SHARD images or more.
-        short_side: larger images are shrunk to this shorter side, pixels; None keeps them.
-        quality: JPEG quality of images that are encoded anew.
-        seed: of the shuffle.
+        train_shards: number of training shards; fewer if a shard would have fewer than MIN_RECORDS_PER_SHARD images.
+        validation_shards: the same for validation.
+        short_side: images with a longer shorter side are shrunk to this one, in pixels; None keeps all sizes.
+        quality: JPEG quality of images that are encoded again, 1 to 100.
+        seed: seed of the shuffle.
+
+    Raises:
+        UserError: a value is out of range.
     """
 
     train_shards: int = 1024
@@ -60,39 +64,45 @@ class BuildOptions:
     def __post_init__(self) -> None:
         for name in ("train_shards", "validation_shards"):
             if not 1 <= getattr(self, name) <= 99999:
-                raise UserError(f"--{name.replace('_', '-')} must be 1 to 99999, not {getattr(self, name)}")
+                raise UserError(f"{name} must be 1 to 99999, not {getattr(self, name)}", setting=name)
         if self.short_side is not None and self.short_side < 1:
-            raise UserError(f"--short-side must be at least 1, not {self.short_side}")
+            raise UserError(f"short_side must be at least 1, not {self.short_side}", setting="short_side")
         if not 1 <= self.quality <= 100:
-            raise UserError(f"--quality must be 1 to 100, not {self.quality}")
+            raise UserError(f"quality must be 1 to 100, not {self.quality}", setting="quality")
         if self.seed < 0:
-            raise UserError(f"--seed must not be negative, not {self.seed}")
+            raise UserError(f"seed must be 0 or more, not {self.seed}", setting="seed")
 
     def num_shards(self, split: str, images: int) -> int:
-        """How many shards `images` images of a split are cut into."""
+        """The number of shards for a split of `images` images."""
         wanted = {"train": self.train_shards, "validation": self.validation_shards}[split]
         return max(1, min(wanted, images // MIN_RECORDS_PER_SHARD))
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did: the dataset.json it wrote, the files it rejected, how many images it encoded anew and why."""
+    """The result of a build.
+
+    Attributes:
+        info: the content of dataset.json.
+        rejected: the files that did not become records.
+        reencoded: the number of images that were encoded again, by reason.
+    """
 
     info: DatasetInfo
-    rejected: tuple[Rejected, ...]
+    rejected: tuple[RejectedFile, ...]
     reencoded: dict[str, int]
 
 
 def shuffled_shards(entries: Sequence[Entry], num_shards: int, seed: int) -> list[list[Entry]]:
-    """A seeded global shuffle, cut into shards whose sizes differ by one at most."""
+    """Shuffles all entries with a seed and cuts them into shards whose sizes differ by at most one."""
     order = np.random.default_rng(seed).permutation(len(entries))
     return [[entries[i] for i in part.tolist()] for part in np.array_split(order, num_shards)]
 
 
 def rebalanced(shards: list[list[Entry]]) -> list[list[Entry]]:
-    """The same entries in shards whose sizes differ by one at most; as few as possible change their shard."""
+    """The same entries in shards whose sizes differ by at most one; as few entries as possible change their shard."""
     total, count = sum(map(len, shards)), len(shards)
-    # The longest shards keep the odd ones, so that fewer have to move.
+    # The longest shards get one entry more, so that fewer entries move.
     longest_first = sorted(range(count), key=lambda i: (-len(shards[i]), i))
     targets = {i: total // count + (rank < total % count) for rank, i in enumerate(longest_first)}
     spare = [entry for i, shard in enumerate(shards) for entry in shard[targets[i] :]]
@@ -107,10 +117,20 @@ def rebalanced(shards: list[list[Entry]]) -> list[list[Entry]]:
 def build(
     source: Source, output: str | Path, options: BuildOptions, workers: int = 1, progress: Progress = silent
 ) -> BuildReport:
-    """Builds a data set into the folder `output`, which must be new, empty or an unfinished build of the same.
+    """Builds a data set. Files that cannot be decoded are left out and listed in rejected.jsonl.
 
-    Files that cannot be decoded are left out and listed in rejected.jsonl. Raises `UserError` if the folder
-    holds something else, cannot be written, or too few images can be decoded.
+    Args:
+        source: the images and their classes.
+        output: the folder to write; new, empty, or an unfinished build of the same source and options.
+        options: how shards are made.
+        workers: number of processes.
+        progress: called with the number of images done.
+
+    Returns:
+        What was built, rejected and encoded again.
+
+    Raises:
+        UserError: the folder contains something else or cannot be written, or too few images can be decoded.
     """
     output = Path(output).expanduser().absolute()
     rejected = list(source.rejected)
@@ -136,29 +156,34 @@ def build(
         )
         info.save(output)
     except OSError as error:
-        what = f"{output}: {error.strerror or error}"
-        raise UserError(f"{what}; finished shards are kept, the same command goes on from there") from None
+        remedy = "fix this and repeat the same command; it keeps the finished shards"
+        raise UserError(error.strerror or str(error), path=output, remedy=remedy) from None
     shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
     return BuildReport(info, tuple(rejected), made["reencoded"])
 
 
 def scratch_folder(output: Path) -> Path:
-    """Where a source may keep files while `output` is built."""
+    """The folder for temporary files of a source while `output` is built."""
     return output / STATE_FOLDER / "source"
 
 
 def check_output(output: Path) -> None:
-    """Raises `UserError` unless the folder is new, empty or holds an unfinished build."""
+    """Checks that a data set can be built into a folder.
+
+    Raises:
+        UserError: the folder has a data set or other files; an unfinished build is accepted.
+    """
     if (output / DATASET_FILE).exists():
-        raise UserError(f"{output}: holds a data set already; give another --output or remove the folder")
+        remedy = "choose another output folder or remove this one"
+        raise UserError("the folder already has a data set", path=output, remedy=remedy, setting="output")
     if not output.exists() or (output / STATE_FOLDER / _PLAN_FILE).exists():
         return
     if any(path.name != STATE_FOLDER for path in output.iterdir()):
-        raise UserError(f"{output}: the folder is not empty; give another --output")
+        raise UserError("the folder is not empty", path=output, remedy="choose another output folder", setting="output")
 
 
 def _prepare(output: Path, source: Source, options: BuildOptions) -> None:
-    """Makes the folder, or makes sure that an unfinished build in it is this one."""
+    """Makes the folder, or checks that the unfinished build in it has the same plan."""
     plan = {
         "options": asdict(options),
         "source": digest(repr(tuple(entry)) for entries in source.splits.values() for entry in entries),
@@ -171,7 +196,9 @@ def _prepare(output: Path, source: Source, options: BuildOptions) -> None:
     if (state / _PLAN_FILE).exists():
         if json.loads((state / _PLAN_FILE).read_text(encoding="utf-8")) != plan:
             raise UserError(
-                f"{output}: holds an unfinished build of other images or options; repeat that one or remove the folder"
+                "the folder has an unfinished build of other images or options",
+                path=output,
+                remedy="repeat the command of that build or remove the folder",
             )
         remove_leftovers(output)
         remove_leftovers(state)
@@ -181,7 +208,7 @@ def _prepare(output: Path, source: Source, options: BuildOptions) -> None:
 
 
 def _tars(source: Source) -> list[str]:
-    """Each tar that images lie in, with size and time: another tar has other bytes at the same offsets."""
+    """Each tar with its size and time: a tar that was replaced has other bytes at the same offsets."""
     files = {entry.place.file for entries in source.splits.values() for entry in entries if entry.offset != WHOLE_FILE}
     stats = [(file, os.stat(file)) for file in sorted(files)]
     return [f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats]
@@ -194,12 +221,12 @@ def _build_split(
     options: BuildOptions,
     workers: int,
     progress: Progress,
-) -> tuple[list[ShardResult], list[Rejected]]:
-    """Writes all shards of a split; their results in order, and the files that are in none of them."""
+) -> tuple[list[ShardResult], list[RejectedFile]]:
+    """Writes all shards of a split. Returns their results in order, and the files that could not be decoded."""
     entries = source.splits[split]
     count = options.num_shards(split, len(entries))
     shards = shuffled_shards(entries, count, options.seed)
-    rejected: list[Rejected] = []
+    rejected: list[RejectedFile] = []
     while True:
         tasks = [
             ShardTask(
@@ -210,21 +237,22 @@ def _build_split(
         results = _run(tasks, workers, partial(progress, f"{split} shards"))
         if not any(result.rejected for result in results):
             return results, sorted(rejected)
-        # Shards that lost images are filled up from others and written once more, so that sizes stay balanced.
+        # Shards that lost images get some from other shards and are written again, so that sizes stay balanced.
         shards = []
         for task, result in zip(tasks, results, strict=True):
             lost = dict(result.rejected)
-            rejected += [Rejected(split, task.entries[i].path, reason) for i, reason in lost.items()]
+            rejected += [RejectedFile(split, task.entries[i].path, reason) for i, reason in lost.items()]
             shards.append([entry for i, entry in enumerate(task.entries) if i not in lost])
         if sum(map(len, shards)) < count:
             rejected.sort()
             what = f"{len(rejected):,} of {len(entries):,} {split} images cannot be decoded"
-            raise UserError(f"{source.root}: {what}; the first is {rejected[0].path}: {rejected[0].reason}")
+            first = f"the first is {rejected[0].path}: {rejected[0].reason}"
+            raise UserError(f"{what}, {first}", path=source.root, remedy="add images that can be decoded")
         shards = rebalanced(shards)
 
 
 def _run(tasks: list[ShardTask], workers: int, progress: Callable[[int, int], None]) -> list[ShardResult]:
-    """Writes the shards that are not there yet; the results in the order of the tasks."""
+    """Writes the shards that are not finished. Returns the results in the order of the tasks."""
     images = {task.path.name: len(task.entries) for task in tasks}
     results = {task.path.name: result for task in tasks if (result := finished(task))}
     done, total = sum(images[name] for name in results), sum(images.values())
@@ -237,6 +265,7 @@ def _run(tasks: list[ShardTask], workers: int, progress: Callable[[int, int], No
 
 
 def _split_info(output: Path, split: str, results: list[ShardResult]) -> SplitInfo:
+    """Writes the image sizes of a split. Returns its part of dataset.json."""
     sizes = f"{split}-sizes.npy"
     write_sizes(output / sizes, np.concatenate([np.array(result.sizes, np.int32) for result in results]))
     shards = [ShardInfo(file=r.name, records=len(r.sizes), bytes=r.bytes, crc32c=r.crc32c) for r in results]

@@ -1,14 +1,14 @@
-"""One image file becomes a JPEG that every decoder reads alike, or is rejected.
+"""Makes a JPEG that all decoders read alike of one image file, or rejects the file.
 
-Decided by content, not by name: a baseline or progressive JPEG of one or three components stays as it is, byte for
-byte. Whatever else Pillow can read becomes an RGB JPEG: CMYK, PNG, WebP, BMP, GIF and TIFF (first frame), images that
-EXIF turns (DALI would turn them, TensorFlow would not; now nobody has to), and on request images that are too large.
-Alpha is dropped, as TensorFlow does it.
+The content decides, not the file name. A baseline or progressive JPEG with one or three components is kept byte for
+byte. Everything else that Pillow can read becomes an RGB JPEG: CMYK, PNG, WebP, BMP, GIF and TIFF (first frame), and
+images with an EXIF orientation (DALI applies it, TensorFlow does not). On request large images are shrunk. Alpha is
+dropped, as in TensorFlow.
 
-Every image is decoded from its first row to its last: a decoder that reads only a crop would miss a truncated file. A
-JPEG that stays as it is gives a verdict, but nobody needs its pixels, so libjpeg decodes it at an eighth of its size.
-That reads every coefficient of every scan and makes one pixel of each block; the inverse transform, which is left out,
-takes any numbers. `tests/test_clean.py` compares the verdicts with those of a decoder that makes all pixels.
+Every image is decoded from its first row to its last: a decoder that reads only a crop would miss a truncated file. The
+pixels of a JPEG that is kept are not needed, so libjpeg decodes it at an eighth of its size. This reads every
+coefficient of every scan and makes one pixel of each block. It leaves out the inverse transform, which accepts any
+numbers. `tests/test_clean.py` compares the verdicts with those of a full decode.
 """
 
 import io
@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 
 from pipelines.shards.jpeg import BASELINE, PROGRESSIVE, read_header
 
-# Not everything that Pillow knows: it would start Ghostscript for an EPS.
+# Not all formats of Pillow: for an EPS it would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _ORIENTATION = 0x0112
 
@@ -31,12 +31,19 @@ Result = TypeVar("Result")
 
 
 class ImageRejected(Exception):
-    """The image cannot become a record; the text says why."""
+    """The image cannot become a record. The message is the reason."""
 
 
 @dataclass(frozen=True)
 class CleanImage:
-    """A JPEG, its size in pixels, and why it was encoded anew ("" if its bytes are the source's)."""
+    """A JPEG that can be stored.
+
+    Attributes:
+        encoded: the bytes of the JPEG.
+        height: in pixels.
+        width: in pixels.
+        reencoded: why the image was encoded again; "" if the bytes are those of the source.
+    """
 
     encoded: bytes
     height: int
@@ -45,31 +52,44 @@ class CleanImage:
 
 
 def clean_image(data: bytes, quality: int = 95, short_side: int | None = None) -> CleanImage:
-    """Checks and, where needed, re-encodes one image.
+    """Checks one image and encodes it again where needed.
 
     Args:
-        data: the file's bytes.
-        quality: JPEG quality of images that are encoded anew.
-        short_side: images with a longer shorter side, in pixels, are shrunk to it, and stored with chroma of half
-            the resolution (4:2:0): they are shrunk to be decoded fast, which is then a quarter faster. Otherwise
-            chroma is kept in full (4:4:4).
+        data: the bytes of the file.
+        quality: JPEG quality of images that are encoded again.
+        short_side: images with a longer shorter side, in pixels, are shrunk to this one and stored with half the
+            chroma resolution (4:2:0), which decodes a quarter faster. Other images keep full chroma (4:4:4).
 
-    Raises `ImageRejected` if the image cannot be decoded in full or has more pixels than Pillow's bomb limit.
+    Returns:
+        The JPEG to store.
+
+    Raises:
+        ImageRejected: the image cannot be decoded in full, or has more pixels than Pillow's limit for decompression
+            bombs.
     """
     return _opened(data, partial(_clean, data=data, quality=quality, short_side=short_side))
 
 
 def check_image(encoded: bytes) -> tuple[int, int]:
-    """Height and width of a record's image.
+    """Checks the image of a record.
 
-    Raises `ImageRejected` unless it decodes in full and every loader reads the same pixels. That is what `clean_image`
-    stores as it is; and JPEGs with an EXIF orientation too, as the original project has them: no loader turns them.
+    Accepts what `clean_image` keeps byte for byte, and JPEGs with an EXIF orientation: the original project stores
+    them, and no loader applies the orientation.
+
+    Args:
+        encoded: the bytes of the image.
+
+    Returns:
+        Height and width in pixels.
+
+    Raises:
+        ImageRejected: the image cannot be decoded in full, or loaders would read different pixels.
     """
     return _opened(encoded, partial(_check, data=encoded))
 
 
 def _opened(data: bytes, use: Callable[[Image.Image], Result]) -> Result:
-    """What `use` makes of the image, which it has to decode. Raises `ImageRejected`, also for what `use` raises."""
+    """Opens an image and returns the result of `use`, which decodes it. All errors become `ImageRejected`."""
     if not data:
         raise ImageRejected("the file is empty")
     with warnings.catch_warnings():
@@ -77,28 +97,27 @@ def _opened(data: bytes, use: Callable[[Image.Image], Result]) -> Result:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                image.decodermaxblock = len(data)  # all at once: the decoder need not stop and go on
+                image.decodermaxblock = len(data)  # one block: the decoder does not have to stop and continue
                 return use(image)
-        except (ImageRejected, MemoryError):  # the latter is the machine's fault, not the image's
+        except (ImageRejected, MemoryError):  # too little memory is a fault of the machine, not of the image
             raise
         except Image.UnidentifiedImageError:
             raise ImageRejected("not an image of a known format") from None
-        # Pillow raises what its decoders happen to meet (OSError, SyntaxError, struct.error, TypeError, ...);
-        # none of it is lost, it becomes the reason.
+        # Pillow raises many types (OSError, SyntaxError, struct.error, TypeError, ...); each becomes the reason.
         except Exception as error:
             raise ImageRejected(f"{type(error).__name__}: {error}") from None
 
 
 def _check(image: Image.Image, data: bytes) -> tuple[int, int]:
     if reason := _unlike(image, data):
-        raise ImageRejected(f"not read alike by all decoders: {reason}")
+        raise ImageRejected(f"decoders may read it differently: {reason}")
     return _verify(image)
 
 
 def _clean(image: Image.Image, data: bytes, quality: int, short_side: int | None) -> CleanImage:
     reason = _unlike(image, data)
     if reason:
-        image.load()  # before EXIF is asked for: Pillow turns a TIFF itself, and a PNG may have EXIF behind its pixels
+        image.load()  # before EXIF is read: Pillow turns a TIFF itself, and a PNG may have its EXIF after its pixels
     orientation = _orientation(image)
     reason = reason or (f"EXIF orientation {orientation}" if orientation != 1 else "")
     shrink = short_side is not None and min(image.size) > short_side
@@ -115,16 +134,16 @@ def _clean(image: Image.Image, data: bytes, quality: int, short_side: int | None
 
 
 def _verify(image: Image.Image) -> tuple[int, int]:
-    """Height and width of a JPEG that decodes, all of it. The image is left at an eighth of them, in pixels."""
+    """Decodes a whole JPEG at an eighth of its size. Returns the full height and width in pixels."""
     width, height = image.size
-    image.draft(None, (1, 1))  # in its colours: as "L" it would pass with chroma that cannot be upsampled
+    image.draft(None, (1, 1))  # in colour: as "L" a JPEG with chroma that cannot be upsampled would pass
     image.load()
     return height, width
 
 
 def _unlike(image: Image.Image, data: bytes) -> str:
-    """Why the file is not a JPEG that all decoders read alike; "" if it is."""
-    if image.format not in ("JPEG", "MPO"):  # MPO: a JPEG with more of them behind it, as cameras write
+    """Why decoders may read the file differently; "" if they all read the same."""
+    if image.format not in ("JPEG", "MPO"):  # MPO: a JPEG followed by more JPEGs, as some cameras write
         return str(image.format)
     header = read_header(data)
     if header.components not in (1, 3):
@@ -137,7 +156,7 @@ def _unlike(image: Image.Image, data: bytes) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) where there is none or none that can be read."""
+    """The EXIF orientation, 1 to 8; 1 (upright) if there is none or it cannot be read."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError):
@@ -146,9 +165,10 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    """The image with 8 bits for each of red, green and blue."""
     if image.mode.startswith("I;16"):
-        # Pillow would clip 16 bits at 255; the high byte is what libpng and TensorFlow take.
+        # Pillow would clip 16 bits at 255. libpng and TensorFlow keep the high byte.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise ImageRejected(f"pixels of mode {image.mode} are not 8 or 16 bits deep")
+        raise ImageRejected(f"samples of mode {image.mode} do not have 8 or 16 bits")
     return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""Checks one shard, record by record, in one sequential pass; carried out in a worker process."""
+"""Checks one shard in one sequential pass, in a worker process."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,13 @@ _READ_AHEAD = 1 << 20
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong with a file, or with one record of a shard: that can be quarantined.
+    """A fault of a file, or of one record of a shard.
 
     Attributes:
-        file: its name. reason: what is wrong; for files that are not single records with the remedy.
-        record: number in its shard, counted from 0. offset: its first byte there.
+        file: the file name.
+        reason: what is wrong; for faults of files with the remedy.
+        record: the number of the record in its shard, from 0; None for faults of files.
+        offset: the first byte of the record in its shard; None for faults of files.
     """
 
     file: str
@@ -32,8 +34,13 @@ class Fault:
     record: int | None = None
     offset: int | None = None
 
+    @classmethod
+    def of(cls, file: str, error: UserError) -> "Fault":
+        """The fault of a file that an error describes."""
+        return cls(file, f"{error.what}; {error.remedy}" if error.remedy else error.what)
+
     def line(self, directory: Path) -> str:
-        """For the user: the file, the place in it, what is wrong."""
+        """One line for people: the file, the record, what is wrong."""
         place = "" if self.record is None else f"record {self.record} at byte {self.offset}: "
         return f"{directory / self.file}: {place}{self.reason}"
 
@@ -43,9 +50,11 @@ class CheckTask:
     """One shard to check.
 
     Attributes:
-        known: what dataset.json says of it. sizes_file: the name of its split's sidecar of image sizes.
-        sizes: its part of the sidecar, int32 [N, 2]. Each is None if there is none that is whole.
-        labels: those that records may have.
+        path: the shard.
+        known: its entry in dataset.json; None without dataset.json.
+        sizes_file: the name of its split's file of image sizes.
+        sizes: its part of that file, int32 [N, 2], height and width in pixels; None if the file is missing or damaged.
+        labels: the labels that records may have.
         decode: whether images are decoded; else only their headers are read.
     """
 
@@ -58,13 +67,19 @@ class CheckTask:
 
     @property
     def remedy(self) -> str:
-        """What makes indexes, sizes and dataset.json anew."""
+        """The command that makes indexes, sizes and dataset.json again."""
         return f"run `python -m tools.build_index {self.path.parent}`"
 
 
 @dataclass(frozen=True)
 class ShardCheck:
-    """What was found: how many records the shard has, and its faults."""
+    """The result for one shard.
+
+    Attributes:
+        name: the file name.
+        records: number of records.
+        faults: first those of files, then those of records.
+    """
 
     name: str
     records: int
@@ -72,11 +87,21 @@ class ShardCheck:
 
 
 def check_shard(task: CheckTask) -> ShardCheck:
-    """Checks shard, index and this shard's part of the image sizes. Raises `OSError` if the shard cannot be read."""
+    """Checks a shard, its index and its part of the image sizes.
+
+    Args:
+        task: the shard and what is known of it.
+
+    Returns:
+        The number of records and the faults.
+
+    Raises:
+        OSError: the shard cannot be read.
+    """
     try:
         index, damaged = locate(task.path)
     except UserError as error:  # missing or empty
-        return ShardCheck(task.path.name, 0, (_fault_of(task.path, error),))
+        return ShardCheck(task.path.name, 0, (Fault.of(task.path.name, error),))
     checksum = 0
     found: list[Fault] = []
     sizes = np.zeros((index.num_records, 2), np.int64)
@@ -95,7 +120,12 @@ def check_shard(task: CheckTask) -> ShardCheck:
 
 
 def _check_record(data: bytes, task: CheckTask) -> tuple[int, int]:
-    """Height and width of the record's image. Raises `ValueError` or `ImageRejected`; the header has been checked."""
+    """Checks a record whose header is good. Returns height and width of its image in pixels.
+
+    Raises:
+        ValueError: the record is faulty.
+        ImageRejected: its image is faulty.
+    """
     body = data[records.HEADER_BYTES : -records.FOOTER_BYTES]
     if records.masked_crc(body) != int.from_bytes(data[-records.FOOTER_BYTES :], "little"):
         raise ValueError("the CRC of its data is wrong")
@@ -103,39 +133,40 @@ def _check_record(data: bytes, task: CheckTask) -> tuple[int, int]:
     for names, kind in ((_BYTES_FEATURES, memoryview), (_INT_FEATURES, int)):
         for name in names:
             if features.get(name) is not None and not isinstance(features[name], kind):
-                raise ValueError(f"{name} is of the wrong type")
+                raise ValueError(f"{name} has the wrong type")
     label, encoded = features.get(records.LABEL), features.get(records.ENCODED)
     if not isinstance(label, int):
         raise ValueError(f"{records.LABEL} is missing")
     if label not in task.labels:
-        raise ValueError(f"label {label} is not in {task.labels.start} … {task.labels.stop - 1}")
+        raise ValueError(f"label {label} is outside {task.labels.start} to {task.labels.stop - 1}")
     if not isinstance(encoded, memoryview):
         raise ValueError(f"{records.ENCODED} is missing")
     size = check_image(bytes(encoded)) if task.decode else _size_of(bytes(encoded))
     if records.stored_size(features) not in (None, size):
         said = "{} × {}".format(*records.stored_size(features) or ())
-        raise ValueError(f"the record says {said} pixels, its image has {size[0]} × {size[1]}")
+        raise ValueError(f"the record says {said} pixels, but its image has {size[0]} × {size[1]}")
     return size
 
 
 def _size_of(encoded: bytes) -> tuple[int, int]:
+    """Height and width from the header of a JPEG."""
     header = read_header(encoded)
     return header.height, header.width
 
 
 def _check_index(task: CheckTask, index: Index) -> list[Fault]:
-    """What is wrong with the index file."""
+    """The faults of the index file."""
     try:
         stored = read_index(task.path)
     except UserError as error:
-        return [_fault_of(index_path(task.path), error)]
+        return [Fault.of(index_path(task.path).name, error)]
     if stored.to_bytes() != index.to_bytes():
-        return [Fault(index_path(task.path).name, f"the index is not that of the shard's records; {task.remedy}")]
+        return [Fault(index_path(task.path).name, f"the index does not match the records of the shard; {task.remedy}")]
     return []
 
 
 def _check_file(task: CheckTask, index: Index, checksum: str | None) -> list[Fault]:
-    """Whether the shard is the one that dataset.json speaks of; the checksum matters if its records are whole."""
+    """Compares the shard with its entry in dataset.json; `checksum` is None if a record is faulty anyway."""
     if (known := task.known) is None:
         return []
     found = f"{index.num_records:,} records, {index.end:,} bytes"
@@ -144,24 +175,19 @@ def _check_file(task: CheckTask, index: Index, checksum: str | None) -> list[Fau
         found, expected = f"checksum {checksum}", f"checksum {known.crc32c}"
     if found == expected:
         return []
-    remedy = f"copy or build it again, or, to accept it, {task.remedy}"
-    return [Fault(task.path.name, f"{found}; dataset.json says {expected}: {remedy}")]
+    remedy = f"copy or build it again, or {task.remedy} to accept it"
+    return [Fault(task.path.name, f"has {found}, but dataset.json says {expected}; {remedy}")]
 
 
 def _check_sizes(task: CheckTask, index: Index, sizes: np.ndarray) -> list[Fault]:
-    """Whether the sidecar has the sizes of the images, 0 where they are not known."""
-    if task.sizes is None or len(task.sizes) != index.num_records:  # the latter is said of the shard
+    """Compares the image sizes with those in the file of sizes. `sizes` has 0 where a size is not known."""
+    if task.sizes is None or len(task.sizes) != index.num_records:  # another number of records is a fault of the shard
         return []
     wrong = np.flatnonzero(np.any((sizes != task.sizes) & (sizes > 0), axis=1))
     if not len(wrong):
         return []
     first = int(wrong[0])
     (is_height, is_width), (height, width) = sizes[first].tolist(), task.sizes[first].tolist()
-    what = f"{len(wrong):,} sizes are not those of the images in {task.path.name}"
+    what = f"{len(wrong):,} sizes differ from the images in {task.path.name}"
     example = f"record {first} at byte {index.offsets[first]} has {is_height} × {is_width}, not {height} × {width}"
     return [Fault(task.sizes_file, f"{what}: {example}; {task.remedy}")]
-
-
-def _fault_of(path: Path, error: UserError) -> Fault:
-    """An error that begins with the path, as all do that are raised of a file."""
-    return Fault(path.name, str(error).removeprefix(f"{path}: "))

@@ -1,4 +1,4 @@
-"""Writes one shard of a build: a pure function of its list of images, carried out in a worker process."""
+"""Writes one shard of a build, in a worker process. The shard is a pure function of its list of images."""
 
 import hashlib
 import json
@@ -18,13 +18,21 @@ from pipelines.shards.dataset import ClassInfo
 from pipelines.shards.index import Index, index_path, write_index
 from pipelines.system.files import atomic_writer, write_atomic
 
-LABEL_BASE = 1  # as the original project: its shards and ours are interchangeable
-STATE_FOLDER = ".build"  # beside the shards: one note for each finished shard of an unfinished build
+LABEL_BASE = 1  # as in the original project, so that its shards and ours can be exchanged
+STATE_FOLDER = ".build"  # beside the shards: the plan of an unfinished build and a note for each finished shard
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard to write: everything a worker has to know."""
+    """One shard to write.
+
+    Attributes:
+        path: the shard.
+        entries: its images, in the order of the records.
+        classes: all classes of the data set, in label order.
+        short_side: see `BuildOptions`.
+        quality: see `BuildOptions`.
+    """
 
     path: Path
     entries: tuple[Entry, ...]
@@ -34,21 +42,25 @@ class ShardTask:
 
     @property
     def note(self) -> Path:
-        """Where the result is kept until the build is done."""
+        """The file that keeps the result until the build is done."""
         return self.path.parent / STATE_FOLDER / f"{self.path.name}.json"
 
     def fingerprint(self) -> str:
-        """Tells this list of images from any other."""
+        """A checksum of the list of images."""
         return digest(repr(tuple(entry)) for entry in self.entries)
 
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What became of a shard.
+    """A shard that was written.
 
     Attributes:
-        sizes: height and width of each record's image.
-        reencoded: how many images were encoded anew, by reason.
+        name: the file name.
+        fingerprint: the checksum of the list of images.
+        bytes: the size of the file.
+        crc32c: the CRC-32C of the file, hexadecimal.
+        sizes: height and width of each record's image, in pixels.
+        reencoded: the number of images that were encoded again, by reason.
         rejected: (position in the task's entries, reason) of each file that is not in the shard.
     """
 
@@ -62,7 +74,12 @@ class ShardResult:
 
 
 def write_shard(task: ShardTask) -> ShardResult:
-    """Writes shard, index and note, in this order, each whole or absent. Raises `OSError` if that fails."""
+    """Writes the shard, its index and its note, in this order, each whole or not at all.
+
+    Raises:
+        OSError: a file cannot be written.
+        UserError: an image cannot be read from its disk.
+    """
     task.note.unlink(missing_ok=True)
     sizes: list[tuple[int, int]] = []
     lengths: list[int] = []
@@ -94,7 +111,7 @@ def write_shard(task: ShardTask) -> ShardResult:
 
 
 def finished(task: ShardTask) -> ShardResult | None:
-    """The result of a shard that an earlier run wrote; None if there is none, or one of other images."""
+    """The result of a shard that an earlier run finished; None if it did not, or with other images."""
     try:
         result = ShardResult(**json.loads(task.note.read_text(encoding="utf-8")))
         whole = task.path.stat().st_size == result.bytes and (not result.bytes or index_path(task.path).exists())
@@ -104,7 +121,7 @@ def finished(task: ShardTask) -> ShardResult | None:
 
 
 def digest(parts: Iterable[str]) -> str:
-    """SHA-256 of a list of texts, file names included that are no valid UTF-8."""
+    """SHA-256 of a list of texts. They may have file names in them that are not valid UTF-8."""
     sha = hashlib.sha256()
     for part in parts:
         sha.update(_utf8(part) + b"\0")
@@ -112,15 +129,18 @@ def digest(parts: Iterable[str]) -> str:
 
 
 def _read(entry: Entry, task: ShardTask) -> CleanImage:
+    """The image as it is stored; raises `ImageRejected`, or `UserError` if the disk cannot be read."""
     try:
         data = entry.read()
-    except OSError as error:  # the machine's fault, not the image's: it must not be lost for that
-        raise UserError(f"{entry.path}: {error.strerror or error}; mend this and repeat the command") from None
+    except OSError as error:  # a fault of the disk, not of the image: rejecting the image would lose it
+        raise UserError(
+            error.strerror or str(error), path=entry.path, remedy="fix this and repeat the same command"
+        ) from None
     return clean_image(data, task.quality, task.short_side)
 
 
 def _features(entry: Entry, info: ClassInfo, image: CleanImage) -> dict[str, records.FeatureValue]:
-    """The features of the original project's records; colour space and channels are what a decoder is asked for."""
+    """The features of the original project's records. Colour space and channels are those of the decoded image."""
     return {
         records.ENCODED: image.encoded,
         records.HEIGHT: image.height,
@@ -136,5 +156,5 @@ def _features(entry: Entry, info: ClassInfo, image: CleanImage) -> dict[str, rec
 
 
 def _utf8(name: str) -> bytes:
-    """A file name as it stands on the disk, also if it is no valid UTF-8."""
+    """A file name as the bytes on the disk, which may not be valid UTF-8."""
     return name.encode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""What every layout comes to: a list of images with their classes, the same list for the same images."""
+"""A source: the list of images with their classes. The same images give the same list in every layout."""
 
 import os
 import re
@@ -16,11 +16,11 @@ _WNID = re.compile(r"n\d{8}")
 
 
 class Place(NamedTuple):
-    """Where images lie; shared by all of them.
+    """Where images are; all images of a folder or tar share one.
 
     Attributes:
-        file: the folder that holds their files, or the tar that holds their bytes.
-        shown: the same as users know it, from the source's root; a tar in a tar as one more folder.
+        file: the folder of their files, or the tar with their bytes.
+        shown: the same for messages, relative to the source's root; a tar in a tar is shown as a folder.
     """
 
     file: str
@@ -28,12 +28,14 @@ class Place(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One image of a source; small, for ImageNet has 1.3 million of them.
+    """One image of a source. It takes little memory: ImageNet has 1.3 million.
 
     Attributes:
+        place: the folder or tar that has it.
         name: the file name that the record gets.
-        class_index: the number of its class, counted from 0.
-        offset, length: where its bytes lie in `place.file`; WHOLE_FILE: they are the file `name` in that folder.
+        class_index: the number of its class, from 0.
+        offset: its first byte in `place.file`; WHOLE_FILE if it is the file `name` in that folder.
+        length: its number of bytes; WHOLE_FILE if it is a file in a folder.
     """
 
     place: Place
@@ -44,11 +46,11 @@ class Entry(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The image as users know it: from the source's root."""
+        """The image for messages, relative to the source's root."""
         return f"{self.place.shown}/{self.name}" if self.place.shown else self.name
 
     def read(self) -> bytes:
-        """The image's bytes, whatever they are; raises `OSError`."""
+        """The bytes of the image, not checked; raises `OSError`."""
         if self.offset == WHOLE_FILE:
             with open(os.path.join(self.place.file, self.name), "rb", buffering=0) as stream:
                 return stream.readall()
@@ -59,8 +61,14 @@ class Entry(NamedTuple):
         return data
 
 
-class Rejected(NamedTuple):
-    """A file that does not become a record, and why not."""
+class RejectedFile(NamedTuple):
+    """A file that does not become a record.
+
+    Attributes:
+        split: the split that it was listed for.
+        path: the file, relative to the source's root.
+        reason: why it does not.
+    """
 
     split: str
     path: str
@@ -68,7 +76,15 @@ class Rejected(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A file that a layout met, before classes have numbers; `class_name` is "" where it does not say one."""
+    """A file that a layout found, before classes have numbers.
+
+    Attributes:
+        class_name: its class; "" if the layout does not know it.
+        place: see `Entry`.
+        name: see `Entry`.
+        offset: see `Entry`.
+        length: see `Entry`.
+    """
 
     class_name: str
     place: Place
@@ -76,43 +92,54 @@ class Found(NamedTuple):
     offset: int = WHOLE_FILE
     length: int = WHOLE_FILE
 
-    def rejected(self, reason: str) -> Rejected:
-        """This file, not fit to be a record. The split is filled in by `collect`."""
-        return Rejected("", f"{self.place.shown}/{self.name}" if self.place.shown else self.name, reason)
+    def rejected(self, reason: str) -> RejectedFile:
+        """This file as one that does not become a record. `collect` fills in the split."""
+        return RejectedFile("", f"{self.place.shown}/{self.name}" if self.place.shown else self.name, reason)
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a data set holds before it is built.
+    """The images of a data set before it is built.
 
     Attributes:
-        layout: one line for the user.
-        root: what paths are relative to.
-        classes: in label order: sorted folder names; for ImageNet these are the sorted wnids.
+        layout: a description of the layout, one line.
+        root: the folder that paths are relative to.
+        classes: in label order, which is the order of the folder names; for ImageNet, of the wnids.
         splits: the images of each split, sorted by class and file name, so that the same images give the same
-            shuffle whatever layout they come in.
-        rejected: what was seen but cannot be an image, or belongs to no class.
+            shuffle in every layout.
+        rejected: files that cannot be images or have no class.
     """
 
     layout: str
     root: Path
     classes: tuple[ClassInfo, ...]
     splits: dict[str, list[Entry]]
-    rejected: list[Rejected] = field(default_factory=list)
+    rejected: list[RejectedFile] = field(default_factory=list)
 
 
 def collect(
     layout: str,
     root: Path,
-    splits: Mapping[str, Iterable[Found | Rejected]],
+    splits: Mapping[str, Iterable[Found | RejectedFile]],
     class_names: Sequence[str] | None = None,
 ) -> Source:
-    """Numbers the classes that training has and sorts the images. `splits` begins with train.
+    """Gives numbers to the classes of train and sorts the images.
 
-    `class_names` are all classes of train, where the layout knows them before their images. Images of other classes
-    and second files of one name are rejected. Raises `UserError` if a class or a split has no images.
+    Images of other classes, and further files of one name in a class, are rejected.
+
+    Args:
+        layout: a description of the layout, one line.
+        root: the folder that paths are relative to.
+        splits: the files of each split; train is the first.
+        class_names: all classes of train, if the layout knows them before their images.
+
+    Returns:
+        The source.
+
+    Raises:
+        UserError: a class or a split has no images, or a class name is not valid UTF-8.
     """
-    rejected: list[Rejected] = []
+    rejected: list[RejectedFile] = []
     names = sorted(class_names or ())
     numbers = {name: number for number, name in enumerate(names)}
     entries: dict[str, list[Entry]] = {}
@@ -121,24 +148,27 @@ def collect(
         if split == "train":
             met, names = numbers, _check_names(root, sorted(numbers))
             numbers = {name: number for number, name in enumerate(names)}
-            if list(met) != names:  # the classes were met in another order than theirs
+            if list(met) != names:  # the classes were found in another order
                 final = [numbers[name] for name in met]
                 listed = [entry._replace(class_index=final[entry.class_index]) for entry in listed]
         entries[split] = _sorted(split, listed, rejected)
         if not entries[split]:
-            raise UserError(f"{root}: {layout}: no {split} images in classes; add some or remove what holds them")
+            raise UserError(
+                f"{layout}: no {split} images in classes", path=root, remedy="add some or remove their folder or tar"
+            )
     filled = {entry.class_index for entry in entries["train"]}
     if empty := [name for name in names if numbers[name] not in filled]:
-        raise UserError(f"{root}: {empty[0]}: the class has no training images; add some or remove it")
+        raise UserError(f"the class {empty[0]} has no training images", path=root, remedy="add some or remove it")
     return Source(layout, root, tuple(map(_class_info, names)), entries, sorted(rejected))
 
 
 def _numbered(
-    split: str, items: Iterable[Found | Rejected], numbers: dict[str, int], rejected: list[Rejected], grow: bool
+    split: str, items: Iterable[Found | RejectedFile], numbers: dict[str, int], rejected: list[RejectedFile], grow: bool
 ) -> list[Entry]:
+    """The files of a split that have a class; others are added to `rejected`, new classes to `numbers` if `grow`."""
     entries = []
     for item in items:
-        if isinstance(item, Rejected):
+        if isinstance(item, RejectedFile):
             rejected.append(item._replace(split=split))
             continue
         if item.class_name not in numbers:
@@ -151,24 +181,27 @@ def _numbered(
     return entries
 
 
-def _sorted(split: str, entries: list[Entry], rejected: list[Rejected]) -> list[Entry]:
-    """By class and name; a second entry of the same class and name is rejected."""
+def _sorted(split: str, entries: list[Entry], rejected: list[RejectedFile]) -> list[Entry]:
+    """Sorts by class and name. A second entry of the same class and name is rejected."""
     entries.sort(key=lambda entry: (entry.class_index, entry.name))
     kept: list[Entry] = []
     for entry in entries:
         if kept and (kept[-1].class_index, kept[-1].name) == (entry.class_index, entry.name):
-            rejected.append(Rejected(split, entry.path, "a second file of this name in its class"))
+            rejected.append(RejectedFile(split, entry.path, "a second file of this name in its class"))
         else:
             kept.append(entry)
     return kept
 
 
 def _check_names(root: Path, names: list[str]) -> list[str]:
+    """The names of the classes, if all can be written to records."""
     for name in names:
         try:
             name.encode("utf-8")
         except UnicodeEncodeError:
-            raise UserError(f"{root}: the class {name!r} has no valid UTF-8 name; rename it") from None
+            raise UserError(
+                f"the name of the class {name!r} is not valid UTF-8", path=root, remedy="rename it"
+            ) from None
     return names
 
 
