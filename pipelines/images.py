@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from pipelines.augment import AugmentSpec
 from pipelines.building.clean import ImageRejected, clean_image
+from pipelines.building.sources import open_regular
 from pipelines.errors import first_line
 from pipelines.loader import BatchSpec
 from pipelines.tf_image import Work, render
@@ -54,7 +55,8 @@ class ImageReader:
     def image(self, path: Path) -> np.ndarray:
         """One file's pixels; raises `ImageRejected`."""
         try:
-            data = path.read_bytes()
+            with open_regular(path) as stream:
+                data = stream.readall()
         except OSError as error:
             raise ImageRejected(error.strerror or str(error)) from None
         return self.pixels(data)

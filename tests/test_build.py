@@ -1,6 +1,8 @@
 """From folders to shards: content, order, balance."""
 
 import json
+import os
+import shutil
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -10,9 +12,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipelines import ShardSet, UserError
+from pipelines import AugmentSpec, BatchSpec, ShardSet, UserError
 from pipelines.building.build import REJECTED_FILE, BuildOptions, build, rebalanced, shuffled_shards
+from pipelines.building.clean import ImageRejected
 from pipelines.building.sources import Entry, Place, open_source
+from pipelines.images import ImageReader
 from pipelines.shards import records
 from pipelines.shards.dataset import DatasetInfo, shard_name
 from pipelines.shards.index import read_index, scan
@@ -215,3 +219,15 @@ def test_wrong_flags_get_one_line(
     assert message.startswith("error: ")
     assert message.count("\n") == 1
     assert not (tmp_path / "shards").exists()
+
+
+def test_a_fifo_among_images_blocks_neither_the_builder_nor_a_reader_of_images(images: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(images, tmp_path / "source")
+    fifo = source / "train" / CLASSES[0] / "fifo.JPEG"
+    os.mkfifo(fifo)
+    report = build(open_source(source), tmp_path / "shards", OPTIONS)
+    assert [(item.path, item.reason) for item in report.rejected] == [
+        (f"train/{CLASSES[0]}/fifo.JPEG", "not a regular file")
+    ]
+    with pytest.raises(ImageRejected, match="not a regular file"):
+        ImageReader(BatchSpec(1, 8), AugmentSpec.evaluation()).image(fifo)

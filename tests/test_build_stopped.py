@@ -1,10 +1,13 @@
 """A stopped build keeps its finished shards, and continues to the same bytes as a build that was not stopped."""
 
 import errno
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,6 +85,7 @@ def test_workers_end_with_their_parent() -> None:
     """After SIGKILL of the parent, the shared pipe is closed as soon as the last worker has ended."""
     script = """
 import time
+from collections.abc import Callable
 from pipelines.system.processes import run_tasks
 for _ in run_tasks(time.sleep, [0, 0, 600, 600], 2):
     print("working", flush=True)
@@ -127,3 +131,84 @@ def test_nothing_is_overwritten(images: Path, built: Path, tmp_path: Path) -> No
     with pytest.raises(UserError, match="the folder is not empty"):
         build(open_source(images), tmp_path, OPTIONS)
     assert contents(tmp_path) == {"mine.txt": b""}
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, source: Path, output: Path, record: int = 100) -> None:
+    """A build that stops after its first training shard."""
+    with monkeypatch.context() as patch:
+        fail_at(patch, record)
+        with pytest.raises(UserError):
+            build(open_source(source), output, OPTIONS)
+    assert (output / shard_name("train", 0, 2)).exists()
+    assert not (output / shard_name("train", 1, 2)).exists()
+
+
+def rewrite_all(source: Path) -> None:
+    for path in sorted(source.rglob("*.JPEG")):
+        path.write_bytes(path.read_bytes() + b"changed")
+
+
+def replace_with_the_same_size_and_time(source: Path) -> None:
+    """As `cp -p` or `rsync -t` do: only the inode shows it."""
+    for path in sorted(source.rglob("*.JPEG")):
+        data, times = path.read_bytes(), path.stat()
+        path.unlink()
+        path.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def damage_all(source: Path) -> None:
+    """Only one image of each class stays good."""
+    for number, path in enumerate(sorted(source.rglob("*.JPEG"))):
+        if number % 2:
+            path.write_bytes(b"damaged")
+
+
+CHANGES = (rewrite_all, replace_with_the_same_size_and_time, damage_all)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_shards_of_changed_images_are_written_again(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    images: Path,
+    tmp_path: Path,
+    change: Callable[[Path], None],
+) -> None:
+    source, output = shutil.copytree(images, tmp_path / "source"), tmp_path / "shards"
+    stop_after(monkeypatch, source, output)
+    change(source)
+    build(open_source(source), output, OPTIONS)
+    assert caplog.messages == [f"{output}: 1 finished shard is written again, because source files changed"]
+    build(open_source(source), tmp_path / "expected", OPTIONS)
+    assert contents(output) == contents(tmp_path / "expected")
+
+
+def test_an_image_that_is_gone_is_another_source(monkeypatch: pytest.MonkeyPatch, images: Path, tmp_path: Path) -> None:
+    source, output = shutil.copytree(images, tmp_path / "source"), tmp_path / "shards"
+    stop_after(monkeypatch, source, output)
+    next(iter(sorted(source.rglob("*.JPEG")))).unlink()
+    with pytest.raises(UserError, match="unfinished build of other images or options"):
+        build(open_source(source), output, OPTIONS)
+
+
+def test_unchanged_images_are_not_read_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, images: Path, built: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "shards"
+    stop_after(monkeypatch, images, output)
+    before = (output / shard_name("train", 0, 2)).stat().st_mtime_ns
+    build(open_source(images), output, OPTIONS)
+    assert caplog.messages == []
+    assert (output / shard_name("train", 0, 2)).stat().st_mtime_ns == before
+    assert contents(output) == contents(built)
+
+
+def test_a_finished_shard_with_a_damaged_index_is_written_again(
+    monkeypatch: pytest.MonkeyPatch, images: Path, built: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "shards"
+    stop_after(monkeypatch, images, output)
+    (output / f"{shard_name('train', 0, 2)}.idx").write_bytes(b"0 7\n")
+    build(open_source(images), output, OPTIONS)
+    assert contents(output) == contents(built)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipelines import UserError
 from pipelines.building.build import BuildOptions, build
-from pipelines.building.sources import Scratch, Source, imagenet, open_source, recognize
+from pipelines.building.sources import Place, Scratch, Source, imagenet, open_source, recognize
 from pipelines.building.sources.layouts import LAYOUTS as LOOKS
 from pipelines.shards.dataset import DatasetInfo
 from tests.helpers import layouts
@@ -285,13 +285,13 @@ def test_compressed_tars_are_unpacked_once(sources: Path, tmp_path: Path) -> Non
     """A repeated build keeps the tars that are unpacked, and unpacks an incomplete one again."""
     scratch = Scratch(tmp_path / "scratch", workers=3)
     first = open_source(sources / "hugging_face", scratch)
-    times = {path: path.stat().st_mtime_ns for path in scratch.folder.iterdir()}
+    times = {path: path.stat().st_ctime_ns for path in scratch.folder.iterdir()}
     assert len(times) == 6
     lost = min(times)
     lost.rename(scratch.folder / ".half.1234.tmp")
     again = open_source(sources / "hugging_face", scratch)
     assert again.splits == first.splits
-    assert {path for path in scratch.folder.iterdir() if times[path] != path.stat().st_mtime_ns} == {lost}
+    assert {path for path in scratch.folder.iterdir() if times[path] != path.stat().st_ctime_ns} == {lost}
     with pytest.raises(UserError, match="the tar is compressed"):
         open_source(sources / "hugging_face")
 
@@ -378,3 +378,37 @@ def test_a_damaged_table_of_kaggle_is_refused(tmp_path: Path, table: str) -> Non
 )
 def test_hugging_faces_names(name: str, parts: tuple[str, str]) -> None:
     assert imagenet.split_name(name) == parts
+
+
+def test_a_tar_that_is_replaced_while_it_is_read_stops_the_build(sources: Path, tmp_path: Path) -> None:
+    """With the same size: only its time differs from the time of the listing."""
+    data = (sources / "official_tars" / "ILSVRC2012_img_train.tar").read_bytes()
+    (tmp_path / "source").mkdir()
+    write_official(tmp_path / "source", data)
+    source = open_source(tmp_path / "source")
+    write_official(tmp_path / "source", data[:5000] + data[5000:][::-1])
+    with pytest.raises(UserError, match="was changed after its images were listed; fix this and repeat"):
+        build(source, tmp_path / "shards", OPTIONS)
+
+
+def test_a_copy_that_is_unpacked_again_is_the_same_source(sources: Path, tmp_path: Path) -> None:
+    first = open_source(sources / "hugging_face", Scratch(tmp_path / "first"))
+    again = open_source(sources / "hugging_face", Scratch(tmp_path / "second"))
+    assert [place.listed for place in places(first)] == [place.listed for place in places(again)]
+
+
+def places(source: Source) -> list[Place]:
+    return sorted({entry.place for entries in source.splits.values() for entry in entries})
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "folder"])
+def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
+    """A file that became something else after it was listed: opening a FIFO would block."""
+    for folder in ("train/a", "train/b"):
+        layouts.write_folder(tmp_path / "source" / folder, {"1.JPEG": b"1"})
+    source = open_source(tmp_path / "source")
+    path = tmp_path / "source" / "train" / "b" / "1.JPEG"
+    path.unlink()
+    os.mkfifo(path) if kind == "FIFO" else path.mkdir()
+    with pytest.raises(OSError, match="not a regular file"):
+        source.splits["train"][1].read()

@@ -7,10 +7,11 @@ all shards; a folder without it is not a data set.
 """
 
 import json
-import os
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,9 +26,10 @@ from pipelines.building.shard_writer import (
     ShardTask,
     digest,
     finished,
+    unchanged,
     write_shard,
 )
-from pipelines.building.sources import WHOLE_FILE, Entry, RejectedFile, Source
+from pipelines.building.sources import Entry, RejectedFile, Source
 from pipelines.errors import UserError
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, ShardInfo, SplitInfo, shard_name
 from pipelines.shards.shard_set import write_sizes
@@ -38,6 +40,9 @@ from pipelines.system.progress import Progress, silent
 MIN_RECORDS_PER_SHARD = 64
 REJECTED_FILE = "rejected.jsonl"
 _PLAN_FILE = "plan.json"
+_STAT_THREADS = 16  # a network file system answers many requests at once
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -186,8 +191,8 @@ def _prepare(output: Path, source: Source, options: BuildOptions) -> None:
     """Makes the folder, or checks that the unfinished build in it has the same plan."""
     plan = {
         "options": asdict(options),
+        # With the sizes and times of tars: in a tar that was replaced other bytes are at these offsets.
         "source": digest(repr(tuple(entry)) for entries in source.splits.values() for entry in entries),
-        "tars": digest(_tars(source)),
         "classes": digest(f"{item.wnid} {item.name}" for item in source.classes),
         "pillow": PIL.__version__,
     }
@@ -205,13 +210,6 @@ def _prepare(output: Path, source: Source, options: BuildOptions) -> None:
         return
     state.mkdir(parents=True, exist_ok=True)
     write_atomic(state / _PLAN_FILE, json.dumps(plan, indent=1).encode())
-
-
-def _tars(source: Source) -> list[str]:
-    """Each tar with its size and time: a tar that was replaced has other bytes at the same offsets."""
-    files = {entry.place.file for entries in source.splits.values() for entry in entries if entry.offset != WHOLE_FILE}
-    stats = [(file, os.stat(file)) for file in sorted(files)]
-    return [f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats]
 
 
 def _build_split(
@@ -254,7 +252,7 @@ def _build_split(
 def _run(tasks: list[ShardTask], workers: int, progress: Callable[[int, int], None]) -> list[ShardResult]:
     """Writes the shards that are not finished. Returns the results in the order of the tasks."""
     images = {task.path.name: len(task.entries) for task in tasks}
-    results = {task.path.name: result for task in tasks if (result := finished(task))}
+    results = _finished(tasks)
     done, total = sum(images[name] for name in results), sum(images.values())
     progress(done, total)
     for result in run_tasks(write_shard, [task for task in tasks if task.path.name not in results], workers):
@@ -262,6 +260,17 @@ def _run(tasks: list[ShardTask], workers: int, progress: Callable[[int, int], No
         done += images[result.name]
         progress(done, total)
     return [results[task.path.name] for task in tasks]
+
+
+def _finished(tasks: Sequence[ShardTask]) -> dict[str, ShardResult]:
+    """The results of shards that an earlier run finished, of images that have not changed since."""
+    results = [(task, result) for task in tasks if (result := finished(task))]
+    with ThreadPoolExecutor(_STAT_THREADS) as pool:
+        same = list(pool.map(unchanged, *zip(*results, strict=True))) if results else []
+    if changed := [task for (task, _), kept in zip(results, same, strict=True) if not kept]:
+        shards = "1 finished shard is" if len(changed) == 1 else f"{len(changed):,} finished shards are"
+        logger.warning("%s: %s written again, because source files changed", changed[0].path.parent, shards)
+    return {result.name: result for (_, result), kept in zip(results, same, strict=True) if kept}
 
 
 def _split_info(output: Path, split: str, results: list[ShardResult]) -> SplitInfo:

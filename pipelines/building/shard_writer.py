@@ -11,11 +11,11 @@ import google_crc32c
 import numpy as np
 
 from pipelines.building.clean import CleanImage, ImageRejected, clean_image
-from pipelines.building.sources import Entry
+from pipelines.building.sources import Entry, Stamp
 from pipelines.errors import UserError
 from pipelines.shards import records
 from pipelines.shards.dataset import ClassInfo
-from pipelines.shards.index import Index, index_path, write_index
+from pipelines.shards.index import Index, read_index, write_index
 from pipelines.system.files import atomic_writer, write_atomic
 
 LABEL_BASE = 1  # as in the original project, so that its shards and ours can be exchanged
@@ -49,6 +49,14 @@ class ShardTask:
         """A checksum of the list of images."""
         return digest(repr(tuple(entry)) for entry in self.entries)
 
+    def stamps(self) -> str:
+        """A checksum of the present stamps of the images' files; raises `OSError`."""
+        known: dict[str, Stamp] = {}
+        for entry in self.entries:
+            if entry.file not in known:
+                known[entry.file] = Stamp.of(entry.file)
+        return digest(repr(tuple(known[entry.file])) for entry in self.entries)
+
 
 @dataclass(frozen=True)
 class ShardResult:
@@ -62,6 +70,7 @@ class ShardResult:
         sizes: height and width of each record's image, in pixels.
         reencoded: the number of images that were encoded again, by reason.
         rejected: (position in the task's entries, reason) of each file that is not in the shard.
+        stamps: the checksum of the stamps that the images' files had when they were read.
     """
 
     name: str
@@ -71,6 +80,7 @@ class ShardResult:
     sizes: list[tuple[int, int]] = field(default_factory=list)
     reencoded: dict[str, int] = field(default_factory=dict)
     rejected: list[tuple[int, str]] = field(default_factory=list)
+    stamps: str = ""
 
 
 def write_shard(task: ShardTask) -> ShardResult:
@@ -85,18 +95,21 @@ def write_shard(task: ShardTask) -> ShardResult:
     lengths: list[int] = []
     reencoded: Counter[str] = Counter()
     rejected: list[tuple[int, str]] = []
+    stamps: list[Stamp] = []
     crc = 0
     with atomic_writer(task.path) as stream:
         for position, entry in enumerate(task.entries):
+            data, stamp = _read(entry)
+            stamps.append(stamp)
             try:
-                image = _read(entry, task)
+                image = clean_image(data, task.quality, task.short_side)
             except ImageRejected as error:
                 rejected.append((position, str(error)))
                 continue
-            data = records.frame(records.encode_example(_features(entry, task.classes[entry.class_index], image)))
-            stream.write(data)
-            crc = google_crc32c.extend(crc, data)
-            lengths.append(len(data))
+            record = records.frame(records.encode_example(_features(entry, task.classes[entry.class_index], image)))
+            stream.write(record)
+            crc = google_crc32c.extend(crc, record)
+            lengths.append(len(record))
             sizes.append((image.height, image.width))
             if image.reencoded:
                 reencoded[image.reencoded] += 1
@@ -104,20 +117,38 @@ def write_shard(task: ShardTask) -> ShardResult:
         ends = np.cumsum(lengths, dtype=np.int64)
         write_index(task.path, Index(ends - lengths, np.array(lengths, np.int64)))
     result = ShardResult(
-        task.path.name, task.fingerprint(), sum(lengths), f"{crc:08x}", sizes, dict(reencoded), rejected
+        task.path.name,
+        task.fingerprint(),
+        sum(lengths),
+        f"{crc:08x}",
+        sizes,
+        dict(reencoded),
+        rejected,
+        digest(repr(tuple(stamp)) for stamp in stamps),
     )
     write_atomic(task.note, json.dumps(asdict(result)).encode())
     return result
 
 
 def finished(task: ShardTask) -> ShardResult | None:
-    """The result of a shard that an earlier run finished; None if it did not, or with other images."""
+    """The result of a shard that an earlier run finished; None if it did not, or with other images.
+
+    The content of the images may have changed since: see `unchanged`.
+    """
     try:
         result = ShardResult(**json.loads(task.note.read_text(encoding="utf-8")))
-        whole = task.path.stat().st_size == result.bytes and (not result.bytes or index_path(task.path).exists())
-    except FileNotFoundError:
+        whole = task.path.stat().st_size == result.bytes and (not result.bytes or bool(read_index(task.path)))
+    except (FileNotFoundError, UserError):
         return None
     return result if whole and result.fingerprint == task.fingerprint() else None
+
+
+def unchanged(task: ShardTask, result: ShardResult) -> bool:
+    """Whether the images of a finished shard have the sizes and times that they had when they were read."""
+    try:
+        return task.stamps() == result.stamps
+    except OSError:  # writing the shard again names the file
+        return False
 
 
 def digest(parts: Iterable[str]) -> str:
@@ -128,15 +159,14 @@ def digest(parts: Iterable[str]) -> str:
     return sha.hexdigest()
 
 
-def _read(entry: Entry, task: ShardTask) -> CleanImage:
-    """The image as it is stored; raises `ImageRejected`, or `UserError` if the disk cannot be read."""
+def _read(entry: Entry) -> tuple[bytes, Stamp]:
+    """The file of an image and its stamp. Raises `UserError` if the disk cannot be read."""
     try:
-        data = entry.read()
+        return entry.read_stamped()
     except OSError as error:  # a fault of the disk, not of the image: rejecting the image would lose it
         raise UserError(
             error.strerror or str(error), path=entry.path, remedy="fix this and repeat the same command"
         ) from None
-    return clean_image(data, task.quality, task.short_side)
 
 
 def _features(entry: Entry, info: ClassInfo, image: CleanImage) -> dict[str, records.FeatureValue]:

@@ -3,10 +3,22 @@
 from pathlib import Path
 
 from pipelines.building.sources.layouts import Layout, recognize
-from pipelines.building.sources.source import WHOLE_FILE, Entry, Place, RejectedFile, Source
+from pipelines.building.sources.source import WHOLE_FILE, Entry, Place, RejectedFile, Source, Stamp, open_regular
 from pipelines.building.sources.spool import Scratch
 
-__all__ = ["WHOLE_FILE", "Entry", "Layout", "Place", "RejectedFile", "Scratch", "Source", "open_source", "recognize"]
+__all__ = [
+    "WHOLE_FILE",
+    "Entry",
+    "Layout",
+    "Place",
+    "RejectedFile",
+    "Scratch",
+    "Source",
+    "Stamp",
+    "open_regular",
+    "open_source",
+    "recognize",
+]
 
 
 def open_source(root: str | Path, scratch: Scratch | None = None) -> Source:

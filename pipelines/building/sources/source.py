@@ -1,9 +1,12 @@
 """A source: the list of images with their classes. The same images give the same list in every layout."""
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,16 +18,38 @@ WHOLE_FILE = -1
 _WNID = re.compile(r"n\d{8}")
 
 
+class Stamp(NamedTuple):
+    """Tells a file from another of its name, and from itself after a change.
+
+    Attributes:
+        size: in bytes.
+        modified: the time of the last change of its content, ns.
+        changed: the time of the last change of its inode, ns; it also shows a replacement that keeps size and time.
+    """
+
+    size: int
+    modified: int
+    changed: int
+
+    @classmethod
+    def of(cls, file: str | int) -> "Stamp":
+        """The stamp of a path or file descriptor; raises `OSError`."""
+        found = os.stat(file)
+        return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
 class Place(NamedTuple):
     """Where images are; all images of a folder or tar share one.
 
     Attributes:
         file: the folder of their files, or the tar with their bytes.
         shown: the same for messages, relative to the source's root; a tar in a tar is shown as a folder.
+        listed: (size, modified) of the tar when it was listed; empty for a folder.
     """
 
     file: str
     shown: str
+    listed: tuple[int, ...] = ()
 
 
 class Entry(NamedTuple):
@@ -49,16 +74,36 @@ class Entry(NamedTuple):
         """The image for messages, relative to the source's root."""
         return f"{self.place.shown}/{self.name}" if self.place.shown else self.name
 
+    @property
+    def file(self) -> str:
+        """The file that has its bytes."""
+        return os.path.join(self.place.file, self.name) if self.offset == WHOLE_FILE else self.place.file
+
     def read(self) -> bytes:
         """The bytes of the image, not checked; raises `OSError`."""
-        if self.offset == WHOLE_FILE:
-            with open(os.path.join(self.place.file, self.name), "rb", buffering=0) as stream:
-                return stream.readall()
-        with open(self.place.file, "rb", buffering=0) as stream:
+        return self.read_stamped()[0]
+
+    def read_stamped(self) -> tuple[bytes, Stamp]:
+        """The bytes of the image, not checked, and the stamp of their file; raises `OSError`."""
+        with open_regular(self.file) as stream:
+            stamp = Stamp.of(stream.fileno())  # before the bytes: a later change is then seen
+            if self.offset == WHOLE_FILE:
+                return stream.readall(), stamp
             data = os.pread(stream.fileno(), self.length, self.offset)
-        if len(data) != self.length:
+        if len(data) != self.length or stamp.size < self.place.listed[0]:
             raise OSError(f"{self.place.file} is shorter than it was")
-        return data
+        if stamp[:2] != self.place.listed:
+            raise OSError(f"{self.place.file} was changed after its images were listed")
+        return data, stamp
+
+
+def open_regular(path: str | Path) -> FileIO:
+    """Opens a file for reading. Anything else, such as a FIFO, which would block, is refused; raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return FileIO(descriptor)
 
 
 class RejectedFile(NamedTuple):

@@ -6,6 +6,7 @@ all, so a repeated build unpacks only what is missing. The last step of the buil
 
 import gzip
 import hashlib
+import os
 import threading
 import zlib
 from collections.abc import Sequence
@@ -83,6 +84,8 @@ def _unpack_all(copies: dict[Path, Path], scratch: Scratch) -> None:
                         raise InterruptedError("interrupted")
                     copy.write(chunk)
                     done[path] = raw.tell()
+                copy.flush()  # a copy that is unpacked again then has the same time as before
+                os.utime(copy.fileno(), ns=(os.stat(path).st_mtime_ns,) * 2)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(f"cut off or damaged ({error})", path=path, remedy="download it again") from None
         except OSError as error:

@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.building.sources.source import Found, Place, RejectedFile
+from pipelines.building.sources.source import Found, Place, RejectedFile, Stamp
 from pipelines.errors import UserError
 
 _BLOCK = 512
@@ -31,7 +31,7 @@ def list_tar(path: Path, shown: str, start: int = 0, end: int | None = None) -> 
     Raises:
         UserError: the tar is cut off or damaged.
     """
-    place = Place(str(path), shown)
+    place = Place(str(path), shown, _stamp(path))
     directories: list[str] = []
     inhabited = set()
     for member in _members(path, shown, start, end):
@@ -49,6 +49,14 @@ def list_tar(path: Path, shown: str, start: int = 0, end: int | None = None) -> 
     for directory in directories:
         if directory not in inhabited:
             yield RejectedFile("", f"{shown}/{directory}", "a folder, not a file")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a tar; raises `UserError`."""
+    try:
+        return Stamp.of(str(path))[:2]
+    except OSError as error:
+        raise UserError(error.strerror or str(error), path=path) from None
 
 
 def _problem(member: tarfile.TarInfo) -> str:
