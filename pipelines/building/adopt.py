@@ -15,6 +15,15 @@ from types import MappingProxyType
 import numpy as np
 from PIL import Image
 
+from pipelines.building.class_names import (
+    ClassNames,
+    Numbering,
+    class_names,
+    contradiction_with_classes,
+    find_contradiction,
+    merged,
+    second_name,
+)
 from pipelines.errors import UserError
 from pipelines.shards import records
 from pipelines.shards.dataset import DATASET_FILE, ClassInfo, DatasetInfo, ShardInfo, SplitInfo, shard_name
@@ -25,7 +34,6 @@ from pipelines.system.processes import run_tasks
 from pipelines.system.progress import Progress, silent
 
 _SHARD_NAME = re.compile(r"([A-Za-z0-9_]+)-(\d{5})-of-(\d{5})")
-_WNID = re.compile(r"n\d{8}")
 ORIGINAL_LABEL_BASE = 1
 MAX_LABEL = 2**24  # a larger number is a wrong feature, not a label
 NO_LABEL = -1
@@ -59,14 +67,14 @@ class _ShardScan:
         left_out: records in quarantine.
         sizes: int32 [N, 2], height and width in pixels; 1 × 1 for records in quarantine whose size cannot be read.
         labels: int64 [N]; NO_LABEL for records in quarantine.
-        classes: label -> (synset, text).
+        names: label -> the names of its class.
     """
 
     info: ShardInfo
     left_out: Numbers
     sizes: np.ndarray
     labels: np.ndarray
-    classes: dict[int, tuple[str, str]]
+    names: dict[int, ClassNames]
 
 
 def adopt_shards(
@@ -93,7 +101,7 @@ def adopt_shards(
         The content of dataset.json.
 
     Raises:
-        UserError: a shard is missing, a record cannot be read, or labels do not fit.
+        UserError: a shard is missing, a record cannot be read, or labels or class names contradict each other.
     """
     directory = Path(directory).expanduser().absolute()
     splits = find_shards(directory)
@@ -108,7 +116,13 @@ def adopt_shards(
         for name, result in run_tasks(_index_shard, tasks, workers):
             scans[name] = result
             progress("indexing", len(scans), len(names))
-        classes, base = _classes(directory, list(scans.values()), known, label_base)
+        names_of = {split: {name: scans[name].names for name in shards} for split, shards in splits.items()}
+        if found := find_contradiction(names_of):
+            raise UserError(
+                found.what, path=directory / found.file, remedy="write the shards again with the same labels"
+            )
+        labels = np.unique(np.concatenate([np.unique(scan.labels) for scan in scans.values()]))
+        classes, base = _classes(directory, labels[labels != NO_LABEL], merged(names_of), known, label_base)
         info = DatasetInfo(
             label_base=base,
             classes=classes,
@@ -184,7 +198,7 @@ def _index_shard(task: _IndexTask) -> tuple[str, _ShardScan]:
         info, left_out = task.known, left_out | task.quarantined
     sizes = np.ones((index.num_records, 2), np.int32)
     labels = np.full(index.num_records, NO_LABEL, np.int64)
-    classes: dict[int, tuple[str, str]] = {}
+    first: dict[int, tuple[int, ClassNames]] = {}  # label -> the first record that has it, and its names
     with open(path, "rb") as stream:
         # Not closed here: a traceback may still have a view of it, and then mmap refuses to close.
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -203,17 +217,21 @@ def _index_shard(task: _IndexTask) -> tuple[str, _ShardScan]:
         else:
             if number not in left_out:
                 labels[number] = label
-                classes.setdefault(label, names)
+                record, known_names = first.get(label, (number, names))
+                if names.contradicts(known_names):
+                    what = second_name(label, (record, known_names), (number, names))
+                    raise UserError(what, path=path, remedy="write the shard again with one name for each label")
+                first[label] = record, known_names.filled(names)
     write_index(path, index)
-    return path.name, _ShardScan(info, left_out, sizes, labels, classes)
+    return path.name, _ShardScan(info, left_out, sizes, labels, {label: names for label, (_, names) in first.items()})
 
 
 def _remedy(directory: Path) -> str:
     return f"build the shard again, or leave the record out: `python -m tools.check_shards {directory} --quarantine`"
 
 
-def _read_head(body: memoryview) -> tuple[int, tuple[int, int], tuple[str, str]]:
-    """Label, (height, width) and (synset, text) of one record."""
+def _read_head(body: memoryview) -> tuple[int, tuple[int, int], ClassNames]:
+    """Label, (height, width) and the names of the class of one record."""
     features = records.decode_example(body)
     label = features.get(records.LABEL)
     if not isinstance(label, int) or not 0 <= label <= MAX_LABEL:
@@ -222,7 +240,7 @@ def _read_head(body: memoryview) -> tuple[int, tuple[int, int], tuple[str, str]]
     if not isinstance(encoded, memoryview):
         raise ValueError(f"{records.ENCODED} is missing")
     size = records.stored_size(features) or _size_of(encoded)
-    return label, size, (_text(features.get(records.SYNSET)), _text(features.get(records.TEXT)))
+    return label, size, class_names(features)
 
 
 def _size_of(encoded: memoryview) -> tuple[int, int]:
@@ -234,16 +252,10 @@ def _size_of(encoded: memoryview) -> tuple[int, int]:
         raise ValueError("neither the record nor its image says the size of the image") from None
 
 
-def _text(value: memoryview | int | None) -> str:
-    return bytes(value).decode("utf-8", "replace") if isinstance(value, memoryview) else ""
-
-
 def _classes(
-    directory: Path, scans: Sequence[_ShardScan], known: DatasetInfo | None, label_base: int | None
+    directory: Path, labels: np.ndarray, names: Numbering, known: DatasetInfo | None, label_base: int | None
 ) -> tuple[list[ClassInfo], int]:
-    """The classes in label order and the label base."""
-    labels = np.concatenate([np.unique(scan.labels) for scan in scans])
-    labels = labels[labels != NO_LABEL]
+    """The classes in label order and the label base. `labels` and `names` are those of all records."""
     if not len(labels):
         raise UserError("every record is quarantined", path=directory, remedy="build the shards again")
     lowest, highest = int(labels.min()), int(labels.max())
@@ -264,16 +276,15 @@ def _classes(
                 path=directory,
                 remedy="remove dataset.json if it belongs to other shards",
             )
+        if what := contradiction_with_classes(known.classes, base, names):
+            raise UserError(what, path=directory, remedy="remove dataset.json if it belongs to other shards")
         return known.classes, base
-    names: dict[int, tuple[str, str]] = {}
-    for result in scans:
-        names |= result.classes
-    return [_class_info(label - base, *names.get(label, ("", ""))) for label in range(base, highest + 1)], base
+    return [_class_info(label - base, names.get(label, ClassNames())) for label in range(base, highest + 1)], base
 
 
-def _class_info(number: int, synset: str, text: str) -> ClassInfo:
+def _class_info(number: int, names: ClassNames) -> ClassInfo:
     """The entry of a class for dataset.json; `number` is counted from 0."""
-    return ClassInfo(name=text or synset or f"class {number}", wnid=synset if _WNID.fullmatch(synset) else None)
+    return ClassInfo(name=names.text or names.synset or f"class {number}", wnid=names.wnid)
 
 
 def _split_info(directory: Path, split: str, scans: Sequence[_ShardScan]) -> SplitInfo:

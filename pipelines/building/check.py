@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.building.adopt import MAX_LABEL, Numbers, adopt_shards, find_shards, known_shards
+from pipelines.building.class_names import Numbering, contradiction_with_classes, find_contradiction, merged
 from pipelines.building.shard_checker import CheckTask, Fault, ShardCheck, check_shard
 from pipelines.errors import UserError
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, SplitInfo
@@ -99,6 +100,9 @@ def check_shards(
     except OSError as error:
         raise UserError(error.strerror or str(error), path=error.filename or directory) from None
     known = {name: numbers for name, (_, numbers) in known_shards(info).items()} if info else {}
+    more += _check_class_names(
+        info, {split: {name: results[name].names for name in shards} for split, shards in splits.items()}
+    )
     found = [fault for name in names for fault in results[name].faults]
     fresh = [fault for fault in found if fault.record is None or fault.record not in known.get(fault.file, ())]
     return CheckReport(
@@ -109,6 +113,15 @@ def check_shards(
         faults=(*faults, *more, *fresh),
         quarantined=sum(map(len, known.values())),
     )
+
+
+def _check_class_names(info: DatasetInfo | None, names: Mapping[str, Mapping[str, Numbering]]) -> list[Fault]:
+    """The fault that shards, splits or dataset.json number the classes differently."""
+    if found := find_contradiction(names):
+        return [Fault(found.file, f"{found.what}; write the shards again with the same labels")]
+    if info and (what := contradiction_with_classes(info.classes, info.label_base, merged(names))):
+        return [Fault(DATASET_FILE, f"{what}; remove dataset.json if it belongs to other shards")]
+    return []
 
 
 def quarantine(report: CheckReport, workers: int = 1) -> DatasetInfo:
@@ -180,6 +193,7 @@ def check_tasks(directory: Path, info: DatasetInfo | None, decode: bool) -> tupl
         names = chain.from_iterable(find_shards(directory).values())
         return [CheckTask(directory / name, None, "", None, range(MAX_LABEL + 1), decode) for name in names], []
     labels = range(info.label_base, info.label_base + info.num_classes)
+    quarantined = known_shards(info)
     tasks, faults = [], []
     for split, part in info.splits.items():
         sizes: np.ndarray | None = None
@@ -190,6 +204,7 @@ def check_tasks(directory: Path, info: DatasetInfo | None, decode: bool) -> tupl
         first = 0
         for shard in part.shards:
             rows = None if sizes is None else sizes[first : first + shard.records]
-            tasks.append(CheckTask(directory / shard.file, shard, part.sizes, rows, labels, decode))
+            left_out = quarantined[shard.file][1]
+            tasks.append(CheckTask(directory / shard.file, shard, part.sizes, rows, labels, decode, left_out))
             first += shard.records
     return tasks, faults

@@ -1,11 +1,12 @@
 """Checks one shard in one sequential pass, in a worker process."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 
+from pipelines.building.class_names import ClassNames, Numbering, class_names, second_name
 from pipelines.building.clean import ImageRejected, check_image
 from pipelines.errors import UserError
 from pipelines.shards import records
@@ -56,6 +57,7 @@ class CheckTask:
         sizes: its part of that file, int32 [N, 2], height and width in pixels; None if the file is missing or damaged.
         labels: the labels that records may have.
         decode: whether images are decoded; else only their headers are read.
+        quarantined: records of which class names are not compared.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class CheckTask:
     sizes: np.ndarray | None
     labels: range
     decode: bool
+    quarantined: frozenset[int] = frozenset()
 
     @property
     def remedy(self) -> str:
@@ -79,11 +82,13 @@ class ShardCheck:
         name: the file name.
         records: number of records.
         faults: first those of files, then those of records.
+        names: label -> the names of its class in the records without faults.
     """
 
     name: str
     records: int
     faults: tuple[Fault, ...]
+    names: Numbering = field(default_factory=dict)
 
 
 def check_shard(task: CheckTask) -> ShardCheck:
@@ -105,6 +110,7 @@ def check_shard(task: CheckTask) -> ShardCheck:
     checksum = 0
     found: list[Fault] = []
     sizes = np.zeros((index.num_records, 2), np.int64)
+    names = _ShardNames()
     with open(task.path, "rb", buffering=_READ_AHEAD) as stream:
         for number, (offset, size) in enumerate(index.pairs()):
             data = stream.read(size)
@@ -112,15 +118,48 @@ def check_shard(task: CheckTask) -> ShardCheck:
             try:
                 if number in damaged:
                     raise ValueError(damaged[number])
-                sizes[number] = _check_record(data, task)
+                sizes[number], label, named = _check_record(data, task)
             except (ImageRejected, ValueError) as error:
                 found.append(Fault(task.path.name, str(error), number, offset))
+            else:
+                if number not in task.quarantined:
+                    names.add(number, label, named)
     whole = [*_check_index(task, index), *_check_file(task, index, None if found else f"{checksum:08x}")]
-    return ShardCheck(task.path.name, index.num_records, (*whole, *found, *_check_sizes(task, index, sizes)))
+    faults = (*whole, *names.faults(task.path.name), *found, *_check_sizes(task, index, sizes))
+    return ShardCheck(task.path.name, index.num_records, faults, names.numbering)
 
 
-def _check_record(data: bytes, task: CheckTask) -> tuple[int, int]:
-    """Checks a record whose header is good. Returns height and width of its image in pixels.
+class _ShardNames:
+    """Collects the class names of the records of a shard, and the records that contradict earlier ones."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, tuple[int, ClassNames]] = {}  # label -> the first record that has it, and its names
+        self._contradictions: list[str] = []
+
+    def add(self, record: int, label: int, names: ClassNames) -> None:
+        """Adds a record."""
+        first, known = self._first.setdefault(label, (record, names))
+        if names.contradicts(known):
+            self._contradictions.append(second_name(label, (first, known), (record, names)))
+        else:
+            self._first[label] = first, known.filled(names)
+
+    @property
+    def numbering(self) -> dict[int, ClassNames]:
+        """The first names of each label."""
+        return {label: names for label, (_, names) in self._first.items()}
+
+    def faults(self, file: str) -> list[Fault]:
+        """One fault for all records that contradict earlier ones."""
+        if not self._contradictions:
+            return []
+        more = f" ({len(self._contradictions):,} such records)" if len(self._contradictions) > 1 else ""
+        what = f"{self._contradictions[0]}{more}; write the shard again with one name for each label"
+        return [Fault(file, what)]
+
+
+def _check_record(data: bytes, task: CheckTask) -> tuple[tuple[int, int], int, ClassNames]:
+    """Checks a record whose header is good. Returns (height, width) of its image in pixels, label and class names.
 
     Raises:
         ValueError: the record is faulty.
@@ -145,7 +184,7 @@ def _check_record(data: bytes, task: CheckTask) -> tuple[int, int]:
     if records.stored_size(features) not in (None, size):
         said = "{} × {}".format(*records.stored_size(features) or ())
         raise ValueError(f"the record says {said} pixels, but its image has {size[0]} × {size[1]}")
-    return size
+    return size, label, class_names(features)
 
 
 def _size_of(encoded: bytes) -> tuple[int, int]:
