@@ -1,5 +1,6 @@
 """Makes indexes and dataset.json for shards that lack them, for example the original project's."""
 
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from pipelines import ShardSet, UserError
 from pipelines.building.adopt import adopt_shards
@@ -208,3 +210,53 @@ def test_the_command_line(dataset: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no shards .* in this folder"):
         adopt_shards(tmp_path)
+
+
+def sized(encoded: bytes, height: int, width: int) -> bytes:
+    features = {records.ENCODED: encoded, records.LABEL: 1, records.HEIGHT: height, records.WIDTH: width}
+    return records.frame(records.encode_example(features))
+
+
+def png(height: int, width: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (width, height)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+IMAGES = {
+    "JPEG": jpeg(photo(np.random.default_rng(0), 0, 20, 30)),
+    "progressive JPEG": jpeg(photo(np.random.default_rng(0), 0, 20, 30), kind=2),
+    "PNG": png(20, 30),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+@pytest.mark.parametrize("stored", [(10, 15), (40, 60), (30, 20)])
+def test_the_image_decides_its_size(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, stored: tuple[int, int]
+) -> None:
+    path = tmp_path / "train-00000-of-00001"
+    path.write_bytes(sized(IMAGES[kind], *stored) + sized(IMAGES[kind], 20, 30) + sized(IMAGES[kind], *stored))
+    adopt_shards(tmp_path)
+    assert ShardSet.open(tmp_path, "train").sizes.tolist() == [[20, 30]] * 3
+    first = f"record 0 says {stored[0]} × {stored[1]} pixels, but its image has 20 × 30"
+    what = f"the features of 2 records have wrong image sizes (the first: {first}); the sizes of the images are used"
+    assert caplog.messages == [f"{path}: {what}"]
+
+
+def test_the_features_decide_if_the_image_has_no_header(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Training reports the record as corrupt; the other records can be used."""
+    (tmp_path / "train-00000-of-00001").write_bytes(sized(b"no image", 7, 8) + sized(IMAGES["JPEG"], 20, 30))
+    adopt_shards(tmp_path)
+    assert ShardSet.open(tmp_path, "train").sizes.tolist() == [[7, 8], [20, 30]]
+    assert caplog.messages == []
+
+
+def test_zero_in_a_header_is_no_size(tmp_path: Path) -> None:
+    """As in a JPEG that gives its height only behind its first scan."""
+    data = bytearray(IMAGES["JPEG"])
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 7] = 0, 0
+    (tmp_path / "train-00000-of-00001").write_bytes(sized(bytes(data), 20, 30))
+    adopt_shards(tmp_path)
+    assert ShardSet.open(tmp_path, "train").sizes.tolist() == [[20, 30]]

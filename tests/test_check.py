@@ -151,10 +151,6 @@ FAULTY: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: records.encode_example(FEATURES | {records.FILENAME: 7}),
         "image/filename has the wrong type",
     ),
-    "other size": (
-        lambda: records.encode_example(FEATURES | {records.HEIGHT: 21, records.WIDTH: 30}),
-        "says 21 × 30 pixels, but its image has 20 × 30",
-    ),
     "empty image": (lambda: records.encode_example(FEATURES | {records.ENCODED: b""}), "the file is empty"),
     "cut image": (lambda: records.encode_example(FEATURES | {records.ENCODED: GOOD[:-2]}), "truncated"),
     "CMYK": (lambda: records.encode_example(FEATURES | {records.ENCODED: cmyk()}), "4-component JPEG"),
@@ -173,6 +169,24 @@ def test_a_faulty_record_with_good_crcs(dataset: Path, capsys: pytest.CaptureFix
     assert reason in lines[0]
     assert "1 of them faulty" in lines[1]
     assert (said(capsys, dataset, "--fast")[0] == 0) == (kind in ("cut image", "CMYK"))
+
+
+def test_features_with_wrong_sizes_are_counted_and_no_record_is_quarantined(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Loaders read sizes from train-sizes.npy, which build_index makes from the images."""
+    replace_record(dataset, 4, records.encode_example(FEATURES | {records.HEIGHT: 21, records.WIDTH: 30}))
+    replace_record(dataset, 6, records.encode_example(FEATURES | {records.HEIGHT: 20, records.WIDTH: 31}))
+    replace_record(dataset, 8, records.encode_example(FEATURES | {records.HEIGHT: 20, records.WIDTH: 30}))
+    for flags in ([], ["--fast"], ["--quarantine"]):
+        code, lines = said(capsys, dataset, *flags)
+        assert code == 1
+        assert lines[0].startswith(
+            f"{dataset / SHARD}: record 4 says 21 × 30 pixels, but its image has 20 × 30 (2 such records); "
+        )
+        assert "1 fault of files" in lines[1]
+        assert len(lines) == 2
+    assert len(ShardSet.open(dataset, "train").usable) == TRAIN_RECORDS
 
 
 def test_an_orientation_is_no_fault(dataset: Path) -> None:

@@ -5,12 +5,14 @@ record is read: a shard is mapped into memory, and the pages with pixels are nev
 """
 
 import io
+import logging
 import mmap
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -28,6 +30,7 @@ from pipelines.errors import UserError
 from pipelines.shards import records
 from pipelines.shards.dataset import DATASET_FILE, ClassInfo, DatasetInfo, ShardInfo, SplitInfo, shard_name
 from pipelines.shards.index import locate, write_index
+from pipelines.shards.jpeg import read_header
 from pipelines.shards.shard_set import write_sizes
 from pipelines.system.files import remove_leftovers
 from pipelines.system.processes import run_tasks
@@ -37,6 +40,8 @@ _SHARD_NAME = re.compile(r"([A-Za-z0-9_]+)-(\d{5})-of-(\d{5})")
 ORIGINAL_LABEL_BASE = 1
 MAX_LABEL = 2**24  # a larger number is a wrong feature, not a label
 NO_LABEL = -1
+
+logger = logging.getLogger(__name__)
 
 Numbers = frozenset[int]  # record numbers in their shard
 
@@ -68,6 +73,7 @@ class _ShardScan:
         sizes: int32 [N, 2], height and width in pixels; 1 × 1 for records in quarantine whose size cannot be read.
         labels: int64 [N]; NO_LABEL for records in quarantine.
         names: label -> the names of its class.
+        wrong_sizes: for each record whose features have another size than its image, what they say.
     """
 
     info: ShardInfo
@@ -75,6 +81,7 @@ class _ShardScan:
     sizes: np.ndarray
     labels: np.ndarray
     names: dict[int, ClassNames]
+    wrong_sizes: list[str]
 
 
 def adopt_shards(
@@ -87,7 +94,8 @@ def adopt_shards(
     """Writes indexes, image sizes and dataset.json beside the shards of a folder.
 
     An existing dataset.json keeps its classes and its notes on the build. Shards with the same number of records and
-    bytes as before keep their checksums and quarantine.
+    bytes as before keep their checksums and quarantine. Image sizes are read from the images; a warning counts the
+    records whose features have other sizes.
 
     Args:
         directory: the folder, with shards named <split>-00000-of-01024.
@@ -116,6 +124,7 @@ def adopt_shards(
         for name, result in run_tasks(_index_shard, tasks, workers):
             scans[name] = result
             progress("indexing", len(scans), len(names))
+        _warn_of_wrong_sizes(directory, scans)
         names_of = {split: {name: scans[name].names for name in shards} for split, shards in splits.items()}
         if found := find_contradiction(names_of):
             raise UserError(
@@ -198,6 +207,7 @@ def _index_shard(task: _IndexTask) -> tuple[str, _ShardScan]:
         info, left_out = task.known, left_out | task.quarantined
     sizes = np.ones((index.num_records, 2), np.int32)
     labels = np.full(index.num_records, NO_LABEL, np.int64)
+    wrong_sizes: list[str] = []
     first: dict[int, tuple[int, ClassNames]] = {}  # label -> the first record that has it, and its names
     with open(path, "rb") as stream:
         # Not closed here: a traceback may still have a view of it, and then mmap refuses to close.
@@ -209,7 +219,7 @@ def _index_shard(task: _IndexTask) -> tuple[str, _ShardScan]:
         try:
             if number in problems:
                 raise ValueError(problems[number])
-            label, sizes[number], names = _read_head(body)
+            label, sizes[number], stored, names = _read_head(body)
         except ValueError as error:
             if number not in left_out:
                 what = f"record {number} at byte {offset}: {error}"
@@ -222,16 +232,32 @@ def _index_shard(task: _IndexTask) -> tuple[str, _ShardScan]:
                     what = second_name(label, (record, known_names), (number, names))
                     raise UserError(what, path=path, remedy="write the shard again with one name for each label")
                 first[label] = record, known_names.filled(names)
+                if stored and stored != tuple(sizes[number].tolist()):
+                    wrong_sizes.append(wrong_size(number, stored, sizes[number].tolist()))
     write_index(path, index)
-    return path.name, _ShardScan(info, left_out, sizes, labels, {label: names for label, (_, names) in first.items()})
+    named = {label: names for label, (_, names) in first.items()}
+    return path.name, _ShardScan(info, left_out, sizes, labels, named, wrong_sizes)
+
+
+def wrong_size(record: int, stored: Sequence[int], size: Sequence[int]) -> str:
+    """What is wrong with a record whose features have another size, (height, width), than its image."""
+    return f"record {record} says {stored[0]} × {stored[1]} pixels, but its image has {size[0]} × {size[1]}"
+
+
+def _warn_of_wrong_sizes(directory: Path, scans: Mapping[str, _ShardScan]) -> None:
+    if wrong := [(name, what) for name, scan in sorted(scans.items()) for what in scan.wrong_sizes]:
+        name, what = wrong[0]
+        count = f"the features of {len(wrong):,} records have wrong image sizes" if len(wrong) > 1 else what
+        first = f" (the first: {what})" if len(wrong) > 1 else ""
+        logger.warning("%s: %s%s; the sizes of the images are used", directory / name, count, first)
 
 
 def _remedy(directory: Path) -> str:
     return f"build the shard again, or leave the record out: `python -m tools.check_shards {directory} --quarantine`"
 
 
-def _read_head(body: memoryview) -> tuple[int, tuple[int, int], ClassNames]:
-    """Label, (height, width) and the names of the class of one record."""
+def _read_head(body: memoryview) -> tuple[int, tuple[int, int], tuple[int, int] | None, ClassNames]:
+    """Label, (height, width) of the image, the same by the features, and the names of the class of one record."""
     features = records.decode_example(body)
     label = features.get(records.LABEL)
     if not isinstance(label, int) or not 0 <= label <= MAX_LABEL:
@@ -239,17 +265,26 @@ def _read_head(body: memoryview) -> tuple[int, tuple[int, int], ClassNames]:
     encoded = features.get(records.ENCODED)
     if not isinstance(encoded, memoryview):
         raise ValueError(f"{records.ENCODED} is missing")
-    size = records.stored_size(features) or _size_of(encoded)
-    return label, size, class_names(features)
+    stored = records.stored_size(features)
+    size = _size_of(encoded) or stored  # without a header no loader can decode the image: training reports it
+    if size is None:
+        raise ValueError("neither the record nor its image says the size of the image")
+    return label, size, stored, class_names(features)
 
 
-def _size_of(encoded: memoryview) -> tuple[int, int]:
-    """Height and width from the image's own header."""
+def _size_of(encoded: memoryview) -> tuple[int, int] | None:
+    """Height and width from the header of the image itself; None if it cannot be read."""
+    try:
+        header = read_header(cast(bytes, encoded))  # a view reads the same; copying would touch all pixels
+        if header.height and header.width:
+            return header.height, header.width
+    except ValueError:  # not a JPEG
+        pass
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             return image.height, image.width
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise ValueError("neither the record nor its image says the size of the image") from None
+        return None
 
 
 def _classes(

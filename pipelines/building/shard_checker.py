@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
 
+from pipelines.building.adopt import wrong_size
 from pipelines.building.class_names import ClassNames, Numbering, class_names, second_name
 from pipelines.building.clean import ImageRejected, check_image
 from pipelines.errors import UserError
@@ -111,6 +113,7 @@ def check_shard(task: CheckTask) -> ShardCheck:
     found: list[Fault] = []
     sizes = np.zeros((index.num_records, 2), np.int64)
     names = _ShardNames()
+    wrong_sizes: list[str] = []
     with open(task.path, "rb", buffering=_READ_AHEAD) as stream:
         for number, (offset, size) in enumerate(index.pairs()):
             data = stream.read(size)
@@ -118,14 +121,18 @@ def check_shard(task: CheckTask) -> ShardCheck:
             try:
                 if number in damaged:
                     raise ValueError(damaged[number])
-                sizes[number], label, named = _check_record(data, task)
+                record = _check_record(data, task)
             except (ImageRejected, ValueError) as error:
                 found.append(Fault(task.path.name, str(error), number, offset))
             else:
+                sizes[number] = record.size
                 if number not in task.quarantined:
-                    names.add(number, label, named)
+                    names.add(number, record.label, record.names)
+                    if record.stored not in (None, record.size):
+                        wrong_sizes.append(wrong_size(number, record.stored, record.size))
     whole = [*_check_index(task, index), *_check_file(task, index, None if found else f"{checksum:08x}")]
-    faults = (*whole, *names.faults(task.path.name), *found, *_check_sizes(task, index, sizes))
+    told = [*names.faults(task.path.name), *_wrong_sizes(task.path.name, wrong_sizes)]
+    faults = (*whole, *told, *found, *_check_sizes(task, index, sizes))
     return ShardCheck(task.path.name, index.num_records, faults, names.numbering)
 
 
@@ -158,8 +165,25 @@ class _ShardNames:
         return [Fault(file, what)]
 
 
-def _check_record(data: bytes, task: CheckTask) -> tuple[tuple[int, int], int, ClassNames]:
-    """Checks a record whose header is good. Returns (height, width) of its image in pixels, label and class names.
+def _wrong_sizes(file: str, wrong: list[str]) -> list[Fault]:
+    """One fault for all records whose features have another size than their image."""
+    if not wrong:
+        return []
+    more = f" ({len(wrong):,} such records)" if len(wrong) > 1 else ""
+    return [Fault(file, f"{wrong[0]}{more}; other readers may need the shard to be built again, loaders do not")]
+
+
+class _Checked(NamedTuple):
+    """A record without faults: (height, width) of its image, the same by its features, label and class names."""
+
+    size: tuple[int, int]
+    stored: tuple[int, int] | None
+    label: int
+    names: ClassNames
+
+
+def _check_record(data: bytes, task: CheckTask) -> _Checked:
+    """Checks a record whose header is good.
 
     Raises:
         ValueError: the record is faulty.
@@ -181,10 +205,7 @@ def _check_record(data: bytes, task: CheckTask) -> tuple[tuple[int, int], int, C
     if not isinstance(encoded, memoryview):
         raise ValueError(f"{records.ENCODED} is missing")
     size = check_image(bytes(encoded)) if task.decode else _size_of(bytes(encoded))
-    if records.stored_size(features) not in (None, size):
-        said = "{} × {}".format(*records.stored_size(features) or ())
-        raise ValueError(f"the record says {said} pixels, but its image has {size[0]} × {size[1]}")
-    return size, label, class_names(features)
+    return _Checked(size, records.stored_size(features), label, class_names(features))
 
 
 def _size_of(encoded: bytes) -> tuple[int, int]:
