@@ -14,11 +14,14 @@ import pytest
 
 from pipelines import ShardSet, UserError
 from pipelines.building import shard_writer
+from pipelines.building.adopt import adopt_shards
 from pipelines.building.build import BuildOptions, build
+from pipelines.building.check import check_shards
 from pipelines.building.sources import open_source
 from pipelines.shards import records
 from pipelines.shards.dataset import shard_name
 from tests.helpers.builds import OPTIONS, ROOT, contents
+from tools import build_shards
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, record: int) -> None:
@@ -120,6 +123,106 @@ def test_an_unfinished_build_of_something_else_is_not_continued(
             build(open_source(images), tmp_path / "shards", OPTIONS)
     with pytest.raises(UserError, match="unfinished build of other images or options"):
         build(open_source(images), tmp_path / "shards", BuildOptions(2, 2, seed=5))
+
+
+def stop_before_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed right after dataset.json."""
+
+    def killed(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.building.build.clean_up", killed)
+
+
+def stop_in_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed when some of the working folder is removed."""
+    remove = shutil.rmtree
+
+    def killed(path: Path, **options: bool) -> None:
+        if path.name == ".build":
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    monkeypatch.setattr("pipelines.building.leftovers.shutil.rmtree", killed)
+
+
+ENDS = (stop_before_clean_up, stop_in_clean_up)
+
+
+@pytest.mark.parametrize("stop", ENDS, ids=lambda stop: stop.__name__)
+def test_the_repeated_command_finishes_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    images: Path,
+    built: Path,
+    tmp_path: Path,
+    stop: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    output = tmp_path / "shards"
+    command = ["--source", str(images), "--output", str(output), "--workers=1"]
+    flags = ["--train-shards=2", "--validation-shards=2"]
+    with monkeypatch.context() as patch:
+        stop(patch)
+        assert build_shards.main([*command, *flags]) == 130
+    (output / ".train-00001-of-00002.19103.tmp").write_bytes(b"half")
+    assert (output / ".build" / "plan.json").exists()
+    capsys.readouterr()
+    assert build_shards.main([*command, *flags]) == 0
+    streams = capsys.readouterr()
+    assert f"{output / '.build'}: removed; the build was stopped after its last shard, and is complete" in streams.err
+    assert f"{output}: 132 train records in 2 shards; 15 validation records in 1 shards" in streams.out
+    assert contents(output) == contents(built)
+    assert build_shards.main([*command, *flags]) == 2
+    assert "already has a data set" in capsys.readouterr().err
+
+
+def test_the_end_is_finished_before_compressed_tars_are_unpacked_again(
+    monkeypatch: pytest.MonkeyPatch, images: Path, built: Path, tmp_path: Path
+) -> None:
+    """With other options it is another command: the rest of the build is removed, and the data set stays."""
+    output = shutil.copytree(built, tmp_path / "shards")
+    (output / ".build" / "source").mkdir(parents=True)
+    (output / ".build" / "source" / "train_images_0.tar").write_bytes(b"1234")
+    monkeypatch.setattr("pipelines.building.sources.layouts.read_folders", None)  # the source is not listed
+    assert build_shards.main(["--source", str(images), "--output", str(output), "--seed=7"]) == 2
+    assert contents(output) == contents(built)
+    assert not (output / ".build").exists()
+
+
+def test_a_repeated_build_without_rejected_files_removes_their_list(
+    monkeypatch: pytest.MonkeyPatch, images: Path, built: Path, tmp_path: Path
+) -> None:
+    """The images were repaired after the build had been stopped."""
+    source, output = shutil.copytree(images, tmp_path / "source"), tmp_path / "shards"
+    path = next(iter(sorted((source / "train").rglob("*.JPEG"))))
+    good = path.read_bytes()
+    path.write_bytes(b"damaged")
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.building.build.DatasetInfo.save", stop_with_a_full_disk)
+        with pytest.raises(UserError, match="No space left"):
+            build(open_source(source), output, OPTIONS)
+    assert (output / "rejected.jsonl").exists()
+    path.write_bytes(good)
+    assert build(open_source(source), output, OPTIONS).rejected == ()
+    assert contents(output) == contents(built)
+
+
+def stop_with_a_full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_an_unfinished_build_is_not_taken_for_a_data_set(
+    monkeypatch: pytest.MonkeyPatch, images: Path, tmp_path: Path
+) -> None:
+    """Its training shards may all be there."""
+    with monkeypatch.context() as patch:
+        fail_at(patch, 140)
+        with pytest.raises(UserError):
+            build(open_source(images), tmp_path, OPTIONS)
+    assert (tmp_path / shard_name("train", 1, 2)).exists()
+    for use in (adopt_shards, check_shards):
+        with pytest.raises(UserError, match="the folder has an unfinished build; repeat the command of that build"):
+            use(tmp_path)
 
 
 def test_nothing_is_overwritten(images: Path, built: Path, tmp_path: Path) -> None:

@@ -292,6 +292,31 @@ def test_a_report_for_programs(dataset: Path, tmp_path: Path, capsys: pytest.Cap
     }
 
 
+LEFTOVERS = {
+    ".build": "a process that was stopped left it (2 kB); remove it, or run `python -m tools.build_index ",
+    ".train-00001-of-00018.19103.tmp": "a process that was stopped left it (4 bytes); remove it, or run ",
+    ".dataset.json.7.tmp": "a process that was stopped left it (4 bytes); remove it, or run ",
+}
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
+def test_leftovers_are_named_and_removed_by_the_printed_command(
+    dataset: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    if name == ".build":
+        (dataset / name / "source").mkdir(parents=True)
+        (dataset / name / "source" / "a.tar").write_bytes(bytes(2000))
+    else:
+        (dataset / name).write_bytes(b"half")
+    code, lines = said(capsys, dataset, "--fast")
+    assert code == 1
+    assert lines[0].startswith(f"{dataset / name}: {LEFTOVERS[name]}")
+    assert build_index.main([str(dataset), "--workers=1"]) == 0
+    assert not (dataset / name).exists()
+    capsys.readouterr()
+    assert said(capsys, dataset, "--fast")[0] == 0
+
+
 def test_wrong_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for flags in ([str(tmp_path / "nowhere")], [str(tmp_path)], [str(tmp_path), "--json", str(tmp_path / "no" / "f")]):
         assert command.main(flags) == 2

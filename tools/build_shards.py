@@ -14,6 +14,7 @@ from pipelines.building.build import (
     BuildReport,
     build,
     check_output,
+    finish,
     scratch_folder,
 )
 from pipelines.building.sources import Scratch, Source, recognize
@@ -90,9 +91,13 @@ def build_shards(flags: argparse.Namespace) -> None:
     options = BuildOptions(flags.train_shards, flags.validation_shards, flags.short_side, flags.quality, flags.seed)
     layout = recognize(flags.source)
     print(f"{layout.root}: {layout.text}", flush=True)
-    check_output(flags.output.expanduser())
+    output = flags.output.expanduser()
+    if report := finish(output, layout.root, options):
+        _print_report(flags, report)
+        return
+    check_output(output)
     with closing(ProgressBar("MB")) as progress:
-        source = layout.read(Scratch(scratch_folder(flags.output.expanduser()), flags.workers, progress))
+        source = layout.read(Scratch(scratch_folder(output), flags.workers, progress))
     print(f"{len(source.classes)} classes, {_counts(source)}", flush=True)
     for split, entries in source.splits.items():
         wanted = {"train": flags.train_shards, "validation": flags.validation_shards}[split]
@@ -101,6 +106,11 @@ def build_shards(flags: argparse.Namespace) -> None:
             print(f"{split}: {count} {'shard' if count == 1 else 'shards'}, {least}")
     with closing(ProgressBar()) as progress:
         report = build(source, flags.output, options, flags.workers, progress)
+    _print_report(flags, report)
+
+
+def _print_report(flags: argparse.Namespace, report: BuildReport) -> None:
+    """Prints the result. Exits with 1 if too many files were rejected."""
     print(_summary(flags.output, report))
     if report.rejected:
         first = report.rejected[0]

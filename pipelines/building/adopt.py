@@ -26,13 +26,13 @@ from pipelines.building.class_names import (
     merged,
     second_name,
 )
+from pipelines.building.leftovers import check_finished, clean_up
 from pipelines.errors import UserError
 from pipelines.shards import records
 from pipelines.shards.dataset import DATASET_FILE, ClassInfo, DatasetInfo, ShardInfo, SplitInfo, shard_name
 from pipelines.shards.index import locate, write_index
 from pipelines.shards.jpeg import read_header
 from pipelines.shards.shard_set import write_sizes
-from pipelines.system.files import remove_leftovers
 from pipelines.system.processes import run_tasks
 from pipelines.system.progress import Progress, silent
 
@@ -109,14 +109,16 @@ def adopt_shards(
         The content of dataset.json.
 
     Raises:
-        UserError: a shard is missing, a record cannot be read, or labels or class names contradict each other.
+        UserError: the folder has an unfinished build, a shard is missing, a record cannot be read, or labels or class
+            names contradict each other.
     """
     directory = Path(directory).expanduser().absolute()
+    check_finished(directory)
     splits = find_shards(directory)
     known = DatasetInfo.load(directory) if (directory / DATASET_FILE).exists() else None
     names = [name for shards in splits.values() for name in shards]
     before = known_shards(known) if known else {}
-    remove_leftovers(directory)
+    clean_up(directory)
     tasks = [_IndexTask(directory / name, damaged.get(name, frozenset()), *before.get(name, ())) for name in names]
     scans: dict[str, _ShardScan] = {}
     progress("indexing", 0, len(names))

@@ -8,7 +8,6 @@ all shards; a folder without it is not a data set.
 
 import json
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import PIL
 
+from pipelines.building.leftovers import PLAN_FILE, STATE_FOLDER, clean_up
 from pipelines.building.shard_writer import (
     LABEL_BASE,
-    STATE_FOLDER,
     ShardResult,
     ShardTask,
     digest,
@@ -39,7 +38,6 @@ from pipelines.system.progress import Progress, silent
 
 MIN_RECORDS_PER_SHARD = 64
 REJECTED_FILE = "rejected.jsonl"
-_PLAN_FILE = "plan.json"
 _STAT_THREADS = 16  # a network file system answers many requests at once
 
 logger = logging.getLogger(__name__)
@@ -138,6 +136,8 @@ def build(
         UserError: the folder contains something else or cannot be written, or too few images can be decoded.
     """
     output = Path(output).expanduser().absolute()
+    if report := finish(output, source.root, options):
+        return report
     rejected = list(source.rejected)
     reencoded: Counter[str] = Counter()
     splits: dict[str, SplitInfo] = {}
@@ -149,9 +149,7 @@ def build(
             rejected += lost
             for result in results:
                 reencoded.update(result.reencoded)
-        if rejected:
-            lines = "".join(json.dumps(item._asdict()) + "\n" for item in rejected)
-            write_atomic(output / REJECTED_FILE, lines.encode())
+        _write_rejected(output / REJECTED_FILE, rejected)
         made = {**asdict(options), "layout": source.layout, "reencoded": dict(sorted(reencoded.items()))}
         info = DatasetInfo(
             label_base=LABEL_BASE,
@@ -159,12 +157,56 @@ def build(
             splits=splits,
             build={**made, "rejected": len(rejected)},
         )
+        remove_leftovers(output)  # a worker whose parent was killed may have left one after the last removal
         info.save(output)
+        clean_up(output)
     except OSError as error:
         remedy = "fix this and repeat the same command; it keeps the finished shards"
         raise UserError(error.strerror or str(error), path=output, remedy=remedy) from None
-    shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
     return BuildReport(info, tuple(rejected), made["reencoded"])
+
+
+def finish(output: Path, root: Path, options: BuildOptions) -> BuildReport | None:
+    """Ends a build that was stopped after it had written dataset.json: removes the files that only builds need.
+
+    Args:
+        output: the folder of the build.
+        root: the folder of the source.
+        options: how shards are made.
+
+    Returns:
+        The result, if the build was of this source and these options; None if it was another or there was none.
+
+    Raises:
+        OSError: a file cannot be read or removed.
+        UserError: dataset.json is damaged.
+    """
+    state = output / STATE_FOLDER
+    if not (state.exists() and (output / DATASET_FILE).exists()):
+        return None
+    info = DatasetInfo.load(output)
+    try:
+        plan = json.loads((state / PLAN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        plan = {}
+    clean_up(output)
+    logger.warning("%s: removed; the build was stopped after its last shard, and is complete", state)
+    if (plan.get("options"), plan.get("root")) != (asdict(options), str(root.absolute())):
+        return None
+    return BuildReport(info, tuple(_read_rejected(output / REJECTED_FILE)), info.build.get("reencoded", {}))
+
+
+def _write_rejected(path: Path, rejected: Sequence[RejectedFile]) -> None:
+    """Writes rejected.jsonl; a stopped build may have left one of files that are good now."""
+    if rejected:
+        write_atomic(path, "".join(json.dumps(item._asdict()) + "\n" for item in rejected).encode())
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _read_rejected(path: Path) -> list[RejectedFile]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [RejectedFile(**json.loads(line)) for line in lines]
 
 
 def scratch_folder(output: Path) -> Path:
@@ -181,7 +223,7 @@ def check_output(output: Path) -> None:
     if (output / DATASET_FILE).exists():
         remedy = "choose another output folder or remove this one"
         raise UserError("the folder already has a data set", path=output, remedy=remedy, setting="output")
-    if not output.exists() or (output / STATE_FOLDER / _PLAN_FILE).exists():
+    if not output.exists() or (output / STATE_FOLDER / PLAN_FILE).exists():
         return
     if any(path.name != STATE_FOLDER for path in output.iterdir()):
         raise UserError("the folder is not empty", path=output, remedy="choose another output folder", setting="output")
@@ -191,6 +233,7 @@ def _prepare(output: Path, source: Source, options: BuildOptions) -> None:
     """Makes the folder, or checks that the unfinished build in it has the same plan."""
     plan = {
         "options": asdict(options),
+        "root": str(source.root.absolute()),
         # With the sizes and times of tars: in a tar that was replaced other bytes are at these offsets.
         "source": digest(repr(tuple(entry)) for entries in source.splits.values() for entry in entries),
         "classes": digest(f"{item.wnid} {item.name}" for item in source.classes),
@@ -198,8 +241,8 @@ def _prepare(output: Path, source: Source, options: BuildOptions) -> None:
     }
     state = output / STATE_FOLDER
     check_output(output)
-    if (state / _PLAN_FILE).exists():
-        if json.loads((state / _PLAN_FILE).read_text(encoding="utf-8")) != plan:
+    if (state / PLAN_FILE).exists():
+        if json.loads((state / PLAN_FILE).read_text(encoding="utf-8")) != plan:
             raise UserError(
                 "the folder has an unfinished build of other images or options",
                 path=output,
@@ -209,7 +252,7 @@ def _prepare(output: Path, source: Source, options: BuildOptions) -> None:
         remove_leftovers(state)
         return
     state.mkdir(parents=True, exist_ok=True)
-    write_atomic(state / _PLAN_FILE, json.dumps(plan, indent=1).encode())
+    write_atomic(state / PLAN_FILE, json.dumps(plan, indent=1).encode())
 
 
 def _build_split(

@@ -15,6 +15,7 @@ import numpy as np
 
 from pipelines.building.adopt import MAX_LABEL, Numbers, adopt_shards, find_shards, known_shards
 from pipelines.building.class_names import Numbering, contradiction_with_classes, find_contradiction, merged
+from pipelines.building.leftovers import check_finished, find_leftovers, size_text
 from pipelines.building.shard_checker import CheckTask, Fault, ShardCheck, check_shard
 from pipelines.errors import UserError
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, SplitInfo
@@ -83,9 +84,10 @@ def check_shards(
         The faults.
 
     Raises:
-        UserError: there are no shards, or one cannot be read.
+        UserError: there are no shards, the folder has an unfinished build, or a shard cannot be read.
     """
     directory = Path(directory).expanduser().absolute()
+    check_finished(directory)
     info, faults = _load_info(directory)
     splits = _shard_names(directory, info)
     tasks, more = check_tasks(directory, info, decode)
@@ -100,6 +102,7 @@ def check_shards(
     except OSError as error:
         raise UserError(error.strerror or str(error), path=error.filename or directory) from None
     known = {name: numbers for name, (_, numbers) in known_shards(info).items()} if info else {}
+    more += _check_leftovers(directory)
     more += _check_class_names(
         info, {split: {name: results[name].names for name in shards} for split, shards in splits.items()}
     )
@@ -122,6 +125,15 @@ def _check_class_names(info: DatasetInfo | None, names: Mapping[str, Mapping[str
     if info and (what := contradiction_with_classes(info.classes, info.label_base, merged(names))):
         return [Fault(DATASET_FILE, f"{what}; remove dataset.json if it belongs to other shards")]
     return []
+
+
+def _check_leftovers(directory: Path) -> list[Fault]:
+    """The files that stopped processes left."""
+    remedy = f"remove it, or run `python -m tools.build_index {directory}`"
+    return [
+        Fault(path.name, f"a process that was stopped left it ({size_text(path)}); {remedy}")
+        for path in find_leftovers(directory)
+    ]
 
 
 def quarantine(report: CheckReport, workers: int = 1) -> DatasetInfo:

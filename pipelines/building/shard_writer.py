@@ -11,6 +11,7 @@ import google_crc32c
 import numpy as np
 
 from pipelines.building.clean import CleanImage, ImageRejected, clean_image
+from pipelines.building.leftovers import STATE_FOLDER
 from pipelines.building.sources import Entry, Stamp
 from pipelines.errors import UserError
 from pipelines.shards import records
@@ -19,7 +20,6 @@ from pipelines.shards.index import Index, read_index, write_index
 from pipelines.system.files import atomic_writer, write_atomic
 
 LABEL_BASE = 1  # as in the original project, so that its shards and ours can be exchanged
-STATE_FOLDER = ".build"  # beside the shards: the plan of an unfinished build and a note for each finished shard
 
 
 @dataclass(frozen=True)
