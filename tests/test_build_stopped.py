@@ -170,7 +170,7 @@ def test_the_repeated_command_finishes_the_end(
     assert build_shards.main([*command, *flags]) == 0
     streams = capsys.readouterr()
     assert f"{output / '.build'}: removed; the build was stopped after its last shard, and is complete" in streams.err
-    assert f"{output}: 132 train records in 2 shards; 15 validation records in 1 shards" in streams.out
+    assert f"{output}: 132 train records in 2 shards; 15 validation records in 1 shard\n" in streams.out
     assert contents(output) == contents(built)
     assert build_shards.main([*command, *flags]) == 2
     assert "already has a data set" in capsys.readouterr().err

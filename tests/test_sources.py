@@ -7,11 +7,9 @@ import json
 import os
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipelines import UserError
 from pipelines.building.build import BuildOptions, build
@@ -19,77 +17,28 @@ from pipelines.building.sources import Place, Scratch, Source, imagenet, open_so
 from pipelines.building.sources.layouts import LAYOUTS as LOOKS
 from pipelines.shards.dataset import DatasetInfo
 from tests.helpers import layouts
-from tests.helpers.data import jpeg, photo
+from tests.helpers.sources import LABELS, REJECTED, WNIDS, write_sources
 from tools import build_shards
 
 OPTIONS = BuildOptions(train_shards=2, validation_shards=2)
-TRAIN_PER_CLASS = 50
-LABELS = imagenet.validation_labels()
-WNIDS = tuple(LABELS[imagenet.validation_name(number)] for number in (3, 1, 2))  # in no order
 TFDS_LABELS = "2707a43f27dcd55fef87fbef0730966cb91c3aba99eb0c9e6f021217a553a3b1"
 TEXTS = {
-    "official_tars": "official tars, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (labels: built in, checked",
-    "kaggle": "ImageNet in Kaggle's layout, ILSVRC/Data/CLS-LOC/ (labels: LOC_val_solution.csv)",
-    "hugging_face": "ImageNet in Hugging Face's layout, 6 tars in data/",
-    "hugging_face_plain": "ImageNet in Hugging Face's layout, 6 tars in hugging_face_plain/",
+    "official_tars": "ImageNet's official tars, ILSVRC2012_img_train.tar, "
+    "ILSVRC2012_img_val.tar (labels: built in, checked against the devkit)",
+    "kaggle": "ImageNet in Kaggle's layout, ILSVRC/Data/CLS-LOC/train/<class>/, "
+    "ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_*.JPEG (labels: LOC_val_solution.csv)",
+    "hugging_face": "ImageNet in Hugging Face's layout, 5 train tars in data/, 1 validation tar in data/",
+    "hugging_face_plain": "ImageNet in Hugging Face's layout, 5 train tars in hugging_face_plain/, "
+    "1 validation tar in hugging_face_plain/",
     "class_folders": "train/<class>/, validation/<class>/",
     "flat_validation": "train/<class>/, val/ILSVRC2012_val_*.JPEG (labels: built in)",
 }
 
 
-REJECTED = 6
-
-
-def nasty(good: bytes) -> dict[str, bytes | None]:
-    """Files that occur among images of users; REJECTED of them cannot be decoded."""
-    picture = Image.open(io.BytesIO(good))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    kinds: dict[str, tuple[str, Image.Image, dict[str, Any]]] = {
-        "cmyk.JPEG": ("JPEG", picture.convert("CMYK"), {}),
-        "grey.JPEG": ("JPEG", picture.convert("L"), {}),
-        "progressive.JPEG": ("JPEG", picture, {"progressive": True}),
-        "turned.JPEG": ("JPEG", picture, {"exif": exif}),
-        "pixel.JPEG": ("JPEG", Image.new("RGB", (1, 1)), {}),
-        "png.JPEG": ("PNG", picture, {}),
-        "a.webp": ("WEBP", picture, {}),
-        "a.gif": ("GIF", picture, {}),
-        "a.bmp": ("BMP", picture, {}),
-    }
-    files: dict[str, bytes | None] = {"half.JPEG": good[: len(good) // 2], "two bytes short.JPEG": good[:-2]}
-    files |= {"empty.JPEG": b"", "random.JPEG": np.random.default_rng(0).bytes(999), "notes.txt": b"no image"}
-    for name, (kind, image, options) in kinds.items():
-        stream = io.BytesIO()
-        image.save(stream, kind, **options)
-        files[name] = stream.getvalue()
-    return files | {"x.jpg": None}
-
-
-def pictures() -> tuple[dict[str, dict[str, bytes | None]], dict[str, dict[str, bytes | None]]]:
-    rng = np.random.default_rng(5)
-    train: dict[str, dict[str, bytes | None]] = {}
-    for label, wnid in enumerate(WNIDS):
-        names = [f"{wnid}_{number}.JPEG" for number in rng.choice(20000, TRAIN_PER_CLASS, replace=False)]
-        names[:2] = f"Bild ä {label}.JPEG", f"{wnid}_{'long' * 40}.JPEG"  # not ASCII; longer than a tar header's field
-        train[wnid] = {name: jpeg(photo(rng, label, *rng.integers(20, 50, 2))) for name in names}
-    first = train[WNIDS[0]]
-    good = next(iter(first.values())) or b""
-    first |= nasty(good)
-    names = [name for name, wnid in LABELS.items() if wnid in WNIDS][:20]
-    validation: dict[str, dict[str, bytes | None]] = {wnid: {} for wnid in WNIDS}
-    for name in names:
-        validation[LABELS[name]][name] = jpeg(photo(rng, 7, 30, 40))
-    return train, validation
-
-
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same images in each layout, in folders with the names of the layouts. For reading only."""
-    root = tmp_path_factory.mktemp("sources")
-    train, validation = pictures()
-    for name, write in layouts.LAYOUTS.items():
-        write(root / name, train, validation)
-    return root
+    return write_sources(tmp_path_factory.mktemp("sources"))
 
 
 @pytest.fixture(scope="module")

@@ -40,9 +40,10 @@ def build_index(flags: argparse.Namespace) -> None:
     with closing(ProgressBar("shards")) as progress:
         info = adopt_shards(flags.directory, flags.label_base, flags.workers, progress)
     parts = [
-        f"{part.num_records:,} {split} records in {len(part.shards)} shards" for split, part in info.splits.items()
+        f"{part.num_records:,} {split} records in {len(part.shards)} {'shard' if len(part.shards) == 1 else 'shards'}"
+        for split, part in info.splits.items()
     ]
-    classes = f"{info.num_classes} classes, first label {info.label_base}"
+    classes = f"{info.num_classes} {'class' if info.num_classes == 1 else 'classes'}, first label {info.label_base}"
     print(f"{flags.directory}: {'; '.join(parts)}; {classes}")
 
 

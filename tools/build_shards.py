@@ -18,10 +18,12 @@ from pipelines.building.build import (
     scratch_folder,
 )
 from pipelines.building.sources import Scratch, Source, recognize
+from pipelines.errors import one_line
 from pipelines.system.processes import cpu_count
 from pipelines.system.progress import ProgressBar
 
 EXIT_REJECTED = 1
+_SHOWN = 8  # names of files in one line
 EPILOG = f"""Every image is decoded to its last block. JPEGs of one or three components are stored unchanged; PNG,
 CMYK, WebP, BMP, GIF, TIFF and images with an EXIF orientation become upright RGB JPEGs. Files that cannot be decoded
 are left out and listed with the reason in OUTPUT/{REJECTED_FILE}. To continue a stopped build, repeat its command.
@@ -91,6 +93,9 @@ def build_shards(flags: argparse.Namespace) -> None:
     options = BuildOptions(flags.train_shards, flags.validation_shards, flags.short_side, flags.quality, flags.seed)
     layout = recognize(flags.source)
     print(f"{layout.root}: {layout.text}", flush=True)
+    if layout.unused:
+        more = f" and {len(layout.unused) - _SHOWN:,} more" if len(layout.unused) > _SHOWN else ""
+        print(f"{layout.root}: not used: {one_line(', '.join(layout.unused[:_SHOWN]))}{more}", flush=True)
     output = flags.output.expanduser()
     if report := finish(output, layout.root, options):
         _print_report(flags, report)
@@ -131,7 +136,7 @@ def _counts(source: Source) -> str:
 def _summary(output: Path, report: BuildReport) -> str:
     """One line about what was built."""
     parts = [
-        f"{part.num_records:,} {split} records in {len(part.shards)} shards"
+        f"{part.num_records:,} {split} records in {len(part.shards)} {'shard' if len(part.shards) == 1 else 'shards'}"
         for split, part in report.info.splits.items()
     ]
     if report.reencoded:

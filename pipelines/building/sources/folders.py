@@ -1,24 +1,20 @@
 """Images in folders: train/<class>/ and validation/<class>/, or ImageNet's validation images in one folder."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipelines.building.sources import imagenet
-from pipelines.building.sources.source import Found, Place, RejectedFile, Source, collect
+from pipelines.building.sources.source import Found, Place, RejectedFile
 from pipelines.errors import UserError
 
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val")}
 LOOSE = "not in a class folder"
-Labels = Callable[[], Mapping[str, str]]
 
 
-def find_splits(root: Path) -> dict[str, Path]:
-    """The folders of train and, if it exists, of validation; empty if there is no train."""
-    found = {
-        split: next((root / n for n in names if (root / n).is_dir()), None) for split, names in SPLIT_FOLDERS.items()
-    }
-    return {split: folder for split, folder in found.items() if folder} if found["train"] else {}
+def find_split(root: Path, split: str) -> Path | None:
+    """The folder of a split, if it exists."""
+    return next((root / name for name in SPLIT_FOLDERS[split] if (root / name).is_dir()), None)
 
 
 def is_flat(folder: Path) -> bool:
@@ -26,46 +22,46 @@ def is_flat(folder: Path) -> bool:
     return any(imagenet.VALIDATION_NAME.fullmatch(item.name) for item in _visible(folder))
 
 
-def read_folders(layout: str, root: Path, folders: Mapping[str, Path], labels: Labels) -> Source:
-    """Lists train/<class>/* and, if there is one, validation/<class>/* or validation/*.
-
-    Args:
-        layout: a description of the layout, one line.
-        root: the folder that paths are relative to.
-        folders: the folder of each split.
-        labels: gives file name -> class of validation images that are not in class folders.
-
-    Returns:
-        The source.
+def list_classes(folder: Path) -> list[str]:
+    """The names of the class folders of train, sorted.
 
     Raises:
-        UserError: there are no class folders, or training does not have a class of validation.
+        UserError: there are none.
     """
-    names = sorted(item.name for item in _visible(folders["train"]) if item.is_dir())
+    names = sorted(item.name for item in _visible(folder) if item.is_dir())
     if not names:
-        remedy = f"put the images into {folders['train'].name}/<class>/"
-        raise UserError("no class folders", path=folders["train"], remedy=remedy)
-    splits = {"train": _list_split(root, folders["train"], names, {}, flat=False)}
-    if folder := folders.get("validation"):
-        flat = is_flat(folder)
-        splits["validation"] = _list_split(root, folder, names, labels() if flat else {}, flat)
-    return collect(layout, root, splits, names)
+        raise UserError("no class folders", path=folder, remedy=f"put the images into {folder.name}/<class>/")
+    return names
 
 
-def _list_split(
-    root: Path, folder: Path, classes: list[str], labels: Mapping[str, str], flat: bool
+def list_split(
+    root: Path, folder: Path, classes: Sequence[str] | None, labels: Mapping[str, str] | None
 ) -> Iterator[Found | RejectedFile]:
-    known = set(classes)
+    """Lists the files of a split in its class folders, or directly in `folder`.
+
+    Args:
+        root: the folder that paths are relative to.
+        folder: the folder of the split.
+        classes: the classes of train; None if they are not known yet.
+        labels: file name -> class of images directly in `folder`; None if all are in class folders.
+
+    Yields:
+        `Found` for each file that has a class, `RejectedFile` for the others.
+
+    Raises:
+        UserError: train does not have a class.
+    """
+    known = set(classes or ())
     place = Place(str(folder), str(folder.relative_to(root)))
     for item in _visible(folder):
-        if item.is_dir() and item.name in known:
+        if item.is_dir() and (item.name in known or (classes is None and labels is None)):
             yield from _list_folder(root, folder / item.name, item.name)
-        elif item.is_dir() and not flat:
+        elif item.is_dir() and labels is None:
             raise UserError("train has no such class", path=item.path, remedy="rename or remove the folder")
+        elif labels is None:
+            yield _file(item, place, "", LOOSE)
         else:
-            yield _file(
-                item, place, labels.get(item.name, ""), "the label of this file name is not known" if flat else LOOSE
-            )
+            yield _file(item, place, labels.get(item.name, ""), "the label of this file name is not known")
 
 
 def _list_folder(root: Path, folder: Path, class_name: str) -> Iterator[Found | RejectedFile]:

@@ -198,9 +198,9 @@ def collect(
                 listed = [entry._replace(class_index=final[entry.class_index]) for entry in listed]
         entries[split] = _sorted(split, listed, rejected)
         if not entries[split]:
-            raise UserError(
-                f"{layout}: no {split} images in classes", path=root, remedy="add some or remove their folder or tar"
-            )
+            lost = next((f"; the first is {item.path}: {item.reason}" for item in rejected if item.split == split), "")
+            what = f"{layout}: no {split} images in classes{lost}"
+            raise UserError(what, path=root, remedy="add some or remove their folder or tar")
     filled = {entry.class_index for entry in entries["train"]}
     if empty := [name for name in names if numbers[name] not in filled]:
         raise UserError(f"the class {empty[0]} has no training images", path=root, remedy="add some or remove it")
