@@ -42,7 +42,7 @@ def nasty(images: Path, tmp_path: Path) -> Path:
     picture.save(folder / "png.JPEG", "PNG")
     (folder / "empty.jpg").touch()
     (folder / "half.jpg").write_bytes(good[: len(good) // 2])
-    (folder / "two bytes short.jpg").write_bytes(good[:-2])
+    (folder / "nine bytes short.jpg").write_bytes(good[:-9])
     (folder / "notes.txt").write_text("not an image")
     (folder / "folder.jpg").mkdir()
     (folder / "gone.jpg").symlink_to(tmp_path / "nowhere")
@@ -53,7 +53,7 @@ def nasty(images: Path, tmp_path: Path) -> Path:
 NASTY = {
     f"train/{CLASSES[0]}/empty.jpg": "empty",
     f"train/{CLASSES[0]}/half.jpg": "runcated",
-    f"train/{CLASSES[0]}/two bytes short.jpg": "truncated",
+    f"train/{CLASSES[0]}/nine bytes short.jpg": "truncated",
     f"train/{CLASSES[0]}/notes.txt": "not an image",
     f"train/{CLASSES[0]}/folder.jpg": "a folder, not a file",
     f"train/{CLASSES[0]}/gone.jpg": "a link to a file that is missing",

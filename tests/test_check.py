@@ -152,7 +152,7 @@ FAULTY: dict[str, tuple[Callable[[], bytes], str]] = {
         "image/filename has the wrong type",
     ),
     "empty image": (lambda: records.encode_example(FEATURES | {records.ENCODED: b""}), "the file is empty"),
-    "cut image": (lambda: records.encode_example(FEATURES | {records.ENCODED: GOOD[:-2]}), "truncated"),
+    "cut image": (lambda: records.encode_example(FEATURES | {records.ENCODED: GOOD[:-2]}), "JPEG without end marker"),
     "CMYK": (lambda: records.encode_example(FEATURES | {records.ENCODED: cmyk()}), "4-component JPEG"),
     "PNG": (lambda: records.encode_example(FEATURES | {records.ENCODED: png()}), "PNG"),
 }

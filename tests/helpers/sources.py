@@ -33,7 +33,8 @@ def nasty(good: bytes) -> dict[str, bytes | None]:
         "a.gif": ("GIF", picture, {}),
         "a.bmp": ("BMP", picture, {}),
     }
-    files: dict[str, bytes | None] = {"half.JPEG": good[: len(good) // 2], "two bytes short.JPEG": good[:-2]}
+    files: dict[str, bytes | None] = {"half.JPEG": good[: len(good) // 2], "nine bytes short.JPEG": good[:-9]}
+    files["no end.JPEG"] = good[:-2]
     files |= {"empty.JPEG": b"", "random.JPEG": np.random.default_rng(0).bytes(999), "notes.txt": b"no image"}
     for name, (kind, image, options) in kinds.items():
         stream = io.BytesIO()
