@@ -1,7 +1,10 @@
 """check_shards finds every flipped bit and every record that loaders cannot read; loaders skip quarantined records."""
 
+import gzip
 import io
 import json
+import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -315,6 +318,43 @@ def test_leftovers_are_named_and_removed_by_the_printed_command(
     assert not (dataset / name).exists()
     capsys.readouterr()
     assert said(capsys, dataset, "--fast")[0] == 0
+
+
+NO_SHARDS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "GZIP": (gzip.compress, "not a shard but a GZIP file; write it again without compression"),
+    "Git LFS": (
+        lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n",
+        "not a shard but a Git LFS pointer, not the file (`git lfs pull` downloads it); copy or build the shard again",
+    ),
+    "HTML": (lambda _: b"<!DOCTYPE html><title>404</title>", "not a shard but an HTML page"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_SHARDS)
+def test_files_that_are_no_shards_are_named(dataset: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    make, reason = NO_SHARDS[kind]
+    (dataset / SHARD).write_bytes(make((dataset / SHARD).read_bytes()))
+    lines = said(capsys, dataset, "--fast")[1]
+    assert lines[0].startswith(f"{dataset / SHARD}: {reason}")
+    assert build_index.main([str(dataset), "--workers=1"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {dataset / SHARD}: {reason}")
+
+
+def test_a_fifo_in_the_place_of_a_shard_does_not_block(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (dataset / SHARD).unlink()
+    os.mkfifo(dataset / SHARD)
+    assert any(f"{SHARD}: not a regular file" in line for line in said(capsys, dataset, "--fast")[1])
+    assert build_index.main([str(dataset), "--workers=1"]) == 2
+    assert "not a regular file" in capsys.readouterr().err
+
+
+def test_printed_commands_can_be_pasted(tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(tiny_dataset, tmp_path / "a b'c $HOME")
+    wrong_sizes(folder)
+    (folder / ".train-sizes.npy.7.tmp").touch()
+    lines = [line for line in said(capsys, folder, "--fast")[1] if "tools.build_index" in line]
+    commands = [shlex.split(line.split("`")[1]) for line in lines]
+    assert commands == [["python", "-m", "tools.build_index", str(folder)]] * 2
 
 
 def test_wrong_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

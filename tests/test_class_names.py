@@ -169,3 +169,10 @@ def test_a_name_with_control_characters_stays_one_line() -> None:
     assert found is not None
     assert found.what.isprintable()
     assert len(found.what) < 200
+
+
+def test_names_in_dataset_json_are_one_line_and_still_agree(tmp_path: Path) -> None:
+    write_splits(tmp_path, {"train": [texts("c\nat", "d\x1b[31mog")]})
+    for _ in range(2):
+        assert [item.name for item in adopt_shards(tmp_path).classes] == ["c at", "d [31mog"]
+    assert check_shards(tmp_path).faults == ()

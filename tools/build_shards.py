@@ -121,7 +121,7 @@ def _print_report(flags: argparse.Namespace, report: BuildReport) -> None:
         first = report.rejected[0]
         print(
             f"{len(report.rejected):,} files were rejected and are listed in {flags.output / REJECTED_FILE}; "
-            f"the first is {first.path}: {first.reason}",
+            f"the first is {one_line(f'{first.path}: {first.reason}')}",
             file=sys.stderr,
         )
     if len(report.rejected) > flags.max_rejected:

@@ -7,7 +7,10 @@ record is read: a shard is mapped into memory, and the pages with pixels are nev
 import io
 import logging
 import mmap
+import os
 import re
+import shlex
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +29,9 @@ from pipelines.building.class_names import (
     merged,
     second_name,
 )
+from pipelines.building.formats import describe
 from pipelines.building.leftovers import check_finished, clean_up
-from pipelines.errors import UserError
+from pipelines.errors import UserError, one_line
 from pipelines.shards import records
 from pipelines.shards.dataset import DATASET_FILE, ClassInfo, DatasetInfo, ShardInfo, SplitInfo, shard_name
 from pipelines.shards.index import locate, write_index
@@ -202,6 +206,7 @@ def known_shards(info: DatasetInfo) -> dict[str, tuple[ShardInfo, Numbers]]:
 def _index_shard(task: _IndexTask) -> tuple[str, _ShardScan]:
     """Reads the start of each record of a shard and writes its index."""
     path = task.path
+    check_framing(path)
     index, problems = locate(path)
     info = ShardInfo(file=path.name, records=index.num_records, bytes=index.end)
     left_out = task.damaged
@@ -241,6 +246,24 @@ def _index_shard(task: _IndexTask) -> tuple[str, _ShardScan]:
     return path.name, _ShardScan(info, left_out, sizes, labels, named, wrong_sizes)
 
 
+def check_framing(path: Path) -> None:
+    """Checks that a file may be a shard, by the header of its first record.
+
+    Raises:
+        UserError: it is not a regular file, or a file of a known format, such as one that is compressed.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would block
+            raise UserError("not a regular file", path=path, remedy="copy or build the shard again")
+        with open(path, "rb") as stream:
+            head = stream.read(1024)
+    except OSError as error:
+        raise UserError(error.strerror or str(error), path=path) from None
+    if records.masked_crc(head[:8]) != int.from_bytes(head[8:12], "little") and (found := describe(head)):
+        compressed = "write it again without compression" if "GZIP" in found else "copy or build the shard again"
+        raise UserError(f"not a shard but {found}", path=path, remedy=compressed)
+
+
 def wrong_size(record: int, stored: Sequence[int], size: Sequence[int]) -> str:
     """What is wrong with a record whose features have another size, (height, width), than its image."""
     return f"record {record} says {stored[0]} × {stored[1]} pixels, but its image has {size[0]} × {size[1]}"
@@ -255,7 +278,8 @@ def _warn_of_wrong_sizes(directory: Path, scans: Mapping[str, _ShardScan]) -> No
 
 
 def _remedy(directory: Path) -> str:
-    return f"build the shard again, or leave the record out: `python -m tools.check_shards {directory} --quarantine`"
+    command = f"python -m tools.check_shards {shlex.quote(str(directory))} --quarantine"
+    return f"build the shard again, or leave the record out: `{command}`"
 
 
 def _read_head(body: memoryview) -> tuple[int, tuple[int, int], tuple[int, int] | None, ClassNames]:
@@ -321,7 +345,7 @@ def _classes(
 
 def _class_info(number: int, names: ClassNames) -> ClassInfo:
     """The entry of a class for dataset.json; `number` is counted from 0."""
-    return ClassInfo(name=names.text or names.synset or f"class {number}", wnid=names.wnid)
+    return ClassInfo(name=one_line(names.text or names.synset) or f"class {number}", wnid=names.wnid)
 
 
 def _split_info(directory: Path, split: str, scans: Sequence[_ShardScan]) -> SplitInfo:

@@ -6,6 +6,7 @@ indexes, sizes and dataset.json, and leaves quarantined records out.
 """
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -129,7 +130,7 @@ def _check_class_names(info: DatasetInfo | None, names: Mapping[str, Mapping[str
 
 def _check_leftovers(directory: Path) -> list[Fault]:
     """The files that stopped processes left."""
-    remedy = f"remove it, or run `python -m tools.build_index {directory}`"
+    remedy = f"remove it, or run `python -m tools.build_index {shlex.quote(str(directory))}`"
     return [
         Fault(path.name, f"a process that was stopped left it ({size_text(path)}); {remedy}")
         for path in find_leftovers(directory)

@@ -175,5 +175,5 @@ def _shown(numbering: Numbering, labels: set[int]) -> str:
 
 
 def _normal(name: str) -> str:
-    """File systems give the same name in different Unicode forms."""
-    return unicodedata.normalize("NFC", name)
+    """The name as dataset.json has it, in one of the Unicode forms that file systems give it."""
+    return unicodedata.normalize("NFC", one_line(name))

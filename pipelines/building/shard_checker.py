@@ -1,5 +1,6 @@
 """Checks one shard in one sequential pass, in a worker process."""
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -7,10 +8,10 @@ from typing import NamedTuple
 import google_crc32c
 import numpy as np
 
-from pipelines.building.adopt import wrong_size
+from pipelines.building.adopt import check_framing, wrong_size
 from pipelines.building.class_names import ClassNames, Numbering, class_names, second_name
 from pipelines.building.clean import ImageRejected, check_image
-from pipelines.errors import UserError
+from pipelines.errors import UserError, one_line
 from pipelines.shards import records
 from pipelines.shards.dataset import ShardInfo
 from pipelines.shards.index import Index, index_path, locate, read_index
@@ -45,7 +46,7 @@ class Fault:
     def line(self, directory: Path) -> str:
         """One line for people: the file, the record, what is wrong."""
         place = "" if self.record is None else f"record {self.record} at byte {self.offset}: "
-        return f"{directory / self.file}: {place}{self.reason}"
+        return one_line(f"{directory / self.file}: {place}{self.reason}")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class CheckTask:
     @property
     def remedy(self) -> str:
         """The command that makes indexes, sizes and dataset.json again."""
-        return f"run `python -m tools.build_index {self.path.parent}`"
+        return f"run `python -m tools.build_index {shlex.quote(str(self.path.parent))}`"
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,9 @@ def check_shard(task: CheckTask) -> ShardCheck:
         OSError: the shard cannot be read.
     """
     try:
+        check_framing(task.path)
         index, damaged = locate(task.path)
-    except UserError as error:  # missing or empty
+    except UserError as error:  # missing, empty or something else than a shard
         return ShardCheck(task.path.name, 0, (Fault.of(task.path.name, error),))
     checksum = 0
     found: list[Fault] = []

@@ -1,7 +1,8 @@
 """Images in folders: train/<class>/ and validation/<class>/, or ImageNet's validation images in one folder."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipelines.building.sources import imagenet
@@ -57,11 +58,20 @@ def list_split(
         if item.is_dir() and (item.name in known or (classes is None and labels is None)):
             yield from _list_folder(root, folder / item.name, item.name)
         elif item.is_dir() and labels is None:
-            raise UserError("train has no such class", path=item.path, remedy="rename or remove the folder")
+            raise _unknown_class(item, known)
         elif labels is None:
             yield _file(item, place, "", LOOSE)
         else:
             yield _file(item, place, labels.get(item.name, ""), "the label of this file name is not known")
+
+
+def _unknown_class(item: os.DirEntry[str], known: Collection[str]) -> UserError:
+    form = unicodedata.normalize("NFC", item.name)
+    for name in known:
+        if unicodedata.normalize("NFC", name) == form:
+            what = f"train has a class that looks alike, {name!a}, not {item.name!a}"
+            return UserError(what, path=item.path, remedy="rename the folder to the name in train")
+    return UserError("train has no such class", path=item.path, remedy="rename or remove the folder")
 
 
 def _list_folder(root: Path, folder: Path, class_name: str) -> Iterator[Found | RejectedFile]:

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
@@ -16,6 +17,8 @@ from pipelines.shards.dataset import ClassInfo
 
 WHOLE_FILE = -1
 _WNID = re.compile(r"n\d{8}")
+# What ends a line, is a command for a terminal, or changes the direction of text.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 class Stamp(NamedTuple):
@@ -182,7 +185,7 @@ def collect(
         The source.
 
     Raises:
-        UserError: a class or a split has no images, or a class name is not valid UTF-8.
+        UserError: a class or a split has no images, or a class name cannot be used or looks like another.
     """
     rejected: list[RejectedFile] = []
     names = sorted(class_names or ())
@@ -239,15 +242,24 @@ def _sorted(split: str, entries: list[Entry], rejected: list[RejectedFile]) -> l
 
 
 def _check_names(root: Path, names: list[str]) -> list[str]:
-    """The names of the classes, if all can be written to records."""
+    """The names of the classes, if all can be written to records and told apart."""
+    alike: dict[str, str] = {}
     for name in names:
-        try:
-            name.encode("utf-8")
-        except UnicodeEncodeError:
-            raise UserError(
-                f"the name of the class {name!r} is not valid UTF-8", path=root, remedy="rename it"
-            ) from None
+        if reason := _problem_of_name(name):
+            raise UserError(f"the name of the class {name!a} {reason}", path=root, remedy="rename it")
+        other = alike.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            what = f"the classes {other!a} and {name!a} look alike: their names differ only in Unicode form"
+            raise UserError(what, path=root, remedy="merge or rename them")
     return names
+
+
+def _problem_of_name(name: str) -> str:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return "is not valid UTF-8"
+    return "has control characters" if _CONTROL.search(name) else ""
 
 
 def _class_info(name: str) -> ClassInfo:
