@@ -11,13 +11,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from kimagenet.runs.saving import KeepCheckpoints, KeepLastAndBest
 from kimagenet.cli import EXIT_RESUME
+from kimagenet.runs.directory import RunDirectory, save_model
 from kimagenet.runs.reporters import JsonLines, ProgressLine, SummaryCsv
+from kimagenet.runs.saving import KeepCheckpoints, KeepLastAndBest
+from kimagenet.runs.tensorboard import TensorBoardEvents
 from kimagenet.training.loop import Loop, NonFiniteLoss, Stopped
 from kimagenet.training.results import Position
-from kimagenet.runs.directory import RunDirectory, save_model
-from kimagenet.runs.tensorboard import TensorBoardEvents
 from pipelines.errors import RunFailed, ToBeResumed, UserError
 from pipelines.system.files import write_atomic
 

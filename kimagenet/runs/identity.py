@@ -6,8 +6,8 @@ from typing import Any
 
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
-from pipelines.shards.dataset import DatasetInfo
 from pipelines.errors import UserError
+from pipelines.shards.dataset import DatasetInfo
 
 
 def identity(info: DatasetInfo) -> dict[str, str]:

@@ -10,9 +10,9 @@ from typing import Any
 import keras
 
 from kimagenet.runs.checkpoint import Checkpoint, DamagedCheckpoint, remove_leftovers
+from kimagenet.runs.directory import RunDirectory, save_model
 from kimagenet.training.loop import Loop
 from kimagenet.training.results import Position, Totals
-from kimagenet.runs.directory import RunDirectory, save_model
 from pipelines.errors import UserError
 
 logger = logging.getLogger(__name__)

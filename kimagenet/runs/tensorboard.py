@@ -14,8 +14,8 @@ from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from kimagenet.runs.reporters import Reporter
 from kimagenet.runs.append_file import LogFile
+from kimagenet.runs.reporters import Reporter
 from kimagenet.training.loop import Loop
 from kimagenet.training.steps import to_input
 from pipelines.shards.records import frame
