@@ -103,6 +103,11 @@ class Loader(ABC):
         self._opener = ThreadPoolExecutor(1, "kimagenet-epoch")
         self._opened: dict[int, Future[Iterator[Any]]] = {}
 
+    @property
+    def device(self) -> str:
+        """Where images are decoded: "cpu" or "gpu"."""
+        return "cpu"
+
     def plan(self, epoch: int, start_step: int = 0) -> EpochPlan:
         """The plan that `epoch(epoch, start_step)` carries out."""
         return EpochPlan(

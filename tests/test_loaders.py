@@ -85,6 +85,7 @@ def record(shards: ShardSet, number: int) -> tuple[bytes, int]:
 def test_training_batches_are_as_the_contract_says(train: ShardSet, name: str, dtype: str) -> None:
     with opened(name, train, dtype=dtype) as loader:
         assert loader.name == name
+        assert loader.device == "cpu"
         assert loader.steps_per_epoch == TRAIN_RECORDS // 8
         assert loader.dropped_records == TRAIN_RECORDS % 8
         dataset = loader.epoch(0)

@@ -97,6 +97,10 @@ class DaliLoader(Loader):
         self._prepared: dict[tuple[int, int], Future[_Prepared]] = {}
         self._leisure = _Leisure()
 
+    @property
+    def device(self) -> str:
+        return self.options.device
+
     def epoch(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
         steps = self.plan(epoch).steps_per_epoch - start_step
         if steps == 0:
