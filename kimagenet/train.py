@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import shlex
 import sys
 import textwrap
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kimagenet import cli, models
-from kimagenet.inference import fine_tuning
+from kimagenet.inference import fine_tuning, trained
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
 from kimagenet.runs.identity import check_same, identity
@@ -84,6 +85,9 @@ def train(flags: argparse.Namespace) -> int:
     if loop.num_skipped:
         for_good = f"{cli.python()} -m tools.check_shards {dataset_dir} --quarantine"
         print(f"{loop.num_skipped} corrupt records were skipped, see {run.corrupt}; to quarantine them: `{for_good}`")
+    if code == cli.EXIT_RESUME:
+        command = f"{cli.python()} -m kimagenet.train --resume --output {shlex.quote(str(run.path))}"
+        print(f"to continue, run the same command again, or `{command}`")
     if not code:
         how = f"; evaluate it with `{cli.python()} -m kimagenet.evaluate {run.path}`" if validation else ""
         print(f"done: {run.final}{how}")
@@ -101,7 +105,7 @@ def begin_and_fit(
 ) -> int:
     """From the first step or from the last checkpoint on; returns the exit code."""
     from kimagenet.runs.fit import fit
-    from kimagenet.runs.saving import restore
+    from kimagenet.runs.restoring import restore
     from kimagenet.training.results import Position
     from kimagenet.training.strategy import all_agree
 
@@ -161,7 +165,7 @@ def find_recipe(flags: argparse.Namespace, run: RunDirectory | None, is_demo: bo
     """The recipe that the flags make, on top of the run's own with --resume; its model exists."""
     recipe = resolve_recipe(flags, is_demo, Recipe.load(run.recipe) if flags.resume and run else None)
     if fine_tuning.is_saved(recipe.model):
-        return recipe.replace(model=str(fine_tuning.find(recipe.model)))
+        return recipe.replace(model=str(trained.find_model(Path(recipe.model).absolute())))
     if recipe.model not in models.names():
         raise UserError(f"{recipe.model}: no such model; the models are {', '.join(models.names())}")
     return recipe
