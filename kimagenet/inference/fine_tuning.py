@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,13 @@ def recipe_of(model: str) -> Recipe:
     return Recipe(model=str(path), image_size=_image_size(path) or Recipe.image_size, crop_ratio=1.0)
 
 
-def build(path: Path, num_classes: int, image_size: int, dropout_rate: float = 0.0) -> "keras.Model":
+def build(
+    path: Path,
+    num_classes: int,
+    image_size: int,
+    dropout_rate: float = 0.0,
+    say: Callable[[str], None] = print,
+) -> "keras.Model":
     """Builds the network of a model file with its weights, under the current dtype policy. All layers are trainable.
 
     A head like those of `kimagenet.models` gets the dropout rate. If it has another number of classes, it is replaced,
@@ -40,6 +47,7 @@ def build(path: Path, num_classes: int, image_size: int, dropout_rate: float = 0
         num_classes: classes of the data set.
         image_size: height and width of its images, pixels.
         dropout_rate: dropout before the last dense layer.
+        say: prints the message.
 
     Returns:
         A model that returns probabilities [N, num_classes].
@@ -60,7 +68,7 @@ def build(path: Path, num_classes: int, image_size: int, dropout_rate: float = 0
     if {"global_pool", "Logits"} <= {layer.name for layer in model.layers}:
         model = _with_head(model, num_classes, dropout_rate)
         if known != num_classes:
-            print(f"{path}: its head for {known} classes is replaced by a new one for {num_classes}")
+            say(f"{path}: its head for {known} classes is replaced by a new one for {num_classes}")
         return model
     check_probabilities(model, path)
     if known != num_classes:

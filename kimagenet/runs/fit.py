@@ -60,7 +60,7 @@ def fit(
     progress = ProgressLine(loop, epochs)
     callbacks = [*(_writers(loop, epochs, run, progress) if is_chief else ()), checkpoints]
     try:
-        with stop_on_signals(loop.request_stop), closing(progress):
+        with stop_on_signals(loop.request_stop, is_chief), closing(progress):
             loop.fit(epochs, callbacks, start)
     except Stopped:
         return _end_stopped(loop, epochs, run, checkpoints, is_chief)
@@ -106,7 +106,7 @@ def _end_stopped(loop: Loop, epochs: int, run: RunDirectory, checkpoints: KeepCh
         raise ToBeResumed(f"{done}, but without a checkpoint of the last step", path=run.path, remedy=remedy) from None
     if is_chief:
         _save_last(loop, run)
-    print(f"{run.path}: {done}", flush=True)
+        print(f"{run.path}: {done}", flush=True)
     return EXIT_RESUME
 
 
@@ -153,8 +153,13 @@ def _explained(
 
 
 @contextmanager
-def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
-    """Within it, the first Ctrl-C or SIGTERM calls `request_stop`, and the second raises `KeyboardInterrupt`."""
+def stop_on_signals(request_stop: Callable[[], None], is_chief: bool = True) -> Iterator[None]:
+    """Within it, the first Ctrl-C or SIGTERM calls `request_stop`, and the second raises `KeyboardInterrupt`.
+
+    Args:
+        request_stop: what to call.
+        is_chief: whether to print a message.
+    """
     requested = False
 
     def handle(number: int, _: Any) -> None:
@@ -162,7 +167,8 @@ def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
         if requested:
             raise KeyboardInterrupt("the run can be resumed from its last checkpoint")
         requested = True
-        print("\nstopping after this step; a second Ctrl-C or SIGTERM stops at once", flush=True)
+        if is_chief:
+            print("\nstopping after this step; a second Ctrl-C or SIGTERM stops at once", flush=True)
         request_stop()
 
     before = {number: getsignal(number) for number in (SIGINT, SIGTERM)}

@@ -14,6 +14,8 @@ from pipelines.system.files import remove_leftovers
 
 _log = logging.getLogger(__name__)
 
+_ELSEWHERE = "start again in another output folder"
+
 
 def restore(loop: Loop, run: RunDirectory, is_chief: bool = True) -> Position:
     """Puts the newest good checkpoint of a run into the loop's variables.
@@ -45,7 +47,8 @@ def restore(loop: Loop, run: RunDirectory, is_chief: bool = True) -> Position:
     for path, checkpoint in _readable(run):
         shapes = [tuple(array.shape) for array in checkpoint.arrays]
         if shapes != [tuple(variable.shape) for variable in loop.variables]:
-            raise UserError("its network or optimizer is not the one that this recipe makes in this version", path=path)
+            what = "its network or optimizer is not the one that this recipe makes in this version"
+            raise UserError(what, path=path, remedy=_ELSEWHERE, setting="output")
         with loop.training.strategy.scope():
             for variable, array in zip(loop.variables, checkpoint.arrays, strict=True):
                 variable.assign(array)
@@ -54,8 +57,7 @@ def restore(loop: Loop, run: RunDirectory, is_chief: bool = True) -> Position:
             run.cut_logs(checkpoint.state["log_sizes"])
         return _position(checkpoint.state, loop.steps_per_epoch)
     if found:
-        remedy = "start again in another output folder"
-        raise UserError("no checkpoint can be read", path=run.checkpoints, remedy=remedy, setting="output")
+        raise UserError("no checkpoint can be read", path=run.checkpoints, remedy=_ELSEWHERE, setting="output")
     if is_chief:
         run.cut_logs({})
     return Position()
