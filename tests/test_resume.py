@@ -258,7 +258,7 @@ def test_a_run_can_be_stopped_while_the_disk_is_full(
 
         patched.setattr(JsonLines, "on_train_batch_end", at_step(4, stop))
         assert train.main(command(tiny_dataset, run.path, "tfdata")) == cli.EXIT_RESUME
-    assert "stopped, but without a checkpoint of the last step" in capsys.readouterr().err
+    assert "steps, but without a checkpoint of the last step; make room" in capsys.readouterr().err
     assert [path.name for path in run.find_checkpoints()] == ["step-000000003.ckpt"]
     assert not list(run.path.rglob(".*"))
 

@@ -61,7 +61,7 @@ class Checkpoint:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 state = dict(json.loads(file["state"].tobytes()))
                 arrays = [file[name] for name in sorted(file.files) if name != "state"]
-        # Whatever zipfile, NumPy and json raise for bytes that another program wrote with a right checksum.
+        # zipfile, NumPy and json raise many types for bytes that another program wrote with a right checksum.
         except Exception as error:
             raise DamagedCheckpoint(f"it was not written by this program ({first_line(error)})") from None
         if (version := state.pop("version", None)) != CHECKPOINT_VERSION:

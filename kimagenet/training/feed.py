@@ -20,8 +20,8 @@ from pipelines.system.watch import NoAnswer, Watch
 class Feed:
     """Reads one split for all replicas: a loader for each replica of this process, rank by rank of one plan.
 
-    So each replica decodes its own part, a global batch is the same whatever the number of replicas is, and the rules
-    of tf.distribute for sharding and splitting are not needed.
+    So each replica decodes its own part, a global batch is the same for any number of replicas, and the rules of
+    tf.distribute for sharding and splitting are not needed.
 
     Args:
         strategy: the replicas.

@@ -1,8 +1,8 @@
 """The training loop: batches to optimizer steps, epoch by epoch, on one device or many.
 
 It owns the position (epoch, step), the learning rate and the clock. Everything else that happens between steps, such as
-logs and checkpoints, is a `keras.callbacks.Callback`. It exists beside `model.fit` because it can start at any step of
-any epoch, works with iter_size and several workers under tf.distribute, and measures how long it waits for data.
+logs and checkpoints, is a `keras.callbacks.Callback`. It is used instead of `model.fit` because it can start at any
+step of any epoch, works with iter_size and several workers under tf.distribute, and measures its wait for data.
 """
 
 import math
@@ -76,7 +76,7 @@ class Loop:
         seed: see `make_training_step`.
         xla: see `make_training_step`.
         ema: evaluate with the optimizer's moving average of the weights, and also with the weights as they are.
-        log_steps: how often the callbacks need the loss of the very last step.
+        log_steps: steps from one log step to the next.
 
     Attributes:
         model: the model that is trained.
@@ -84,7 +84,7 @@ class Loop:
         validation: the batches it is validated on, or None.
         steps_per_epoch: steps of a whole epoch.
         log_steps: as given.
-        totals: sums over the steps so far, those before a resume included as far as they belong to its epoch.
+        totals: sums over the steps so far; after a resume, those since the beginning of its epoch.
         images: the images of the last step as the loader gave them, or None.
         is_best: whether the last validation has the highest top-1 so far.
     """
