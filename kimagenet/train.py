@@ -4,6 +4,7 @@ Resolve (kimagenet.train_settings decides everything) → open the data → buil
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -83,6 +84,9 @@ def train(flags: argparse.Namespace) -> int:
     if loop.num_skipped:
         command = f"{cli.python()} -m tools.check_shards {settings.dataset_dir} --quarantine"
         say(f"{loop.num_skipped} corrupt records were skipped, see {run.corrupt}; to quarantine them: `{command}`")
+    if code == cli.EXIT_RESUME:
+        command = f"{cli.python()} -m kimagenet.train --resume --output {shlex.quote(str(run.path))}"
+        say(f"to continue, run the same command again, or `{command}`")
     if not code:
         say(f"done: {run.final}" + (f"; evaluate it with `{_evaluate_command(settings)}`" if validation else ""))
     return code
@@ -180,7 +184,7 @@ def build_loop(settings: Settings, training: "Feed", validation: "Feed | None", 
 def begin_and_fit(loop: "Loop", settings: Settings, info: dict[str, Any], say: Say) -> int:
     """Trains from the first step, or from the last checkpoint of a resumed run; returns the exit code."""
     from kimagenet.runs.fit import fit
-    from kimagenet.runs.saving import restore
+    from kimagenet.runs.restoring import restore
     from kimagenet.training.results import Position
     from kimagenet.training.strategy import all_agree
 

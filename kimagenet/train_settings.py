@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kimagenet import models
-from kimagenet.inference import fine_tuning
+from kimagenet.inference import fine_tuning, trained
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
 from kimagenet.train_flags import DEFAULT_DATASET_DIR
@@ -169,7 +169,7 @@ def _dataset(given: Path | None, earlier: RunDirectory | None) -> tuple[Path, bo
 def _with_known_model(recipe: Recipe) -> Recipe:
     """The recipe with the whole path of a saved model, or as it is. Raises `UserError` if there is no such model."""
     if fine_tuning.is_saved(recipe.model):
-        return recipe.replace(model=str(fine_tuning.find(recipe.model)))
+        return recipe.replace(model=str(trained.find_model(Path(recipe.model).absolute())))
     if recipe.model not in models.names():
         raise UserError(f"{recipe.model}: no such model", remedy=f"the models are {', '.join(models.names())}")
     return recipe

@@ -161,7 +161,7 @@ def test_interrupted_run_keeps_the_weights(
     assert not run.final.exists()
     assert evaluate.main([str(output), "--loader=tfdata", "--checkpoint=last"]) == 0
     assert evaluate.main([str(output), "--loader=tfdata"]) == 2
-    assert "--checkpoint last" in capsys.readouterr().err
+    assert "not written yet, the run is not finished; choose last (--checkpoint)" in capsys.readouterr().err
 
 
 def test_save_model_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def test_save_model_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     def fail(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr("kimagenet.runs.directory.sync", fail)
+    monkeypatch.setattr("pipelines.system.files.sync", fail)
     with pytest.raises(OSError, match="no space left"):
         save_model(model, tmp_path / "a.keras")
     assert [path.name for path in tmp_path.iterdir()] == ["a.keras"]
