@@ -57,6 +57,7 @@ def tour() -> list[Block]:
     return [block for page in PAGES for block in blocks(page) if block.mark == "tour"]
 
 
+@pytest.mark.slow
 def test_the_tour(tmp_path: Path) -> None:
     """README's and docs' commands one after the other, as they stand, over a folder of a few small pictures."""
     rng = np.random.default_rng(0)
