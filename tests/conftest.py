@@ -26,12 +26,14 @@ def is_fast(config: pytest.Config) -> bool:
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Starts pytest-xdist's workers unless the command line says how many, or pytest-xdist is missing."""
     option = config.option
-    if not config.pluginmanager.hasplugin("xdist") or hasattr(config, "workerinput"):
+    is_worker = hasattr(config, "workerinput")
+    if is_worker or not config.pluginmanager.hasplugin("xdist") or option.numprocesses is not None or option.tx:
         return
-    if option.numprocesses is None and not (option.tx or option.usepdb or option.collectonly):
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if workers := default_workers(option.file_or_dir, option.keyword, cpu_count(), memory):
-            option.numprocesses, option.dist = workers, "worksteal"
+    is_watched = option.usepdb or option.collectonly or option.capture == "no" or getattr(option, "lf", False)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    workers = default_workers(option.file_or_dir, option.keyword, cpu_count(), memory)
+    if workers and not is_watched:
+        option.numprocesses, option.dist = workers, "worksteal"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
