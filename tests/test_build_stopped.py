@@ -21,6 +21,7 @@ from pipelines.building.sources import open_source
 from pipelines.shards import records
 from pipelines.shards.dataset import shard_name
 from tests.helpers.builds import OPTIONS, ROOT, contents
+from tests.helpers.programs import command, environment
 from tools import build_shards
 
 
@@ -86,14 +87,7 @@ def test_a_build_that_is_killed_again_and_again_gives_the_same_bytes(images: Pat
 
 def test_workers_end_with_their_parent() -> None:
     """After SIGKILL of the parent, the shared pipe is closed as soon as the last worker has ended."""
-    script = """
-import time
-from collections.abc import Callable
-from pipelines.system.processes import run_tasks
-for _ in run_tasks(time.sleep, [0, 0, 600, 600], 2):
-    print("working", flush=True)
-"""
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command("wait_in_workers"), env=environment(), stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
     process.send_signal(signal.SIGKILL)

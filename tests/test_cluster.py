@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kimagenet import cli
+from kimagenet import cli, train
 from kimagenet.runs.directory import RunDirectory
 from kimagenet.training.cluster import Cluster
 from pipelines import UserError
@@ -80,8 +80,7 @@ def losses(run: RunDirectory) -> np.ndarray:
 
 def test_workers_train_like_one_process_and_can_resume_after_losing_one(tiny_dataset: Path, tmp_path: Path) -> None:
     one, lost = (RunDirectory(tmp_path / name) for name in ("one", "lost"))
-    command = [sys.executable, "-m", "kimagenet.train", *FLAGS, f"--dataset-dir={tiny_dataset}", f"--output={one.path}"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert train.main([*FLAGS, f"--dataset-dir={tiny_dataset}", f"--output={one.path}"]) == 0
 
     workers = launch(tiny_dataset, lost.path, 3)
     deadline = time.monotonic() + 180

@@ -3,8 +3,6 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,12 +22,12 @@ from pipelines.errors import RunFailed
 from pipelines.shards.corrupt import CorruptRecord, find_corrupt
 from tests.helpers import faults
 from tests.helpers.data import TRAIN_RECORDS, VALIDATION_RECORDS
+from tests.helpers.programs import run_program
 from tests.test_loaders import READING, needs_dali
 from tests.test_resume import at_step, epoch_lines, final_weights, send
 
 BATCH_SIZE = 8
 EPOCHS = 3
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -305,45 +303,9 @@ def test_a_run_that_stops_names_the_first_record_and_leaves_a_checkpoint(
         assert keras.models.load_model(run.final)
 
 
-LARGE_BATCHES = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-import numpy as np, tensorflow as tf
-from kimagenet.training.recovery import CorruptRecords
-from kimagenet.training.feed import open_feed
-from pipelines import AugmentSpec, BatchSpec, ShardSet
-from pipelines.shards.dataset import ClassInfo, DatasetInfo, ShardInfo, SplitInfo
-from pipelines.shards.index import scan, write_index
-from pipelines.shards.records import frame
-from pipelines.shards.shard_set import write_sizes
-from tests.helpers import faults
-from tests.helpers.data import example, jpeg, photo
-
-folder, count = Path(sys.argv[1]), 192
-image = jpeg(photo(np.random.default_rng(0), 0, 375, 500))
-path = folder / "train-00000-of-00001"
-path.write_bytes(frame(example(image, 1)) * count)
-write_index(path, scan(path))
-write_sizes(folder / "sizes.npy", np.tile([375, 500], (count, 1)))
-split = SplitInfo(shards=[ShardInfo(file=path.name, records=count, bytes=path.stat().st_size)], sizes="sizes.npy")
-DatasetInfo(label_base=1, classes=[ClassInfo(name="a")], splits={"train": split}).save(folder)
-shards = ShardSet.open(folder, "train")
-faults.corrupt(shards, range(0, count, 24))
-strategy, batch, corrupt = tf.distribute.get_strategy(), BatchSpec(32, 64), CorruptRecords("skip")
-with open_feed(strategy, "dali", shards, batch, AugmentSpec.train(), workers=1, corrupt=corrupt) as feed:
-    for epoch in range(2):
-        assert sum(1 for _ in feed.epoch(epoch)) == 5
-assert sorted(corrupt.of("train")) == list(range(0, count, 24))
-print("whole")
-"""
-
-
 @needs_dali
 def test_bytes_that_are_no_image_do_not_end_the_process(tmp_path: Path) -> None:
     """DALI 2.4 had a segmentation fault, which only appears with large images and batches."""
-    result = subprocess.run(
-        [sys.executable, "-c", LARGE_BATCHES, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    result = run_program("corrupt_large_batches", tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "whole" in result.stdout

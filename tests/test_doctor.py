@@ -17,6 +17,7 @@ from kimagenet.diagnosis.findings import Finding
 from pipelines.loader import Unavailable
 from pipelines.loaders import dali
 from pipelines.loaders.dali import native
+from tests.helpers.programs import command
 
 DALI_PROBLEM = dali.unavailable("cpu")
 needs_dali = pytest.mark.skipif(DALI_PROBLEM is not None, reason=f"no DALI: {DALI_PROBLEM}")
@@ -150,14 +151,14 @@ def test_a_check_that_raises_is_a_finding() -> None:
 
 @pytest.mark.parametrize(
     ("end", "text"),
-    [("os.abort()", "was ended by SIGABRT: last words"), ("sys.exit(3)", "ended with exit code 3: last")],
+    [("abort", "was ended by SIGABRT: last words"), ("3", "ended with exit code 3: last")],
 )
 def test_a_library_that_ends_the_process_is_a_finding(end: str, text: str) -> None:
     first = Finding("gpu", "fine", "x", figures={"a": 1.5})
     lines = [json.dumps(line) for line in ({"begins": "gpu"}, vars(first), {"begins": "dali"})]
-    code = f"import os, sys; print({chr(10).join(lines)!r}, flush=True); print('last words', file=sys.stderr); {end}"
+    program = command("broken_checks", end, "\n".join(lines))
     with tempfile.TemporaryFile("w+") as notes:
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=notes, text=True)
+        process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=notes, text=True)
         found = list(doctor.follow(process, notes))
     assert found[0] == first
     assert (found[1].name, found[1].state) == ("dali", "wrong")

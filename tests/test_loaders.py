@@ -20,6 +20,7 @@ from pipelines.shards.records import ENCODED, LABEL, decode_example
 from pipelines.uniform import RecordUniform
 from tests.helpers import oracle
 from tests.helpers.data import TRAIN_RECORDS, VALIDATION_RECORDS
+from tests.helpers.programs import run_program
 
 DALI_PROBLEM = dali.unavailable("cpu")
 needs_dali = pytest.mark.skipif(DALI_PROBLEM is not None, reason=f"no DALI: {DALI_PROBLEM}")
@@ -233,23 +234,9 @@ def test_a_dataset_outlives_the_name_of_its_loader(train: ShardSet, name: str) -
     assert count == TRAIN_RECORDS // 8
 
 
-LEFT_OPEN = """
-import sys
-from dataclasses import replace
-import numpy as np
-from pipelines import AugmentSpec, BatchSpec, ShardSet, open_loader
-shards = ShardSet.open(sys.argv[1], "train")
-shards = replace(shards, usable=np.repeat(shards.usable, 100))
-loader = open_loader(sys.argv[2], shards, BatchSpec(256, 48), AugmentSpec.train(), device="cpu")
-iterator = iter(loader.epoch(0))
-next(iterator)
-"""
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_a_script_that_leaves_an_iterator_open_ends(tiny_dataset: Path, name: str) -> None:
-    command = [sys.executable, "-c", LEFT_OPEN, str(tiny_dataset), name]
-    assert subprocess.run(command, timeout=120, check=False, capture_output=True).returncode == 0
+    assert run_program("leave_iterator_open", tiny_dataset, name, timeout=120).returncode == 0
 
 
 @needs_dali
@@ -311,5 +298,5 @@ def test_wrong_values_are_refused(train: ShardSet, wrong: dict) -> None:
 
 
 def test_importing_pipelines_imports_neither_tensorflow_nor_dali() -> None:
-    code = "import sys, pipelines; assert not {'tensorflow', 'nvidia', 'keras'} & set(sys.modules), sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = run_program("without_tensorflow", "pipelines")
+    assert done.returncode == 0, done.stderr

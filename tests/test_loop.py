@@ -1,8 +1,6 @@
 """The loop: loss, step, exact evaluation, clock and callbacks; on one device and on two."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -20,8 +18,8 @@ from kimagenet.training.steps import make_evaluation_step, make_training_step
 from kimagenet.training.strategy import choose_strategy
 from pipelines import AugmentSpec, BatchSpec, ShardSet, UserError
 from tests.helpers.data import NUM_CLASSES, VALIDATION_RECORDS
+from tests.helpers.programs import run_program
 
-ROOT = Path(__file__).parents[1]
 IMAGE_SIZE = 16
 
 
@@ -284,77 +282,15 @@ def test_a_record_that_cannot_be_read_is_named(tiny_dataset: Path, tmp_path: Pat
             Loop(make_model(), keras.optimizers.SGD(0.1), feed).fit(1)
 
 
-STATISTICS = """
-import keras, numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from kimagenet.training.strategy import make_statistics_mean, synchronize_batch_norm
-strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
-parts = tf.constant([[[1.0], [3.0]], [[11.0], [25.0]]])
-for synchronized, mean, variance in ((True, 10.0, 89.0), (False, 10.0, 25.0)):
-    with strategy.scope():
-        model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization(momentum=0.0)])
-    if synchronized:
-        synchronize_batch_norm(model)
-    images = strategy.experimental_distribute_values_from_function(lambda c: parts[c.replica_id_in_sync_group])
-    strategy.run(tf.function(lambda x: model(x, training=True)), args=(images,))
-    average = make_statistics_mean(model, strategy)
-    average()
-    layer = model.layers[0]
-    for variable, expected in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
-        for value in strategy.experimental_local_results(variable.value):
-            np.testing.assert_allclose(value.numpy(), [expected], rtol=1e-6)
-print("equal")
-"""
-
-
 def test_statistics_of_batch_norm_on_two_devices() -> None:
     """Statistics of the whole batch if synchronized; otherwise the mean over the devices."""
-    result = subprocess.run([sys.executable, "-c", STATISTICS], cwd=ROOT, capture_output=True, text=True)
+    result = run_program("batch_norm_statistics")
     assert result.returncode == 0, result.stderr
     assert "equal" in result.stdout
 
 
-TWO_DEVICES = """
-import sys
-from pathlib import Path
-import keras, numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from kimagenet.training.feed import open_feed
-from kimagenet.training.loop import Loop
-from kimagenet.optim import IterSize
-from pipelines import AugmentSpec, BatchSpec, ShardSet
-from tests.test_loop import IMAGE_SIZE, make_model, weights_of
-
-directory = Path(sys.argv[1])
-losses, weights, results = [], [], []
-for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])):
-    feeds = [
-        open_feed(strategy, "tfdata", ShardSet.open(directory, split), BatchSpec(16, IMAGE_SIZE), augment, workers=2)
-        for split, augment in (("train", AugmentSpec.train()), ("validation", AugmentSpec.evaluation()))
-    ]
-    assert len(feeds[0].loaders) == strategy.num_replicas_in_sync
-    with strategy.scope():
-        model = make_model()
-        optimizer = IterSize(keras.optimizers.Adam(0.01), 2)
-    loop = Loop(model, optimizer, *feeds, weight_decay=1e-3, label_smoothing=0.1)
-    history = loop.fit(2).history
-    losses.append(history["loss"] + history["val_loss"])
-    results.append(history["top1"] + history["val_top1"] + history["val_top5"])
-    weights.append(weights_of(model))
-np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-np.testing.assert_allclose(results[1], results[0], rtol=1e-6)
-# Adam divides by small numbers: another order of sums changes the fifth digit.
-np.testing.assert_allclose(weights[1], weights[0], rtol=0, atol=2e-5)
-print("equal")
-"""
-
-
 def test_two_devices_equal_one(tiny_dataset: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES, str(tiny_dataset)], cwd=ROOT, capture_output=True, text=True
-    )
+    result = run_program("two_devices", tiny_dataset)
     assert result.returncode == 0, result.stderr
     assert "equal" in result.stdout
 

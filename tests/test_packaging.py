@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.programs import run_program
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -41,11 +43,8 @@ def test_wheel_holds_both_packages_and_nothing_else(installed: Path) -> None:
 
 
 def test_wheel_runs_outside_of_the_checkout(installed: Path, tmp_path: Path) -> None:
-    script = "import kimagenet, pipelines; from kimagenet import models; print(kimagenet.__file__, *models.names())"
     environment = {"PATH": "", "PYTHONPATH": str(installed), "HOME": str(tmp_path)}
-    result = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    result = run_program("outside_of_the_checkout", cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(str(installed))
     assert "resnet50" in result.stdout

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from pipelines.building.build import BuildOptions
 from pipelines.shards import records
@@ -32,6 +31,8 @@ def write_images(root: Path) -> Path:
 
 def read_with_tensorflow(directory: Path, split: str) -> list[dict[str, Any]]:
     """Every record of a split, in order, read with TensorFlow only."""
+    import tensorflow as tf
+
     features = {
         records.ENCODED: tf.io.FixedLenFeature([], tf.string),
         records.HEIGHT: tf.io.FixedLenFeature([], tf.int64),
