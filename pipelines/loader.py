@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.augment import AugmentSpec
+from pipelines.decoding import DecoderOptions
 from pipelines.errors import UserError
 from pipelines.plan import EpochPlan
 from pipelines.shards.shard_set import ShardSet
@@ -57,12 +58,14 @@ class LoaderOptions:
 
     Attributes:
         workers: decoding threads. prefetch: batches kept ready. device: where DALI decodes. gpu: which one of several.
+        decoder: settings of the GPU's decoder.
     """
 
     workers: int
     prefetch: int = 2
     device: str = "cpu"
     gpu: int = 0
+    decoder: DecoderOptions = field(default_factory=DecoderOptions)
 
     def __post_init__(self) -> None:
         if self.workers < 1 or self.prefetch < 1:

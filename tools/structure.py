@@ -26,6 +26,7 @@ ROOMS = (
     "pipelines.uniform",
     "pipelines.augment",
     "pipelines.plan",
+    "pipelines.decoding",
     "pipelines.loader",
     "pipelines.tf_image",
     "pipelines.loaders",

@@ -5,6 +5,7 @@ import logging
 import pkgutil
 
 from pipelines.augment import AugmentSpec
+from pipelines.decoding import DecoderOptions
 from pipelines.errors import UserError
 from pipelines.loader import DEVICES, BatchSpec, Loader, LoaderOptions
 from pipelines.shards.shard_set import ShardSet
@@ -32,6 +33,7 @@ def open_loader(
     device: str = "auto",
     gpu: int = 0,
     strict: bool = False,
+    decoder: DecoderOptions | None = None,
 ) -> Loader:
     """Opens a loader by name; the same arguments give the same batches from every loader.
 
@@ -40,6 +42,7 @@ def open_loader(
         batch: per rank. rank, world_size: which part of each global batch this loader reads.
         workers: decoding threads; None: one for each core this process may use.
         device: where DALI decodes: "cpu", "gpu", or "auto" for the GPU where TensorFlow sees one. gpu: which GPU.
+        decoder: settings of the GPU's decoder; None: the defaults.
         strict: if DALI cannot be used, raise `UserError` instead of taking tf.data with a warning.
 
     Raises `UserError` for a wrong name or value.
@@ -52,7 +55,7 @@ def open_loader(
     chosen, reason = choose(name, device, strict)
     if reason:
         _log.warning(reason)
-    options = LoaderOptions(workers or cpu_count(), prefetch, device, gpu)
+    options = LoaderOptions(workers or cpu_count(), prefetch, device, gpu, decoder or DecoderOptions())
     loader_class = _module(chosen).LOADER
     return loader_class(shards, batch, augment, seed, rank, world_size, options)
 

@@ -138,7 +138,9 @@ class DaliLoader(Loader):
     def _write(self, epoch: int, start_step: int) -> _Prepared:
         plan = self.plan(epoch, start_step)
         folder = make_folder(plan)
-        return _Prepared(folder, write_plan(plan, self.batch, Path(folder.name), self._leisure.rest))
+        on_gpu = self.options.device == "gpu"
+        files = write_plan(plan, self.batch, Path(folder.name), self._leisure.rest, whole_images=on_gpu)
+        return _Prepared(folder, files)
 
     def _release_except(self, *epochs: int) -> None:
         """Removes the plans of other epochs, and what their pipelines have freed."""
@@ -161,8 +163,8 @@ class DaliLoader(Loader):
             batch,
             self.augment,
             self.shards.label_base,
-            device=options.device,
-            workers=options.workers,
+            options,
+            preallocate=options.decoder.preallocation(self.shards.sizes) if on_gpu else (0, 0),
             native=not on_gpu and native.available(),
         )
         outputs = 3 if self.augment.is_evaluation else 2
