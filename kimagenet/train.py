@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kimagenet import cli, models
+from kimagenet.decoder_flags import decoder_options
 from kimagenet.inference import fine_tuning
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
@@ -201,6 +202,7 @@ def open_feeds(
         "strict": flags.strict_loader,
         "corrupt": CorruptRecords(flags.on_corrupt, flags.max_corrupt),
         "timeout": flags.data_timeout,
+        "decoder": decoder_options(flags),
     }
     augment = AugmentSpec.named(recipe.augment)
     training = stack.enter_context(open_feed(strategy, flags.loader, training_shards, batch, augment, **options))
@@ -257,6 +259,7 @@ def describe_run(dataset_dir: Path, loop: "Loop", dataset: dict[str, str]) -> di
         "records": {feed.shards.split: len(feed.shards.usable) for feed in feeds},
         "classes": list(loop.training.shards.classes),
         "loader": loop.training.description,
+        "decoder": dataclasses.asdict(loop.training.loaders[0].options.decoder),
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "python": sys.version.split()[0]},
     }
 

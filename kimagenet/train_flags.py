@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 from kimagenet import cli, models
 from kimagenet.catalog import ListRecipes
+from kimagenet.decoder_flags import add_decoder_flags
 from kimagenet.inference import fine_tuning
 from kimagenet.recipe import PRECISIONS, Recipe
 from kimagenet.training.recovery import LIMIT, POLICIES
@@ -82,6 +83,7 @@ def make_parser() -> cli.Parser:
         metavar="S",
         help="seconds that a batch may take (600); 0 = for ever",
     )
+    add_decoder_flags(parser)
     kinds = get_type_hints(Recipe)
     for field in dataclasses.fields(Recipe):
         if field.name != "model":

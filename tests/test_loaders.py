@@ -376,7 +376,7 @@ def test_plans_of_killed_processes_are_removed(train: ShardSet, tmp_path: Path) 
 def test_a_plan_that_is_made_at_leisure_is_there_when_it_is_wanted(
     train: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dali_loader._Leisure, "_REST", 10**9)  # days, if nobody wakes it up
+    monkeypatch.setattr(dali_loader.BackgroundPace, "_REST", 10**9)  # days, if nobody wakes it up
     with opened("dali", train) as loader:
         assert all(len(read(loader, epoch)[1]) == loader.steps_per_epoch * 8 for epoch in range(3))
 

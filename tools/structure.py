@@ -46,6 +46,7 @@ ROOMS = (
     "kimagenet.runs",
     "kimagenet.inference",
     "kimagenet.diagnosis",
+    "kimagenet.decoder_flags",
     "kimagenet.train_flags",
     "kimagenet.train",
     "kimagenet.evaluate",

@@ -11,6 +11,7 @@ import tensorflow as tf
 from kimagenet.training.recovery import CorruptRecords
 from kimagenet.training.strategy import local_ranks
 from pipelines.augment import AugmentSpec
+from pipelines.decoding import DecoderOptions
 from pipelines.errors import Blocked, RunFailed, UserError
 from pipelines.loader import BatchSpec, Loader
 from pipelines.loaders import open_loader
@@ -204,6 +205,7 @@ def open_feed(
     strict: bool = False,
     corrupt: CorruptRecords | None = None,
     timeout: float = 0.0,
+    decoder: DecoderOptions | None = None,
 ) -> Feed:
     """Opens a loader for each replica; the arguments are those of `open_loader` and `Feed`, `batch` is the global one.
 
@@ -234,6 +236,7 @@ def open_feed(
                 device=device,
                 gpu=gpu,
                 strict=strict,
+                decoder=decoder,
             )
         )
     return Feed(strategy, loaders, corrupt, timeout)
