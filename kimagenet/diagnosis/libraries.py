@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kimagenet.diagnosis import trials
+from kimagenet.diagnosis import decoding, gpu_stack, trials
 from kimagenet.diagnosis.findings import Finding
 from pipelines import loaders
 from pipelines.errors import first_line
@@ -42,7 +42,17 @@ def checks(seconds: float) -> dict[str, Check]:
         with tempfile.TemporaryDirectory(prefix="kimagenet-doctor-") as folder:
             yield from trials.readers(Path(folder), seconds)
 
-    return {"gpu": gpus, "training": trials.training, "dali": dali_loads, "auto": auto, "loaders": readers}
+    def decoder() -> Iterator[Finding]:
+        yield from decoder_loads(seconds)
+
+    return {
+        "gpu": gpus,
+        "training": trials.training,
+        "dali": dali_loads,
+        "decoder": decoder,
+        "auto": auto,
+        "loaders": readers,
+    }
 
 
 def guarded(name: str, check: Check) -> Iterator[Finding]:
@@ -63,6 +73,11 @@ def gpus() -> Iterator[Finding]:
     if found:
         names = ", ".join(details.get("device_name", "GPU") for details in found)
         yield Finding("gpu", "fine", f"TensorFlow {tf.__version__} (CUDA {cuda}) sees {names}", figures=figures)
+        built_for = tf.sysconfig.get_build_info().get("cuda_compute_capabilities", [])
+        for details in found:
+            capability = tuple(details.get("compute_capability", (0, 0)))
+            if newer := gpu_stack.judge_gpu_age(details.get("device_name", "GPU"), capability, built_for):
+                yield newer
     elif NVIDIA_DRIVER.exists():
         text = f"TensorFlow {tf.__version__} (CUDA {cuda}) sees no GPU, though there is a driver"
         remedy = "`pip install 'tensorflow[and-cuda]' nvidia-npp-cu12` brings CUDA's libraries"
@@ -92,6 +107,20 @@ def dali_loads() -> Iterator[Finding]:
         yield from dali_libraries(count, backend.GetNppVersion(), backend.GetCufftVersion())
     else:
         yield cpu_operator(native.unavailable())
+
+
+def decoder_loads(seconds: float) -> Iterator[Finding]:
+    """The versions of the JPEG decoders; on a GPU also a trial, for it may decode on the host without a word."""
+    import tensorflow as tf
+
+    if dali.unavailable("cpu"):
+        return  # another check says so
+    from nvidia.dali import __version__
+
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    yield gpu_stack.judge_decoder(__version__, *gpu_stack.decoder_versions(), on_gpu=has_gpu)
+    if has_gpu:
+        yield from decoding.trial("gpu", seconds)
 
 
 def dali_libraries(count: int, npp: int, cufft: int) -> Iterator[Finding]:
