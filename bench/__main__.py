@@ -16,7 +16,7 @@ from pipelines.shards.shard_set import ShardSet
 from pipelines.system.processes import cpu_count
 
 QUESTIONS = ("decode", "loaders", "peers", "training", "latency", "startup", "scaling", "memory", "build")
-_OTHERS = """  optimizers and report have flags of their own: python -m bench report --help
+_OTHERS = """  gpu, optimizers and report have flags of their own: python -m bench gpu --help
 """
 _EPILOG_NOTE = """
 Candidates take turns in interleaved rounds; a ratio compares turns of the same round. Every figure is the median of the
@@ -174,6 +174,10 @@ if __name__ == "__main__":
         from bench import report
 
         raise SystemExit(cli.run(report.make_parser(), report.main, sys.argv[2:]))
+    if sys.argv[1:2] == ["gpu"]:
+        from bench.gpu import command
+
+        raise SystemExit(cli.run(command.make_parser(), command.main, sys.argv[2:]))
     if sys.argv[1:2] == ["optimizers"]:  # needs no data, so it has flags of its own
         from bench import optimizers
 
