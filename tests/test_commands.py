@@ -36,8 +36,12 @@ COMMANDS: dict[str, str] = {
     "tools.structure": "",
     "tools.try_models": "{data} --output={out}/models.md",
 }
-# One with argparse's own words for wrong use, one that takes no arguments at all, one that kimagenet.doctor calls.
-FOREIGN = {"bench.optimizers", "bench.estimate", "kimagenet.diagnosis.libraries"}
+# One with argparse's own words for wrong use, one that takes no arguments at all, and those that kimagenet.doctor and
+# `bench gpu` call.
+FOREIGN = {
+    *("bench.optimizers", "bench.estimate", "bench.gpu.case"),
+    *("kimagenet.diagnosis.libraries", "kimagenet.diagnosis.decoding"),
+}
 
 
 def found_commands() -> list[str]:

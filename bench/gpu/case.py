@@ -138,6 +138,8 @@ def outcome(case: Case, code: int | None, lines: list[str], seconds: float, was_
         figures |= {"decoder_warnings": len(warnings), "first_warning": warnings[0].strip()[:300]}
     if code == 0 and "skipped" in figures:
         return Outcome(case.key, "skipped", seconds, {}, (str(figures["skipped"]),))
+    if code == 0 and figures.get("is_right") is False:
+        return Outcome(case.key, "failed", seconds, figures, ("the result is not as it should be",))
     if code == 0:
         return Outcome(case.key, "done", seconds, figures)
     said = [line for line in lines if line.strip() and not line.startswith(_RESULT) and "[INFO]" not in line]

@@ -67,7 +67,7 @@ def table(outcomes: Mapping[str, Outcome], keys: list[str]) -> str:
         keys: of all cases; those without an outcome are shown as not run.
     """
     lines, step = [], ""
-    width = max(map(len, keys), default=0)
+    width = max((len(key) - 2 for key in keys), default=0)
     for key in sorted(keys, key=lambda key: key[0]):  # stable: within a step as they were run
         if key[0] != step:
             step = key[0]
