@@ -1,4 +1,4 @@
-"""The doctor on machines that are well and on such as are not: what it says, what mends it, its exit code."""
+"""The doctor on good and on bad machines: what it reports, the remedies, its exit code."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def hide(monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
 
 @needs_dali
 def test_all_is_well_without_a_gpu() -> None:
-    """Every check as it stands, in this process."""
+    """Every check without stubs, in this process."""
     found = {f.name: f for name, check in libraries.checks(0.05).items() for f in libraries.guarded(name, check)}
     assert list(found) == [*("gpu", "training", "dali", "operator", "decoder", "auto", "loader tfdata", "loader dali")]
     states = {name: finding.state for name, finding in found.items() if finding.state != "fine"}

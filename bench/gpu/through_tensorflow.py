@@ -1,5 +1,6 @@
 """Steps d, e and f: loaders through TensorFlow, training on them, changes of epoch, memory, two devices on one GPU."""
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from pipelines.shards.shard_set import ShardSet
 from pipelines.system.processes import cpu_count
 
 Figures = Iterator[dict[str, Any]]
-_LONG_EPOCH = 200_000  # images: no measurement reaches its end
+_LONG_EPOCH = 200_000  # images: few measurements reach its end
 _PROFILED = 10  # steps
 _HOST_DECODES = 650  # full decodes/s of one core: only the estimate for GPUs without JPEG engines uses it
 
@@ -46,6 +47,12 @@ def _open(settings: Settings, loader: str, device: str, batch: int, dtype: str, 
     return loaders.open_loader(loader, shards, spec, AugmentSpec.train(), device=device, strict=True)
 
 
+def _endless(loader: Loader) -> Iterator[Any]:
+    """Epoch after epoch."""
+    for epoch in itertools.count():
+        yield from loader.batches(epoch)
+
+
 def reader(settings: Settings, *, loader: str, device: str = "", dtype: str = "float32", batch: int = 128) -> Figures:
     """Images/s of one loader, the host's CPU time, bytes from the device to the host, share of the paper estimate."""
     if problem := _tensorflow(settings):
@@ -53,7 +60,7 @@ def reader(settings: Settings, *, loader: str, device: str = "", dtype: str = "f
         return
     device = device or settings.device
     with _open(settings, loader, device, batch, dtype) as opened:
-        batches = opened.batches(0)
+        batches = _endless(opened)
         labels = next(batches)[1]
         warm_until = time.perf_counter() + settings.seconds / 2
         while time.perf_counter() < warm_until:
