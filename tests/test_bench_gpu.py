@@ -238,3 +238,14 @@ def test_the_table_says_what_was_not_run() -> None:
         "   graph   done     images_per_s 12,346, black 0",
         "   decode  failed   ended with exit code 1; ValueError: x",
     ]
+
+
+def test_decoding_on_the_host_is_said_in_the_cases_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = {"images_per_s": 900.0, "host_decoding": "images are decoded on the host, not on the GPU: 1.6 ms"}
+    monkeypatch.setattr(command, "run_case", lambda case, *_: Outcome(case.key, "done", 6.0, figures))
+    record = Record(tmp_path / "gpu.json", {}, {})
+    command.run_all([Case("b", "graph", "f")], SETTINGS, record, 60)
+    wanted = "b graph: done after 6 s: images are decoded on the host, not on the GPU: 1.6 ms\n"
+    assert capsys.readouterr().out == wanted

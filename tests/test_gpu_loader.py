@@ -56,6 +56,7 @@ def test_the_device_of_a_divided_gpu() -> None:
     assert [physical_gpu(logical, [1, 1, 1]) for logical in range(3)] == [0, 1, 2]
     assert [physical_gpu(logical, [2]) for logical in range(2)] == [0, 0]  # two TensorFlow devices on one GPU
     assert [physical_gpu(logical, [1, 3, 1]) for logical in range(5)] == [0, 1, 1, 1, 2]
+    assert [physical_gpu(logical, [0, 1, 0, 1]) for logical in range(2)] == [1, 3]  # two are hidden from TensorFlow
     with pytest.raises(ValueError, match="TensorFlow has no such GPU; it has 2"):
         physical_gpu(2, [1, 1])
 

@@ -53,7 +53,7 @@ def main(flags: argparse.Namespace) -> int:
         str(dataset), flags.split, flags.device, 0.3 if flags.short else flags.seconds, flags.short, size
     )
     if flags.device == "cpu" and not flags.short:
-        settings = Settings(str(dataset), flags.split, "cpu", min(flags.seconds, 2.0), True, 96)
+        settings = Settings(str(dataset), flags.split, "cpu", min(flags.seconds, 1.5), True, 96)
     chosen = plan.cases(flags.device, short=flags.short, accuracy=tuple(flags.accuracy))
     chosen = [case for case in chosen if not flags.steps or case.step in flags.steps]
     if flags.with_broken:
@@ -100,7 +100,8 @@ def run_all(chosen: list[Case], settings: Settings, record: Record, seconds: flo
 
 
 def _show(outcome: Outcome) -> None:
-    why = f": {outcome.said[-1]}" if outcome.said else ""
+    notice = outcome.said[-1] if outcome.said else outcome.figures.get("host_decoding", "")
+    why = f": {notice}" if notice else ""
     print(f"{outcome.key}: {outcome.state} after {outcome.seconds:.0f} s{why}", flush=True)
 
 

@@ -17,7 +17,7 @@ from kimagenet.diagnosis.gpu_stack import decoder_versions
 from pipelines.augment import AugmentSpec
 from pipelines.decoding import DecoderOptions
 from pipelines.loader import BatchSpec, LoaderOptions
-from pipelines.loaders.dali.host_time import judge_host_decoding
+from pipelines.loaders.dali.host_time import judge_host_decoding, mean_pixels
 from pipelines.loaders.dali.standalone import Rate, measure, open_pipeline, to_host
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.processes import cpu_count
@@ -124,14 +124,14 @@ def speed(
 
 
 def _figures(rate: Rate, shards: ShardSet, device: str) -> dict[str, Any]:
-    pixels = float(np.prod(shards.sizes.astype(np.float64), axis=1).mean())
     figures: dict[str, Any] = {
         "images_per_s": round(rate.images_per_second, 1),
         "dali_cpu_ms": round(rate.dali_cpu_ms, 4),
         "host_cpu_ms": round(1000 * rate.cpu_seconds / rate.images, 4),
     }
     if device == "gpu":
-        figures |= {"gpu_memory_mb": gpu_memory_mb(), "host_decoding": judge_host_decoding(rate.dali_cpu_ms, pixels)}
+        found = judge_host_decoding(rate.dali_cpu_ms, mean_pixels(shards.sizes))
+        figures |= {"gpu_memory_mb": gpu_memory_mb(), "host_decoding": found}
     return figures
 
 
@@ -178,6 +178,7 @@ def _pipeline(
         )
         def graph() -> tuple[Any, Any]:
             encoded, label, planned = read(files, options.decoder.reader_queue)
+            label = label.gpu() if on_gpu else label  # so that waiting for it waits for the device
             if work == "decode":
                 reserved = options.decoder.preallocation(shards.sizes)
                 return decode_whole(encoded, options.decoder, reserved, on_gpu), label

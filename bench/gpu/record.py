@@ -86,7 +86,7 @@ def _text(outcome: Outcome) -> str:
 
 
 def _is_shown(value: Any) -> bool:
-    return isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) < 160)
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and 0 < len(value) <= 300)
 
 
 def _short(value: Any) -> str:

@@ -18,7 +18,7 @@ from bench.settings import stretched
 from pipelines import loaders
 from pipelines.augment import AugmentSpec
 from pipelines.loader import BatchSpec, Loader
-from pipelines.loaders.dali.host_time import dali_cpu_seconds
+from pipelines.loaders.dali.host_time import dali_cpu_seconds, judge_host_decoding, mean_pixels
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.processes import cpu_count
 
@@ -72,13 +72,15 @@ def reader(settings: Settings, *, loader: str, device: str = "", dtype: str = "f
             images += batch
         labels.numpy()
         rate = images / (time.perf_counter() - start)
-        yield {
-            "images_per_s": round(rate, 1),
-            "host_cpu_ms": round(1000 * (time.process_time() - cpu) / images, 4),
-            "dali_cpu_ms": round(1000 * (dali_cpu_seconds() - dali_cpu) / images, 4),
-        }
+        cpu_ms, dali_cpu_ms = (
+            1000 * (clock() - before) / images
+            for clock, before in ((time.process_time, cpu), (dali_cpu_seconds, dali_cpu))
+        )
+        yield {"images_per_s": round(rate, 1), "host_cpu_ms": round(cpu_ms, 4), "dali_cpu_ms": round(dali_cpu_ms, 4)}
         if device == "gpu":
-            yield {"gpu_memory_mb": gpu_memory_mb()} | _on_paper(opened.shards, settings, dtype, rate)
+            found = judge_host_decoding(dali_cpu_ms, mean_pixels(opened.shards.sizes))
+            yield {"gpu_memory_mb": gpu_memory_mb(), "host_decoding": found}
+            yield _on_paper(opened.shards, settings, dtype, rate)
         copied = profiled_copies(lambda: next(batches))
         yield {"device_to_host_bytes_per_image": round(copied / (_PROFILED * batch), 1)}
 
@@ -282,8 +284,11 @@ def two_devices(settings: Settings, *, model: str, batch: int = 64, steps: int =
     if not physical:
         yield {"skipped": f"TensorFlow sees no {kind}"}
         return
-    half = [tf.config.LogicalDeviceConfiguration(memory_limit=8192 if kind == "GPU" else None) for _ in range(2)]
-    tf.config.set_logical_device_configuration(physical[0], half)
+    total = float(smi(("memory.total",)) or 0)  # MiB; half is left to DALI
+    limit = int(total / 4) if kind == "GPU" and total else None
+    tf.config.set_logical_device_configuration(
+        physical[0], [tf.config.LogicalDeviceConfiguration(memory_limit=limit) for _ in range(2)]
+    )
     from kimagenet import models
     from kimagenet.training.feed import open_feed
     from kimagenet.training.steps import make_training_step

@@ -14,14 +14,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from kimagenet.diagnosis.findings import Finding
 from kimagenet.diagnosis.gpu_stack import judge_decoding
 from kimagenet.diagnosis.trials import draw_shards
 from pipelines.augment import AugmentSpec
 from pipelines.loader import BatchSpec, LoaderOptions
-from pipelines.loaders.dali.host_time import judge_host_decoding
+from pipelines.loaders.dali.host_time import judge_host_decoding, mean_pixels
 from pipelines.loaders.dali.standalone import measure, open_pipeline
 from pipelines.system.processes import cpu_count
 
@@ -41,7 +39,7 @@ def main() -> None:
         options = LoaderOptions(cpu_count(), device=device)
         with open_pipeline(shards, _BATCH, AugmentSpec.train(), options, whole_images=True) as pipeline:
             rate = measure(pipeline, _BATCH.batch_size, seconds)
-    pixels = float(np.prod(shards.sizes.astype(np.float64), axis=1).mean())
+    pixels = mean_pixels(shards.sizes)
     found = {"images_per_second": rate.images_per_second, "cpu_ms": rate.dali_cpu_ms, "pixels": pixels}
     print("\n" + json.dumps(found), flush=True)
 

@@ -34,6 +34,11 @@ def judge_host_decoding(cpu_ms: float, pixels: float) -> str:
     return f"images are decoded on the host, not on the GPU: {spent}; {cause}"
 
 
+def mean_pixels(sizes: np.ndarray) -> float:
+    """The mean of height × width, of sizes int [N, 2]."""
+    return float(np.prod(sizes.astype(np.float64), axis=1).mean())
+
+
 def dali_cpu_seconds(tasks: Path = Path("/proc/self/task")) -> float:
     """CPU time of the threads of this process that belong to DALI, in seconds (Linux; elsewhere 0)."""
     ticks = 0
@@ -59,7 +64,7 @@ class HostCheck:
     MEASURED = 6_000  # images
 
     def __init__(self, sizes: np.ndarray, clock: Callable[[], float] = dali_cpu_seconds) -> None:
-        self._pixels = float(np.prod(sizes.astype(np.float64), axis=1).mean())
+        self._pixels = mean_pixels(sizes)
         self._clock = clock
         self._images = 0
         self._began: tuple[int, float] | None = None

@@ -94,7 +94,7 @@ def physical_gpu(logical: int, parts: Sequence[int]) -> int:
 
     Args:
         logical: the device's number in TensorFlow, "/gpu:2" is 2.
-        parts: how many TensorFlow devices there are on each GPU; more than one if it is divided.
+        parts: how many TensorFlow devices there are on each GPU: several if it is divided, none if it is hidden.
     """
     for number, count in enumerate(parts):
         if logical < count:
@@ -104,8 +104,11 @@ def physical_gpu(logical: int, parts: Sequence[int]) -> int:
 
 
 def _parts_of_gpus() -> list[int]:
-    gpus = tf.config.list_physical_devices("GPU")
-    return [len(tf.config.get_logical_device_configuration(gpu) or [None]) for gpu in gpus]
+    visible = tf.config.get_visible_devices("GPU")
+    return [
+        len(tf.config.get_logical_device_configuration(gpu) or [None]) if gpu in visible else 0
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
 
 
 def _release_gpu_memory() -> None:
