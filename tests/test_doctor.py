@@ -35,7 +35,7 @@ def test_all_is_well_without_a_gpu() -> None:
     assert list(found) == [*("gpu", "training", "dali", "operator", "decoder", "auto", "loader tfdata", "loader dali")]
     states = {name: finding.state for name, finding in found.items() if finding.state != "fine"}
     assert states.items() <= {"gpu": "note", "operator": "note"}.items(), found
-    assert "sees none, and there is no NVIDIA driver" in found["gpu"].text or libraries.NVIDIA_DRIVER.exists()
+    assert "sees no GPU, and there is no NVIDIA driver" in found["gpu"].text or libraries.NVIDIA_DRIVER.exists()
     assert found["auto"].text == "--loader auto takes dali on the cpu, since DALI loads"
     assert 0 < found["loader dali"].figures["mean_difference"] < 1
     assert all(found[f"loader {name}"].figures["images_per_second"] > 0 for name in ("tfdata", "dali"))

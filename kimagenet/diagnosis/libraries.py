@@ -87,7 +87,7 @@ def gpus() -> Iterator[Finding]:
         remedy = "`pip install 'tensorflow[and-cuda]' nvidia-npp-cu12` brings CUDA's libraries"
         yield Finding("gpu", "wrong", text, f"{remedy}; CUDA_VISIBLE_DEVICES must not hide it", figures)
     else:
-        text = f"TensorFlow {tf.__version__} sees none, and there is no NVIDIA driver: everything runs on the CPU"
+        text = f"TensorFlow {tf.__version__} sees no GPU, and there is no NVIDIA driver: everything runs on the CPU"
         yield Finding(
             "gpu", "note", text, "to use a GPU, take a machine with an NVIDIA GPU and install its driver", figures
         )
