@@ -99,7 +99,7 @@ def plan_cost(records: int, shards: int) -> PlanCost:
     plan = EpochPlan(shard_set, AugmentSpec.train(), batch_size=64, image_size=224)
     plan.records  # noqa: B018 computed on first use
     ordered = time.perf_counter()
-    segment = Segment(plan, 0, plan.steps_per_epoch)
+    segment = Segment.whole(plan)
     with make_folder(segment) as folder:
         write_plan(segment, BatchSpec(64, 224), Path(folder))
         written = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Tables of what there is to train: the recipes (no Keras needed) and the models with their cost (builds each one)."""
+"""Tables of the recipes (without Keras) and of the models with their cost (builds each model)."""
 
 import argparse
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ LAYER_COLUMNS = ("layer", "kind", "kernel", "stride", "output", "parameters")
 
 
 class ListRecipes(argparse.Action):
-    """A flag that prints the table of recipes and ends the program, as --help does."""
+    """A flag that prints the table of recipes and exits, like --help."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
         print(recipes_table())
@@ -21,7 +21,7 @@ class ListRecipes(argparse.Action):
 
 
 def recipes_table() -> str:
-    """All recipes, a line each. Imports no Keras."""
+    """All recipes, one on each line. Imports no Keras."""
     reported = models.reported()
     return table(
         RECIPE_COLUMNS, (_recipe_row(name, recipe, reported[name]) for name, recipe in models.recipes().items())
@@ -29,12 +29,16 @@ def recipes_table() -> str:
 
 
 def models_table() -> str:
-    """All models at 1000 classes, a line each; builds them all, which takes some seconds."""
+    """All models at 1000 classes, one on each line. Builds all models, which takes some seconds."""
     return table(MODEL_COLUMNS, map(_model_row, models.names()))
 
 
 def layers_table(name: str) -> str:
-    """The convolutions, pools, concatenations and dense layers of a model at its recipe's size, as papers list them."""
+    """The convolutions, pools, concatenations and dense layers of a model, as in the tables of papers.
+
+    Args:
+        name: of the model; it is built with the image size of its recipe.
+    """
     from keras import layers
 
     model = models.build(name, image_size=models.recipes()[name].image_size)

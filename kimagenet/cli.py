@@ -1,6 +1,6 @@
 """What all command lines share. No TensorFlow: `--help` must answer at once.
 
-Flags read with `-` or `_`, must be written out, and a wrong one gets one line and exit code 2, as does a `UserError`.
+Flags can be written with `-` or `_`, but not abbreviated. A wrong flag and a `UserError` give one line and exit code 2.
 """
 
 import argparse
@@ -16,10 +16,10 @@ from typing import NoReturn
 
 from pipelines.errors import Blocked, UserError, one_line
 
-EXIT_FAILED = 1  # the command did what it could; what is wrong was said
+EXIT_FAILED = 1  # the command did its work, but not all of it was possible; messages say what
 EXIT_USER_ERROR = 2
-EXIT_RESUME = 75  # EX_TEMPFAIL of sysexits.h: the same command again goes on
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+EXIT_RESUME = 75  # EX_TEMPFAIL of sysexits.h: the same command continues the run
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,7 +28,9 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, program: str, usage: str, description: str, epilog: str = "") -> None:
         super().__init__(program, f"{program} {usage}", description, epilog, allow_abbrev=False)
 
-    def parse_args(self, arguments=None, namespace=None):
+    def parse_args(  # type: ignore[override]
+        self, arguments: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
         arguments = with_hyphens(sys.argv[1:] if arguments is None else arguments)
         known, unknown = self.parse_known_args(arguments, namespace)
         if unknown:
@@ -52,14 +54,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive_int(text: str) -> int:
-    """An argparse type."""
+    """An argparse type: an int of at least 1."""
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be positive, not {value}")
     return value
 
 
 def with_hyphens(arguments: Sequence[str]) -> list[str]:
-    """`--batch_size=64` as `--batch-size=64`; values, and all that stands behind `--`, stay as they are."""
+    """`--batch_size=64` as `--batch-size=64`. Values, and everything after `--`, stay as they are."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     flags = [_with_hyphens(argument) if argument.startswith("--") else argument for argument in arguments[:end]]
     return flags + list(arguments[end:])
@@ -73,9 +75,15 @@ def _with_hyphens(argument: str) -> str:
 def run(
     parser: Parser, command: Callable[[argparse.Namespace], int | None], arguments: Sequence[str] | None = None
 ) -> int:
-    """Parses and carries out a command line; returns its exit code, which is the command's own if it returns one.
+    """Parses and runs a command line. Prints a `UserError` as one line to stderr.
 
-    Errors of the user's are one line on stderr.
+    Args:
+        parser: of the flags.
+        command: does the work; returns an exit code, or None for 0.
+        arguments: None: those of the process.
+
+    Returns:
+        The exit code.
     """
     _show_messages_of("pipelines", "kimagenet", "tools")
     signal.signal(signal.SIGTERM, _interrupt)
@@ -83,15 +91,15 @@ def run(
         code = command(parser.parse_args(arguments)) or 0
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # of `| head`, which has all that it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered has to go somewhere
+    except BrokenPipeError:  # the reader is gone, as `| head` after its lines
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the text that is still buffered
         return EXIT_FAILED
     except UserError as error:
         print(f"error: {error}{parser.flag_of(error.setting)}", file=sys.stderr)
         if isinstance(error, Blocked):
             _leave_at_once(error.exit_code)
         return error.exit_code
-    except OSError as error:  # a full disk, a folder without permission: the system's words say it
+    except OSError as error:  # a full disk, a folder without permission: the system's message is enough
         what = f"{error.filename or 'input or output'}: {error.strerror or error}"
         print(f"error: {one_line(what)}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -101,13 +109,13 @@ def run(
 
 
 def python() -> str:
-    """How to call the Python that is running: relative to the working folder if it lies there, as .venv does."""
+    """The path of this Python for a printed command, relative if it is below the working folder, as in .venv."""
     relative = os.path.relpath(sys.executable)
     return sys.executable if relative.startswith(os.pardir) else relative
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow and looks for devices, without its notes."""
+    """Imports TensorFlow and looks for devices, without the notes that it writes to stderr."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with without_notes():
         import tensorflow as tf
@@ -117,7 +125,7 @@ def import_tensorflow() -> None:
 
 @contextmanager
 def without_notes() -> Iterator[None]:
-    """Keeps from stderr what C++ libraries write there, which no setting can switch off; shown if the block raises."""
+    """Hides what C++ libraries write to stderr, which no setting switches off. If the block raises, shows it."""
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as notes:
         os.dup2(notes.fileno(), 2)
@@ -133,12 +141,12 @@ def without_notes() -> Iterator[None]:
 
 
 def _interrupt(*_: object) -> None:
-    """SIGTERM ends a command as Ctrl-C does: temporary files go, what was reached is kept."""
+    """SIGTERM ends a command like Ctrl-C: temporary files are removed, results so far are kept."""
     raise KeyboardInterrupt
 
 
 def _leave_at_once(code: int) -> None:
-    """Without waiting for any thread."""
+    """Exits without waiting for any thread."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -149,7 +157,7 @@ def _because(interrupt: KeyboardInterrupt) -> str:
 
 
 def _show_messages_of(*packages: str) -> None:
-    """Warnings of our packages go to stderr, each one line, whatever TensorFlow does to the root logger."""
+    """Sends warnings of our packages to stderr, one line each, independent of TensorFlow's root logger."""
     for package in packages:
         logger = logging.getLogger(package)
         if not logger.handlers:
@@ -158,8 +166,8 @@ def _show_messages_of(*packages: str) -> None:
 
 
 class _ToStderr(logging.Handler):
-    """Bare messages, to what stderr is at that moment."""
+    """Writes bare messages to the current stderr, which tests and `without_notes` replace."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError):  # a log on a full disk must not end what it speaks of
+        with suppress(OSError):  # a full disk must not end the work that logs
             print(record.getMessage(), file=sys.stderr)

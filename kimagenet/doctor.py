@@ -1,4 +1,4 @@
-"""Is this machine ready to train? python -m kimagenet.doctor"""
+"""Checks whether this machine is ready to train: python -m kimagenet.doctor"""
 
 import argparse
 import dataclasses
@@ -18,11 +18,11 @@ from kimagenet.diagnosis.findings import Finding
 from kimagenet.json_output import check_writable, write_json
 
 DOCTOR_VERSION = 1
-PATIENCE = 300  # seconds that all checks together may take, beside the self tests
+PATIENCE = 300  # seconds that all checks together may take, without the loaders' self tests
 
-DESCRIPTION = """Looks at versions, GPUs, DALI and its TensorFlow plugin, missing libraries, and which loader `auto`
-takes; then tries each loader and a few training steps on drawn images. A line says "fine", "note" (works, but not as
-well as it could) or "wrong", and what mends it. The exit code is 0, or 1 if anything is wrong."""
+DESCRIPTION = """Checks versions, GPUs, DALI and its TensorFlow plugin, missing libraries, and which loader `auto`
+chooses. Then tries each loader and a few training steps on generated images. Each line begins with "fine", "note"
+(works, but could work better) or "wrong", with a remedy below it. The exit code is 0, or 1 if anything is wrong."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,42 +34,49 @@ def make_parser() -> cli.Parser:
     """The flags."""
     parser = cli.Parser("python -m kimagenet.doctor", "[flags]", DESCRIPTION)
     add = parser.add_argument
-    add("--seconds", type=seconds, default=5.0, metavar="X", help="length of each loader's self test; default: 5")
-    add("--require", nargs="+", default=[], choices=("dali", "gpu", "operator"), help="what is wrong if it is missing")
-    add("--json", type=Path, metavar="FILE", help="write the findings there as well")
+    add("--seconds", type=seconds, default=5.0, metavar="X", help="seconds for each loader's self test; default: 5")
+    add("--require", nargs="+", default=[], choices=("dali", "gpu", "operator"), help="these are wrong if missing")
+    add("--json", type=Path, metavar="FILE", help="also write the findings to a file")
     return parser
 
 
 def seconds(text: str) -> float:
-    """An argparse type."""
+    """An argparse type: a number in (0, 600]."""
     if not 0 < (value := float(text)) <= 600:
         raise argparse.ArgumentTypeError(f"must be in (0, 600], not {value:g}")
     return value
 
 
 def examine(flags: argparse.Namespace) -> int:
-    """Prints each finding as it comes; returns the exit code.
+    """Prints each finding as soon as it is known; returns the exit code.
 
-    The JSON, version 1: `fine` (whether nothing is wrong) and `findings`, a list with the fields of `Finding`.
+    The JSON has `version` (1), `fine` (whether nothing is wrong) and `findings`, a list with the fields of `Finding`.
+
+    Raises:
+        UserError: the JSON file cannot be written.
     """
     if flags.json:
         check_writable(flags.json)
-    findings = []
+    found = []
     for finding in find_all(flags.seconds):
         if finding.state == "note" and finding.name in flags.require:
             finding = dataclasses.replace(finding, state="wrong")
-        findings.append(finding)
+        found.append(finding)
         show(finding)
-    wrong = [finding.name for finding in findings if finding.state == "wrong"]
+    wrong = [finding.name for finding in found if finding.state == "wrong"]
     print(f"wrong: {', '.join(wrong)}" if wrong else "nothing is wrong")
     if flags.json:
-        found = [dataclasses.asdict(finding) for finding in findings]
-        write_json(flags.json, {"version": DOCTOR_VERSION, "fine": not wrong, "findings": found})
+        content = [dataclasses.asdict(finding) for finding in found]
+        write_json(flags.json, {"version": DOCTOR_VERSION, "fine": not wrong, "findings": content})
     return cli.EXIT_FAILED if wrong else 0
 
 
 def find_all(length: float) -> Iterator[Finding]:
-    """The findings of all findings, in order; `length` is that of a self test in seconds."""
+    """The findings of all checks, in order.
+
+    Args:
+        length: of each loader's self test, in seconds.
+    """
     yield from findings.installed()
     command = [sys.executable, "-m", "kimagenet.diagnosis.libraries", str(length)]
     with tempfile.TemporaryFile("w+", errors="replace") as notes:
@@ -85,7 +92,12 @@ def find_all(length: float) -> Iterator[Finding]:
 
 
 def follow(process: subprocess.Popen, notes: IO[str]) -> Iterator[Finding]:
-    """The findings that a process of `kimagenet.diagnosis.libraries` writes; its untimely end is one as well."""
+    """The findings that a process of `kimagenet.diagnosis.libraries` writes, and one more if the process fails.
+
+    Args:
+        process: writes one JSON object per line to its stdout.
+        notes: its stderr.
+    """
     begun = "TensorFlow"
     assert process.stdout is not None
     for line in map(json.loads, process.stdout):
@@ -100,13 +112,13 @@ def follow(process: subprocess.Popen, notes: IO[str]) -> Iterator[Finding]:
         yield Finding(
             begun,
             "wrong",
-            f"the process that checked it {how}: {last.strip()}",
-            "`python -m kimagenet.diagnosis.libraries 1` shows all it writes",
+            f"the process of this check {how}: {last.strip()}",
+            "`python -m kimagenet.diagnosis.libraries 1` shows all its messages",
         )
 
 
 def show(finding: Finding) -> None:
-    """A line, and below it the remedy."""
+    """Prints a finding in one line, with its remedy below."""
     print(f"{finding.state:5}  {finding.name:13} {finding.text}")
     if finding.remedy:
         print(f"{'':20} → {finding.remedy}")

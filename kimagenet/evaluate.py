@@ -1,4 +1,4 @@
-"""Exact accuracy of a trained model: python -m kimagenet.evaluate RUN_OR_MODEL --dataset-dir DIR"""
+"""Measures the exact accuracy of a trained model: python -m kimagenet.evaluate RUN_OR_MODEL --dataset-dir DIR"""
 
 import argparse
 import sys
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from kimagenet.inference.tally import Tally
     from pipelines.images import ImageFile
 
-DESCRIPTION = """Top-1 and top-5 over every record of a split, each counted once, or over every file of a plain folder
-of class folders. An image counts as right in top-k if fewer than k classes stand before its own; of equally probable
-classes the lower number stands first. Files that cannot be read are named and counted; the exit code is then 1."""
+DESCRIPTION = """Measures top-1 and top-5 over every record of a split, each counted once, or over every file in class
+folders. An image is right in top-k if fewer than k classes come before its own; of equally probable classes the lower
+number comes first. Files that cannot be read are listed and counted, and the exit code is then 1."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,31 +33,33 @@ def make_parser() -> cli.Parser:
     """The flags."""
     parser = cli.Parser("python -m kimagenet.evaluate", "RUN_OR_MODEL [flags]", DESCRIPTION)
     trained.add_flags(parser)
-    add = parser.add_argument_group("what it is measured on").add_argument
-    add("--dataset-dir", type=Path, metavar="DIR", help="shards, or a folder of class folders; default: the run's")
-    add("--split", default="validation", help="of shards, or the folder in DIR; default: validation")
-    add = parser.add_argument_group("what is shown").add_argument
-    add("--per-class", action="store_true", help="a table of all classes")
-    add("--confusions", type=cli.positive_int, metavar="N", help="the N most frequent confusions")
-    add("--calibration", action="store_true", help="how far probabilities are right: expected calibration error, table")
-    add("--json", type=Path, metavar="FILE", help="write the result, with what is shown, there as well")
-    add = parser.add_argument_group("how it is read, no influence on the result").add_argument
+    add = parser.add_argument_group("data").add_argument
+    add("--dataset-dir", type=Path, metavar="DIR", help="folder of shards or of class folders; default: the run's")
+    add("--split", default="validation", help="split of the shards, or folder in DIR; default: validation")
+    add = parser.add_argument_group("output").add_argument
+    add("--per-class", action="store_true", help="show a table of all classes")
+    add("--confusions", type=cli.positive_int, metavar="N", help="show the N most frequent confusions")
+    add("--calibration", action="store_true", help="show the expected calibration error, with a table")
+    add("--json", type=Path, metavar="FILE", help="also write the result, with the tables, to a file")
+    add = parser.add_argument_group("reading (no influence on the result)").add_argument
     add("--loader", choices=("auto", *loaders.names()), default="auto", help="what reads shards; default: auto")
     add("--data-device", choices=DEVICES, default="auto", help="where DALI decodes (auto: a GPU if there is one)")
     add("--workers", type=cli.positive_int, metavar="N", help="decoding threads; default: one for each core")
-    add("--batch-size", type=cli.positive_int, metavar="N", help="images at a time; default: the run's")
+    add("--batch-size", type=cli.positive_int, metavar="N", help="images in a batch; default: the run's")
     return parser
 
 
 def evaluate(flags: argparse.Namespace) -> int:
-    """Prints, and on request writes, the accuracy; returns the exit code.
+    """Prints the accuracy, and writes it to --json; returns the exit code.
 
-    Raises `UserError` if model and data do not fit.
+    Raises:
+        UserError: the model and the data do not fit together.
     """
     model = trained.find(flags.target, flags.checkpoint)
     dataset_dir = flags.dataset_dir or model.dataset_dir
     if dataset_dir is None:
-        raise UserError(f"{flags.target}: not in a run directory, so --dataset-dir is needed")
+        what = "not in a run directory, so its data set is unknown"
+        raise UserError(what, path=flags.target, remedy="add --dataset-dir DIR")
     if flags.json:
         check_writable(flags.json)
     crop_ratio = model.crop_ratio if flags.crop_ratio is None else flags.crop_ratio
@@ -70,7 +72,7 @@ def evaluate(flags: argparse.Namespace) -> int:
     print("\n".join(report.lines(tally, *asked)))
     if rejected:
         total = len(rejected) + tally.records
-        print(f"{len(rejected):,} of {total:,} files could not be read; no figure counts them", file=sys.stderr)
+        print(f"{len(rejected):,} of {total:,} files could not be read; the figures leave them out", file=sys.stderr)
     if flags.json:
         measured = {"model": str(model.model), "dataset_dir": str(dataset_dir), "split": flags.split}
         measured |= {"crop_ratio": crop_ratio}
@@ -81,7 +83,7 @@ def evaluate(flags: argparse.Namespace) -> int:
 def _measure(
     flags: argparse.Namespace, model: trained.Trained, dataset_dir: Path, augment: AugmentSpec
 ) -> "tuple[Tally, list[tuple[ImageFile, str]]]":
-    """The counts, and the files of a plain folder that could not be read."""
+    """The counts, and the files in class folders that could not be read, with the reasons."""
     root = class_folders.find(dataset_dir, flags.split)
     shards = None if root else ShardSet.open(dataset_dir, flags.split)
     cli.import_tensorflow()

@@ -1,4 +1,4 @@
-"""A trained model for other programs: python -m kimagenet.export RUN_OR_MODEL --output DIR"""
+"""Exports a trained model for other programs: python -m kimagenet.export RUN_OR_MODEL --output DIR"""
 
 import argparse
 import importlib.util
@@ -24,11 +24,11 @@ EXPORT_VERSION = 1
 FORMATS = ("savedmodel", "onnx", "tflite")
 TOLERANCE = 1e-5  # of probabilities, against the Keras model
 
-DESCRIPTION = """Writes a folder that other programs can use without kimagenet: the model, classes.txt (names in the
-order of the probabilities, one a line) and export.json. A SavedModel takes JPEG files as strings [N], cuts and scales
-them as an evaluation does; it does not look at EXIF, so images have to be upright. ONNX and TFLite take float32 images
-[N, S, S, 3] in -1 to 1. All compute in float32. What was written is read again and compared with the Keras model
-before the folder gets its name."""
+DESCRIPTION = """Writes a folder that other programs can use without kimagenet: the model, classes.txt (the class names
+in the order of the probabilities, one on each line) and export.json. A SavedModel takes JPEG files as strings [N] and
+crops and scales them as an evaluation does. It ignores EXIF, so images have to be upright. ONNX and TFLite take float32
+images [N, S, S, 3] in [-1, 1]. All compute in float32. The command reads the result again and compares it with the
+Keras model before the folder gets its name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,13 +42,18 @@ def make_parser() -> cli.Parser:
     trained.add_flags(parser)
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="a new or empty folder")
-    add("--format", choices=FORMATS, default=FORMATS[0], help="default: savedmodel")
-    add("--names-from", type=Path, metavar="DIR", help="folder of shards that names the classes; default: the run")
+    add("--format", choices=FORMATS, default=FORMATS[0], help="what to write (savedmodel)")
+    add("--names-from", type=Path, metavar="DIR", help="folder of shards with the class names; default: the run")
     return parser
 
 
 def export(flags: argparse.Namespace) -> None:
-    """Writes the folder, whole or not at all. Raises `UserError`, and `RunFailed` if the result is not the model."""
+    """Writes the folder, whole or not at all.
+
+    Raises:
+        UserError: the flags, the model or the output folder are wrong.
+        RunFailed: the export does not give the model's probabilities.
+    """
     model_file = trained.find(flags.target, flags.checkpoint)
     _check_output(flags.output)
     _check_packages(flags.format)
@@ -67,7 +72,7 @@ def export(flags: argparse.Namespace) -> None:
             difference, compared = write_and_compare(exporter, model, batch, augment, folder)
             if not difference <= TOLERANCE:  # NaN is no success
                 what = f"the {flags.format} gives other probabilities than Keras, by up to {difference:.1e}"
-                raise RunFailed(f"{model_file.model}: {what}; nothing was written")
+                raise RunFailed(what, path=model_file.model, remedy="nothing was written")
             about = {
                 **describe(flags.format, model_file, classes, batch.image_size, augment),
                 "input": exporter.takes.format(size=batch.image_size),
@@ -76,20 +81,31 @@ def export(flags: argparse.Namespace) -> None:
             }
             write_text(folder / "export.json", json.dumps(about, indent=1) + "\n")
     except OSError as error:
-        raise UserError(f"{flags.output}: cannot be written ({error.strerror or error})") from None
+        raise UserError(f"cannot be written ({error.strerror or error})", path=flags.output) from None
     print(f"{flags.output}: {flags.format} of {model_file.model}, {about['input']} → {about['output']}")
     if model_file.short_side:
         short = model_file.short_side
-        print(f"images of a shorter side over {short} have to be shrunk to {short} first, as those of the shards were")
-    print(f"compared with Keras on {compared} drawn images: probabilities differ by up to {difference:.1e}")
+        print(f"shrink images with a shorter side over {short} to {short} first, as the builder of the shards did")
+    print(f"compared with Keras on {compared} generated images: probabilities differ by up to {difference:.1e}")
 
 
 def write_and_compare(
     exporter: "Exporter", model: "keras.Model", batch: BatchSpec, augment: AugmentSpec, folder: Path
 ) -> tuple[float, int]:
-    """The largest difference of a probability, and on how many images. Raises `RunFailed` if there is no such export.
+    """Exports the model and compares the export with it. Hides what the libraries write to stderr.
 
-    What libraries write to stderr on the way is of no use to anybody.
+    Args:
+        exporter: of the format.
+        model: the Keras model in float32.
+        batch: the shape of its input.
+        augment: how images are cropped.
+        folder: where to write.
+
+    Returns:
+        The largest difference of a probability, and the number of images that were compared.
+
+    Raises:
+        RunFailed: the converter cannot export this model.
     """
     with cli.without_notes():
         try:
@@ -97,19 +113,19 @@ def write_and_compare(
             return exporter.compare(model, batch, augment, folder)
         except OSError:
             raise
-        except Exception as error:  # converters raise whatever they meet
+        except Exception as error:  # converters raise many types
             reason = first_line(error)
-    raise RunFailed(f"{model.name}: the converter fails, so there is no such export ({reason})")
+    raise RunFailed(f"{model.name}: the converter fails, so this model cannot be exported ({reason})")
 
 
 def describe(
     name: str, model_file: trained.Trained, classes: Sequence[str], image_size: int, augment: AugmentSpec
 ) -> dict[str, Any]:
-    """What export.json, version 1, says of the model: all but the comparison.
+    """What export.json, version 1, says about the model: `format`, `model` (the file), `classes`, `image_size`,
+    `crop_ratio`, `short_side` and `output`.
 
-    `format`, `model` (the file), `classes`, `image_size`, `crop_ratio`, `short_side` (to which larger images were
-    shrunk when the shards were built, or null), `output`. Beside them stand `input`, `largest_difference` of a
-    probability from the Keras model's, and `compared_on`, how many images.
+    `short_side` is the side to which larger images were shrunk when the shards were built, or null. export.json also
+    has `input`, `largest_difference` (of a probability from the Keras model's) and `compared_on` (number of images).
     """
     return {
         "version": EXPORT_VERSION,
@@ -124,21 +140,21 @@ def describe(
 
 
 def write_text(path: Path, text: str) -> None:
-    """A file in UTF-8."""
+    """Writes a file in UTF-8."""
     path.write_text(text, encoding="utf-8")
 
 
 def _check_output(output: Path) -> None:
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UserError(f"{output}: is there already; choose another --output")
+        raise UserError("exists and is not an empty folder", path=output, remedy="choose another --output")
     if not (parent := output.absolute().parent).is_dir():
-        raise UserError(f"{output}: there is no folder {parent} to put it in")
+        raise UserError(f"cannot be created, there is no folder {parent}", path=output)
 
 
 def _check_packages(name: str) -> None:
     missing = [p for p in ("tf2onnx", "onnxruntime") if name == "onnx" and importlib.util.find_spec(p) is None]
     if missing:
-        raise UserError(f"--format onnx: no package {missing[0]} (`pip install 'kimagenet[onnx]'` brings it)")
+        raise UserError(f"--format onnx needs the package {missing[0]}", remedy="`pip install onnxruntime tf2onnx`")
 
 
 if __name__ == "__main__":

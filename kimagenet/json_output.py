@@ -1,4 +1,4 @@
-"""The `--json` outputs: whole or absent, and refused before hours of work if they could not be written."""
+"""The `--json` outputs: complete or absent. A path that cannot be written is refused before hours of work."""
 
 import json
 import math
@@ -11,21 +11,31 @@ from pipelines.system.files import write_atomic
 
 
 def check_writable(path: Path) -> None:
-    """Raises `UserError` unless a file can be put there."""
+    """Checks that a file can be written to a path.
+
+    Raises:
+        UserError: it cannot.
+    """
     if not path.parent.is_dir():
-        raise UserError(f"{path}: cannot be written, there is no folder {path.parent}")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path}: cannot be written")
+        raise UserError(f"cannot be written, there is no folder {path.parent}", path=path)
+    if path.is_dir():
+        raise UserError("cannot be written, it is a folder", path=path)
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"cannot be written, the folder {path.parent} is read-only", path=path)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON object; raises `UserError` if that fails."""
+    """Writes a JSON object.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     try:
         write_atomic(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        raise UserError(f"cannot be written ({error.strerror})", path=path) from None
 
 
 def finite(value: float | None) -> float | None:
-    """The value, or None where it is NaN or infinite: JSON knows neither."""
+    """The value, or None if it is NaN or infinite, which JSON does not know."""
     return value if value is not None and math.isfinite(value) else None

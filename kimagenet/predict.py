@@ -1,4 +1,4 @@
-"""What a trained model sees in images: python -m kimagenet.predict RUN_OR_MODEL IMAGE…"""
+"""Predicts the classes of images: python -m kimagenet.predict RUN_OR_MODEL IMAGE…"""
 
 import argparse
 import json
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 PREDICTION_VERSION = 1
 BATCH_SIZE = 32
 
-DESCRIPTION = """The most probable classes of each image, from the very pixels that an evaluation would make of it: the
-file is cleaned as tools.build_shards cleans it (upright by EXIF, RGB), cut and scaled as an evaluation does. Files that
-cannot be read are named on stderr; the exit code is then 1, or 2 if none could be read."""
+DESCRIPTION = """Prints the most probable classes of each image. The model gets the same pixels as in an evaluation: the
+file is cleaned as tools.build_shards does it (upright by EXIF, RGB), then cropped and scaled as in an evaluation. Files
+that cannot be read are listed on stderr, and the exit code is then 1, or 2 if no file could be read."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,19 +38,27 @@ def make_parser() -> cli.Parser:
     parser = cli.Parser("python -m kimagenet.predict", "RUN_OR_MODEL IMAGE… [flags]", DESCRIPTION)
     trained.add_flags(parser)
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="a file, a folder (all files below it), or -: a list on stdin")
-    add("--top", type=cli.positive_int, default=5, metavar="N", help="how many classes; default: 5")
-    add("--json", action="store_true", help="a JSON object a line for each image instead of a table")
-    add("--names-from", type=Path, metavar="DIR", help="folder of shards that names the classes; default: the run")
+    add(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="a file, a folder (with all files below it), or - for a list on stdin",
+    )
+    add("--top", type=cli.positive_int, default=5, metavar="N", help="number of classes; default: 5")
+    add("--json", action="store_true", help="print one JSON object per line for each image, not a table")
+    add("--names-from", type=Path, metavar="DIR", help="folder of shards with the class names; default: the run")
     add("--workers", type=cli.positive_int, metavar="N", help="decoding threads; default: one for each core")
     return parser
 
 
 def predict(flags: argparse.Namespace) -> int:
-    """Prints what each image shows; returns the exit code. Raises `UserError` before the first image, or if all fail.
+    """Prints the most probable classes of each image; returns the exit code.
 
-    With `--json` a line is an object with `version` (1), `file`, and either `predictions`, a list of `class` (its
-    name), `label` (its number) and `probability` (null if it is not finite), or `error`.
+    With `--json` a line is an object with `version` (1), `file`, and either `predictions` or `error`. `predictions` is
+    a list of `class` (its name), `label` (its number) and `probability` (null if it is not finite).
+
+    Raises:
+        UserError: the model or a name on the command line is wrong, or there is no image.
     """
     model_file = trained.find(flags.target, flags.checkpoint)
     check_exist(flags.images)
@@ -76,24 +84,30 @@ def predict(flags: argparse.Namespace) -> int:
             show_error(file.path, reason, flags.json)
         done, failed = done + count, failed + len(batch.rejected)
     if not done + failed:
-        raise UserError("there is no image to look at")
+        raise UserError("there is no image", remedy="name files or folders, one on each line with -")
     if not failed:
         return 0
     return cli.EXIT_FAILED if done else cli.EXIT_USER_ERROR
 
 
 def check_exist(images: Sequence[str]) -> None:
-    """Raises `UserError` for a name on the command line that is neither a file nor a folder with files."""
+    """Checks the names on the command line.
+
+    Raises:
+        UserError: a name is neither a file nor a folder with files.
+    """
     for name in images:
         path = Path(name)
         if name != "-" and not path.exists():
-            raise UserError(f"{name}: no such file or folder")
+            raise UserError("no such file or folder", path=name)
         if path.is_dir() and not any(_files_below(path)):
-            raise UserError(f"{name}: there is no file in it")
+            raise UserError("there is no file in it", path=name)
 
 
 def list_files(images: Sequence[str]) -> Iterator[Path]:
-    """All files that are meant, in the order of the command line; of a folder by name, those with a dot left out."""
+    """All files, in the order of the command line. Files of a folder come in the order of their names, without
+    hidden ones.
+    """
     for name in images:
         if name == "-":
             yield from (Path(line) for line in map(str.strip, sys.stdin) if line)
@@ -123,14 +137,14 @@ def show(files: "Sequence[ImageFile]", outputs: "Outputs", classes: Sequence[str
 
 
 def show_error(path: Path, reason: str, as_json: bool) -> None:
-    """Says why a file has no prediction."""
+    """Prints why a file has no prediction."""
     print(f"error: {path}: {reason}", file=sys.stderr)
     if as_json:
         print_json(path, error=reason)
 
 
 def print_json(path: Path, **content: Any) -> None:
-    """One line."""
+    """Prints one line about a file."""
     line = {"version": PREDICTION_VERSION, "file": str(path), **content}
     print(json.dumps(line, allow_nan=False), flush=True)
 

@@ -1,4 +1,4 @@
-"""Every training choice in one frozen value: printed at the start of a run and saved beside it as `recipe.json`."""
+"""Every training choice in one frozen value: printed at the start of a run and saved as the run's `recipe.json`."""
 
 import dataclasses
 import json
@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from kimagenet.ranges import check_ranges, range_of, shortened, within
 from kimagenet.schedule import NAMES as SCHEDULES
 from kimagenet.schedule import Schedule, linear_scaled
 from pipelines.errors import UserError
 
 RECIPE_VERSION = 1
 
-# Far beyond what makes sense: a hostile or mistyped recipe must not get as far as the memory.
+# Far above every useful value. Refusing larger ones keeps a mistyped or hostile recipe from filling the memory.
 _LARGEST = 2**32
-_LARGEST_OF = {"image_size": 2**13, "batch_size": 2**20, "iter_size": 2**20, "epochs": 2**20}
+_LARGEST_SIZE = 2**13  # pixels
+_LARGEST_COUNT = 2**20
 
 # Names of kimagenet.optim.build; the first three are the original's.
 OPTIMIZERS = ("sgd", "adam", "rmsprop", "adamw", "lamb", "lion", "nadam", "adamax", "adagrad", "adadelta", "adafactor")
@@ -23,67 +25,140 @@ AUGMENTS = ("full", "standard", "none")
 PRECISIONS = ("off", "float16", "bfloat16")
 
 
-def _choice(default: Any, group: str, text: str, choices: tuple[str, ...] | None = None) -> Any:
-    """A recipe field: its default, and what `--help` says of it."""
-    return field(default=default, metadata={"group": group, "help": text, "choices": choices})
+def _choice(default: Any, group: str, text: str, choices: tuple[str, ...] | None = None, /, **bounds: float) -> Any:
+    """A field of the recipe.
+
+    Args:
+        default: its default value.
+        group: the group of flags that `--help` shows it in.
+        text: what `--help` says about it.
+        choices: the values of a str, if not every text is allowed.
+        bounds: the range of a number, as for `Range`.
+    """
+    is_number = type(default) in (int, float)
+    limits = within(**{"below": _LARGEST, **bounds}) if is_number else {}
+    return field(default=default, metadata={"group": group, "help": text, "choices": choices, **limits})
+
+
+def _of_schedule(name: str, below: float = _LARGEST) -> dict[str, float]:
+    """The bounds of a field that `Schedule` has under the same name."""
+    limits = dataclasses.asdict(range_of(Schedule, name))
+    return limits | {"below": min(limits["below"], below)}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained and how. Units stand in the help texts; a bad value raises `UserError` at birth."""
+    """What is trained and how. The texts that `--help` shows say what each field means, with its unit.
+
+    Raises:
+        UserError: a value has the wrong type, is out of its range, or contradicts another one.
+    """
 
     model: str = _choice("googlenet_bn", "model", "name of a file in kimagenet/models, or a saved model's path")
-    image_size: int = _choice(224, "model", "height and width of the network's input, pixels")
-    dropout_rate: float = _choice(0.0, "model", "dropout before the last dense layer; 0 = none")
+    image_size: int = _choice(
+        224, "model", "height and width of the network's input, pixels", at_least=1, below=_LARGEST_SIZE
+    )
+    dropout_rate: float = _choice(
+        0.0, "model", "dropout rate before the last dense layer; 0 = none", at_least=0, below=1
+    )
 
-    batch_size: int = _choice(64, "training", "images per micro-batch, over all replicas")
-    iter_size: int = _choice(1, "training", "micro-batches whose mean gradient makes one update")
-    epochs: int = _choice(1, "training", "passes over the training records")
-    label_smoothing: float = _choice(0.0, "training", "share of the target spread over all classes; the original: 0.1")
-    seed: int = _choice(0, "training", "seeds weights, dropout, record order and augmentation")
+    batch_size: int = _choice(
+        64, "training", "images per micro-batch, over all replicas", at_least=1, below=_LARGEST_COUNT
+    )
+    iter_size: int = _choice(
+        1, "training", "micro-batches whose mean gradient makes one update", at_least=1, below=_LARGEST_COUNT
+    )
+    epochs: int = _choice(1, "training", "passes over the training records", **_of_schedule("epochs", _LARGEST_COUNT))
+    label_smoothing: float = _choice(
+        0.0,
+        "training",
+        "share of the target spread over all classes; without a value 0.1, the original's",
+        at_least=0,
+        below=1,
+    )
+    seed: int = _choice(0, "training", "seed of weights, dropout, record order and augmentation", at_least=0)
 
     optimizer: str = _choice("adam", "optimizer", "the inner optimizer", OPTIMIZERS)
-    momentum: float = _choice(0.9, "optimizer", "momentum of sgd")
+    momentum: float = _choice(0.9, "optimizer", "momentum of sgd", at_least=0, below=1)
     nesterov: bool = _choice(False, "optimizer", "Nesterov momentum for sgd")
     epsilon: float = _choice(
-        1e-1, "optimizer", "epsilon of every optimizer that has one; 0.1 is the original's, 1e-7 Keras' default"
+        1e-1,
+        "optimizer",
+        "epsilon of every optimizer that has one; 0.1 is the original's, 1e-7 Keras' default",
+        above=0,
     )
-    weight_decay: float = _choice(1e-5, "optimizer", "L2 penalty: this times the sum of squared kernel weights")
+    weight_decay: float = _choice(
+        1e-5, "optimizer", "L2 penalty: this times the sum of squared kernel weights", at_least=0
+    )
     decoupled_weight_decay: float = _choice(
-        0.0, "optimizer", "decay apart from the gradient, times the learning rate (arXiv 1711.05101); kernels only"
+        0.0,
+        "optimizer",
+        "decay outside the gradient, times the learning rate (arXiv 1711.05101); kernels only",
+        at_least=0,
     )
-    clip_global_norm: float = _choice(0.0, "optimizer", "an update's gradient is clipped to this norm; 0 = off")
-    ema: float = _choice(0.0, "optimizer", "momentum of the moving average of the weights; 0 = none")
+    clip_global_norm: float = _choice(
+        0.0, "optimizer", "largest norm of an update's gradient, longer ones are scaled down; 0 = off", at_least=0
+    )
+    ema: float = _choice(
+        0.0, "optimizer", "momentum of the moving average of the weights; 0 = none", at_least=0, below=1
+    )
     use_lookahead: bool = _choice(False, "optimizer", "wrap the optimizer in LookAhead (arXiv 1907.08610)")
-    sync_period: int = _choice(5, "optimizer", "LookAhead: updates between two steps of the slow weights")
-    slow_step_size: float = _choice(0.5, "optimizer", "LookAhead: how far the slow weights go towards the fast ones")
+    sync_period: int = _choice(5, "optimizer", "LookAhead: updates between two steps of the slow weights", at_least=1)
+    slow_step_size: float = _choice(
+        0.5, "optimizer", "LookAhead: how far the slow weights move towards the fast ones", at_least=0, at_most=1
+    )
 
-    lr_sched: str = _choice("linear", "learning rate", "how the rate falls from epoch to epoch", SCHEDULES)
-    initial_lr: float = _choice(3e-4, "learning rate", "learning rate of the first epoch")
-    final_lr: float = _choice(3e-4, "learning rate", "learning rate of the last epoch")
-    warmup_epochs: float = _choice(0.0, "learning rate", "epochs of linear warm-up from zero, step by step")
-    step_epochs: int = _choice(30, "learning rate", "lr_sched=step: epochs from one step to the next")
-    step_factor: float = _choice(0.1, "learning rate", "lr_sched=step: what each step multiplies the rate by")
+    lr_sched: str = _choice("linear", "learning rate", "how the rate falls over the epochs", SCHEDULES)
+    initial_lr: float = _choice(3e-4, "learning rate", "learning rate of the first epoch", **_of_schedule("initial_lr"))
+    final_lr: float = _choice(3e-4, "learning rate", "learning rate of the last epoch", **_of_schedule("final_lr"))
+    warmup_epochs: float = _choice(
+        0.0,
+        "learning rate",
+        "epochs of linear warm-up from 0; the rate rises at every step",
+        **_of_schedule("warmup_epochs"),
+    )
+    step_epochs: int = _choice(
+        30, "learning rate", "lr_sched=step: epochs from one step to the next", **_of_schedule("step_epochs")
+    )
+    step_factor: float = _choice(
+        0.1, "learning rate", "lr_sched=step: what each step multiplies the rate by", **_of_schedule("step_factor")
+    )
     lr_reference_batch: int = _choice(
-        0, "learning rate", "linear scaling rule: rates are times images per update / this; 0 = as given"
+        0,
+        "learning rate",
+        "linear scaling rule: rates are multiplied by images per update / this; 0 = rates as given",
+        at_least=0,
     )
 
     augment: str = _choice(
         "full",
         "data",
-        "full: crop, flip, rotation, colour as the original; standard: random resized crop and flip. RandAugment is "
-        "not offered: DALI's auto_aug and an implementation in tf.data cannot be shown to agree",
+        "full: crop, flip, rotation and colour, as the original; standard: random resized crop and flip. There is no "
+        "RandAugment: DALI's auto_aug and an implementation in tf.data cannot be shown to give the same images",
         AUGMENTS,
     )
     mixup: float = _choice(
-        0.0, "data", "alpha of mixup on the training device (arXiv 1710.09412), 0.2 is usual; 0 = off"
+        0.0, "data", "alpha of mixup on the training device (arXiv 1710.09412), 0.2 is usual; 0 = off", at_least=0
     )
     cutmix: float = _choice(
-        0.0, "data", "alpha of CutMix (arXiv 1905.04899), 1 is usual; with mixup too, each image draws one of them"
+        0.0,
+        "data",
+        "alpha of CutMix (arXiv 1905.04899), 1 is usual; 0 = off. With mixup and cutmix each image gets one of them",
+        at_least=0,
     )
-    erase: float = _choice(0.0, "data", "share of images that lose a rectangle (random erasing, arXiv 1708.04896)")
+    erase: float = _choice(
+        0.0,
+        "data",
+        "share of images in which a rectangle is erased (random erasing, arXiv 1708.04896)",
+        at_least=0,
+        below=1,
+    )
     crop_ratio: float = _choice(
-        0.875, "data", "evaluation: image_size over the resized shorter side; the original: 1.0"
+        0.875,
+        "data",
+        "evaluation: image_size / the resized shorter side; the original: 1.0",
+        above=0,
+        at_most=1,
     )
 
     sync_bn: bool = _choice(
@@ -92,71 +167,36 @@ class Recipe:
         "on several devices BatchNormalization normalizes with the whole batch, not each device's part",
     )
 
-    amp: str = _choice("off", "speed", "mixed precision; float16 has loss scaling, --amp alone means it", PRECISIONS)
+    amp: str = _choice(
+        "off", "speed", "mixed precision; float16 uses loss scaling; without a value float16", PRECISIONS
+    )
     xla: bool = _choice(False, "speed", "compile the training step with XLA")
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if kind is float and type(value) is int and abs(value) < _LARGEST:
-                value = float(value)
-                object.__setattr__(self, name, value)
-            if type(value) is not kind:
-                raise UserError(f"recipe: {name} must be {kind.__name__}, not {_shown(value)}")
-            if kind in (int, float) and not abs(value) < _LARGEST_OF.get(name, _LARGEST):
-                raise UserError(
-                    f"recipe: {name} must be less than {_LARGEST_OF.get(name, _LARGEST):,}, not {_shown(value)}"
-                )
+            self._check_type(name, kind)
         for f in dataclasses.fields(self):
             choices = f.metadata["choices"]
             if choices and getattr(self, f.name) not in choices:
-                raise UserError(f"recipe: {f.name} is one of {', '.join(choices)}, not {getattr(self, f.name)!r}")
-        positive = (
-            "image_size",
-            "batch_size",
-            "iter_size",
-            "epochs",
-            "initial_lr",
-            "epsilon",
-            "sync_period",
-            "step_epochs",
-            "step_factor",
-        )
-        shares = ("dropout_rate", "label_smoothing", "momentum", "ema", "step_factor", "erase")
-        decays = ("weight_decay", "decoupled_weight_decay")
-        not_negative = (
-            *decays,
-            "clip_global_norm",
-            "final_lr",
-            "warmup_epochs",
-            "lr_reference_batch",
-            "seed",
-            "mixup",
-            "cutmix",
-        )
-        # `not (… > 0)` refuses NaN as well.
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise UserError(f"recipe: {name} must be positive, not {getattr(self, name)}")
-        for name in shares:
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"recipe: {name} must be in [0, 1), not {getattr(self, name)}")
-        for name in not_negative:
-            if not getattr(self, name) >= 0:
-                raise UserError(f"recipe: {name} must not be negative, not {getattr(self, name)}")
-        if not 0 < self.crop_ratio <= 1:
-            raise UserError(f"recipe: crop_ratio must be in (0, 1], not {self.crop_ratio}")
-        if self.lr_sched == "exp" and self.final_lr == 0:
-            raise UserError("recipe: lr_sched=exp needs a positive final_lr")
-        if not 0 <= self.slow_step_size <= 1:
-            raise UserError(f"recipe: slow_step_size must be in [0, 1], not {self.slow_step_size}")
+                value = shortened(getattr(self, f.name))
+                raise UserError(f"{f.name} must be one of {', '.join(choices)}, not {value}", setting=f.name)
+        check_ranges(self)
         if self.weight_decay and self.decoupled_weight_decay:
-            raise UserError("recipe: weight_decay (L2) and decoupled_weight_decay exclude each other: set one to 0")
-        if self.warmup_epochs >= self.epochs:
-            raise UserError(f"recipe: warmup_epochs must be less than epochs, not {self.warmup_epochs}")
+            what = "weight_decay (L2) and decoupled_weight_decay exclude each other"
+            raise UserError(what, remedy="set one of them to 0", setting="weight_decay")
+        self.schedule()  # checks what its fields have to do with each other
+
+    def _check_type(self, name: str, kind: type) -> None:
+        """An int in the place of a float becomes a float; every other value of a wrong type is refused."""
+        value = getattr(self, name)
+        if kind is float and type(value) is int and abs(value) < _LARGEST:
+            value = float(value)
+            object.__setattr__(self, name, value)
+        if type(value) is not kind:
+            raise UserError(f"{name} must be {kind.__name__}, not {shortened(value)}", setting=name)
 
     def schedule(self) -> Schedule:
-        """The learning rate over the epochs, by the linear scaling rule if `lr_reference_batch` asks for it."""
+        """The learning rate over the epochs, by the linear scaling rule if `lr_reference_batch` is not 0."""
         scale = 1.0
         if self.lr_reference_batch:
             scale = linear_scaled(1.0, self.batch_size * self.iter_size, self.lr_reference_batch)
@@ -179,35 +219,42 @@ class Recipe:
         return json.dumps({"version": RECIPE_VERSION, **dataclasses.asdict(self)}, indent=2) + "\n"
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any], source: str) -> "Recipe":
-        """Checks names, types and ranges; `source` is named in the `UserError`."""
+    def from_mapping(cls, mapping: Mapping[str, Any], source: Path | str) -> "Recipe":
+        """A recipe from the content of recipe.json.
+
+        Args:
+            mapping: `version` and any of the fields; the others have their defaults.
+            source: the file, for messages.
+
+        Raises:
+            UserError: the version or a field is unknown, or a value is not allowed.
+        """
         values = dict(mapping)
         version = values.pop("version", None)
         if version != RECIPE_VERSION:
-            raise UserError(f"{source}: recipe version {version!r} is not the version {RECIPE_VERSION} of this release")
+            what = f"recipe version {shortened(version)} is not the version {RECIPE_VERSION} of this release"
+            raise UserError(what, path=source)
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise UserError(f"{source}: unknown recipe fields {', '.join(unknown)}")
+            raise UserError(f"unknown recipe fields {', '.join(unknown)}", path=source)
         try:
             return cls(**values)
         except UserError as error:
-            raise UserError(f"{source}: {error}") from None
+            raise UserError(error.what, path=source, remedy=error.remedy) from None
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":
-        """Reads recipe.json; raises `UserError` with the file's name if it is missing or wrong."""
+        """Reads recipe.json.
+
+        Raises:
+            UserError: the file is missing or wrong.
+        """
         try:
             mapping = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from None
+            raise UserError(str(error.strerror), path=path) from None
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not a JSON file ({error})") from None
+            raise UserError(f"not a JSON file ({error})", path=path) from None
         if not isinstance(mapping, dict):
-            raise UserError(f"{path}: a recipe is a JSON object")
-        return cls.from_mapping(mapping, str(path))
-
-
-def _shown(value: Any) -> str:
-    """For an error's message: of a long value only its beginning."""
-    text = repr(value)
-    return text if len(text) <= 40 else text[:40] + "…"
+            raise UserError("a recipe is a JSON object", path=path)
+        return cls.from_mapping(mapping, path)

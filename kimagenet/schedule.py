@@ -4,9 +4,10 @@ Schedule("cosine", initial_lr=0.1, final_lr=0.0, epochs=90, warmup_epochs=5).at(
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from kimagenet.ranges import check_ranges, within
 from pipelines.errors import UserError
 from pipelines.system.files import atomic_writer
 
@@ -15,7 +16,7 @@ NAMES = ("linear", "exp", "cosine", "step", "constant")
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate λ(t) at t fractional epochs, for one of `NAMES`.
+    """The learning rate λ(t) at t fractional epochs.
 
     With l₀ = initial_lr, l₁ = final_lr, E = epochs, W = warmup_epochs and e = ⌊t⌋:
 
@@ -26,38 +27,45 @@ class Schedule:
     * constant: l₀
 
     While t < W the rate is λ(W)·t/W, every step (arXiv 1706.02677, section 2.2, from zero): it meets the schedule at W.
-    Give the position at the end of a step, (step + 1) / steps_per_epoch, if the first step shall not have a rate of 0.
-    Positions past the end keep the last epoch's rate. Raises `UserError` on a bad field.
+
+    Attributes:
+        name: one of `NAMES`.
+        initial_lr: learning rate of the first epoch, > 0.
+        final_lr: learning rate of the last epoch, ≥ 0; > 0 for exp.
+        epochs: length of the training, ≥ 1.
+        warmup_epochs: length of the linear warm-up, less than `epochs`.
+        step_epochs: step only: epochs from one step to the next, ≥ 1.
+        step_factor: step only: what each step multiplies the rate by, in (0, 1).
+
+    Raises:
+        UserError: a field is out of its range.
     """
 
     name: str
-    initial_lr: float
-    final_lr: float
-    epochs: int
-    warmup_epochs: float = 0.0
-    step_epochs: int = 30
-    step_factor: float = 0.1
+    initial_lr: float = field(metadata=within(above=0))
+    final_lr: float = field(metadata=within(at_least=0))
+    epochs: int = field(metadata=within(at_least=1))
+    warmup_epochs: float = field(default=0.0, metadata=within(at_least=0))
+    step_epochs: int = field(default=30, metadata=within(at_least=1))
+    step_factor: float = field(default=0.1, metadata=within(above=0, below=1))
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
-            raise UserError(f"schedule: name is one of {', '.join(NAMES)}, not {self.name!r}")
-        if not (self.initial_lr > 0 and math.isfinite(self.initial_lr)):
-            raise UserError(f"schedule: initial_lr must be positive, not {self.initial_lr}")
-        if not (self.final_lr >= 0 and math.isfinite(self.final_lr)):
-            raise UserError(f"schedule: final_lr must not be negative, not {self.final_lr}")
+            raise UserError(f"a schedule is one of {', '.join(NAMES)}, not {self.name!r}", setting="name")
+        check_ranges(self)
         if self.name == "exp" and self.final_lr == 0:
-            raise UserError("schedule: exp needs a positive final_lr")
-        if self.epochs < 1:
-            raise UserError(f"schedule: epochs must be at least 1, not {self.epochs}")
-        if not 0 <= self.warmup_epochs < self.epochs:
-            raise UserError(f"schedule: warmup_epochs must be in [0, epochs = {self.epochs}), not {self.warmup_epochs}")
-        if self.step_epochs < 1:
-            raise UserError(f"schedule: step_epochs must be at least 1, not {self.step_epochs}")
-        if not 0 < self.step_factor < 1:
-            raise UserError(f"schedule: step_factor must be in (0, 1), not {self.step_factor}")
+            raise UserError("an exp schedule needs a final_lr greater than 0", setting="final_lr")
+        if self.warmup_epochs >= self.epochs:
+            what = f"warmup_epochs must be less than epochs ({self.epochs}), not {self.warmup_epochs}"
+            raise UserError(what, setting="warmup_epochs")
 
     def at(self, epoch_position: float) -> float:
-        """The learning rate at `epoch_position` = epoch + step / steps_per_epoch, both counted from 0."""
+        """The learning rate at a position.
+
+        Args:
+            epoch_position: epoch + step / steps_per_epoch, both from 0. Positions after the last epoch have its rate.
+                The first step of a warm-up has a rate of 0: give (step + 1) / steps_per_epoch to avoid that.
+        """
         position = min(max(epoch_position, 0.0), float(self.epochs))
         if position < self.warmup_epochs:
             return self._plain(self.warmup_epochs) * position / self.warmup_epochs
@@ -81,16 +89,27 @@ class Schedule:
 
 
 def linear_scaled(learning_rate: float, batch_size: int, reference_batch_size: int = 256) -> float:
-    """The linear scaling rule: rate × batch / reference (arXiv 1706.02677); batch = images per update."""
+    """The linear scaling rule (arXiv 1706.02677): rate × batch / reference.
+
+    Args:
+        learning_rate: the rate for the reference batch.
+        batch_size: images per update.
+        reference_batch_size: images per update that `learning_rate` was chosen for.
+    """
     return learning_rate * batch_size / reference_batch_size
 
 
 def plot(schedule: Schedule, path: Path) -> None:
-    """Draws the rate over the epochs into a PNG. Raises `UserError` where matplotlib is not installed."""
+    """Plots the rate over the epochs into a PNG file.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError("--plot-schedule needs matplotlib: pip install matplotlib") from None
+        what = "plotting a schedule needs the package matplotlib"
+        raise UserError(what, remedy="`pip install matplotlib`") from None
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
     points = max(2000, 20 * schedule.epochs)

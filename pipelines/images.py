@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from pipelines.augment import AugmentSpec
 from pipelines.building.clean import ImageRejected, clean_image
+from pipelines.building.sources import open_regular
 from pipelines.errors import first_line
 from pipelines.loader import BatchSpec
 from pipelines.tf_image import Work, render
@@ -68,7 +69,8 @@ class ImageReader:
     def image(self, path: Path) -> np.ndarray:
         """Reads the pixels of one file, [S, S, 3]. Raises `ImageRejected` if it cannot be read or is not an image."""
         try:
-            data = path.read_bytes()
+            with open_regular(path) as stream:
+                data = stream.readall()
         except OSError as error:
             raise ImageRejected(error.strerror or str(error)) from None
         return self.pixels(data)

@@ -3,13 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import numpy as np
 
 from pipelines.augment import AugmentSpec
+from pipelines.decoding import DecoderOptions
 from pipelines.errors import UserError
 from pipelines.plan import EpochPlan
 from pipelines.shards.shard_set import ShardSet
@@ -60,7 +61,7 @@ class Unavailable:
     """Why a loader cannot be used here.
 
     Attributes:
-        cause: what is missing or broken.
+            cause: what is missing or broken.
         remedy: what to do about it, "" if nothing is known.
         is_missing: whether a package is simply not installed, so that nothing is broken.
     """
@@ -85,12 +86,14 @@ class LoaderOptions:
         prefetch: batches that are kept ready.
         device: where DALI decodes, "cpu" or "gpu".
         gpu: which GPU, if there are several.
+        decoder: settings of the GPU's decoder.
     """
 
     workers: int
     prefetch: int = 2
     device: str = "cpu"
     gpu: int = 0
+    decoder: DecoderOptions = field(default_factory=DecoderOptions)
 
     def __post_init__(self) -> None:
         if self.workers < 1 or self.prefetch < 1:

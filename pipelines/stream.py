@@ -33,6 +33,11 @@ class Segment:
     first: int
     steps: int
 
+    @classmethod
+    def whole(cls, plan: EpochPlan) -> "Segment":
+        """All steps of one epoch."""
+        return cls(plan, plan.epoch * plan.steps_per_epoch, plan.steps_per_epoch)
+
     @property
     def positions(self) -> int:
         """The number of records that are read, padding included."""

@@ -1,6 +1,8 @@
-"""What all tests share: no GPU, and one tiny data set for the session."""
+"""What all tests share: no GPU, the fast subset, worker processes, and the data sets of the session."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports TensorFlow.
@@ -9,8 +11,64 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
 
+from pipelines.system.processes import cpu_count
 from tests.helpers.data import write_tiny_dataset
 from tests.helpers.odd_run import OddRun, write_odd_run
+from tests.helpers.selection import FAST_MODULES, HEAVY, default_workers
+
+
+def is_fast(config: pytest.Config) -> bool:
+    """Whether the command line has `-m fast`."""
+    return config.option.markexpr == "fast"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Starts pytest-xdist's workers unless the command line says how many, or pytest-xdist is missing."""
+    option = config.option
+    is_worker = hasattr(config, "workerinput")
+    if is_worker or not config.pluginmanager.hasplugin("xdist") or option.numprocesses is not None or option.tx:
+        return
+    is_watched = option.usepdb or option.collectonly or option.capture == "no" or getattr(option, "lf", False)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    workers = default_workers(option.file_or_dir, option.keyword, cpu_count(), memory)
+    if workers and not is_watched:
+        option.numprocesses, option.dist = workers, "worksteal"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m fast` imports no other modules: most of them import TensorFlow."""
+    is_other = collection_path.name.startswith("test_") and collection_path.stem not in FAST_MODULES
+    return True if is_fast(config) and is_other else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the fast tests."""
+    for item in items:
+        if item.path.stem in FAST_MODULES and not item.get_closest_marker("slow"):
+            item.add_marker("fast")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """`-m fast` stays fast: collecting its tests imports no TensorFlow."""
+    if is_fast(session.config) and (found := HEAVY & set(sys.modules)):
+        raise pytest.UsageError(f"collecting the fast tests imported {', '.join(sorted(found))}")
+
+
+@pytest.fixture(scope="session")
+def reported() -> set[str]:
+    """The heavy modules that a fast test has already failed for."""
+    return set()
+
+
+@pytest.fixture(autouse=True)
+def imports_nothing_heavy(request: pytest.FixtureRequest, reported: set[str]) -> Iterator[None]:
+    """With `-m fast`, a test that imports TensorFlow fails."""
+    yield
+    if is_fast(request.config) and (found := (HEAVY & set(sys.modules)) - reported):
+        reported |= found
+        pytest.fail(f"a fast test imported {', '.join(sorted(found))}: mark it with pytest.mark.slow")
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,14 @@
-"""Shards that have neither indexes nor dataset.json, the original project's among them, are made readable."""
+"""Makes indexes and dataset.json for shards that lack them, for example the original project's."""
 
+import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from pipelines import ShardSet, UserError
 from pipelines.building.adopt import adopt_shards
@@ -32,7 +35,7 @@ def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def originals(tmp_path: Path) -> tuple[Path, list[tuple[int, int]]]:
-    """Shards written by TensorFlow as the original project does, and their image sizes. Feature order is protobuf's."""
+    """Shards written by TensorFlow as in the original project, with protobuf's order of features, and their sizes."""
     folder = tmp_path / "original"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -83,8 +86,8 @@ def test_shards_of_the_original_project(originals: tuple[Path, list[tuple[int, i
 
 
 @pytest.mark.parametrize("label_base", [0, 1])
-def test_everything_is_found_again(tmp_path: Path, label_base: int) -> None:
-    """The tiny records have neither sizes nor names: sizes come from the images' headers."""
+def test_sidecars_are_made_again(tmp_path: Path, label_base: int) -> None:
+    """The tiny records have no sizes and no names: sizes come from the headers of the images."""
     write_tiny_dataset(tmp_path, label_base=label_base)
     before = {split: ShardSet.open(tmp_path, split) for split in ("train", "validation")}
     indexes = {path.name: path.read_bytes() for path in tmp_path.glob("*.idx")}
@@ -97,7 +100,7 @@ def test_everything_is_found_again(tmp_path: Path, label_base: int) -> None:
         assert (found.label_base, found.num_classes) == (label_base, NUM_CLASSES)
 
 
-def test_what_dataset_json_knows_is_kept(dataset: Path) -> None:
+def test_classes_checksums_and_quarantine_of_dataset_json_are_kept(dataset: Path) -> None:
     known = DatasetInfo.load(dataset)
     part = known.splits["train"]
     shards = [shard.model_copy(update={"crc32c": "0123abcd"}) for shard in part.shards]
@@ -110,7 +113,7 @@ def test_what_dataset_json_knows_is_kept(dataset: Path) -> None:
     assert len(ShardSet.open(dataset, "train").usable) == TRAIN_RECORDS - 2
 
 
-def test_what_a_killed_command_left_is_removed(dataset: Path) -> None:
+def test_temporary_files_of_a_killed_command_are_removed(dataset: Path) -> None:
     leftover, other = dataset / ".train-00000-of-00003.idx.123.tmp", dataset / ".notes.tmp"
     leftover.write_bytes(b"half")
     other.write_bytes(b"somebody's")
@@ -182,13 +185,13 @@ def use_a_label_beyond_the_classes(dataset: Path) -> None:
         (mix_two_data_sets, "shards of several data sets"),
         (forget_the_label, "train-00001-of-00003: record 0 at byte 0: image/class/label is missing"),
         (forget_the_image, "record 0 at byte 0: image/encoded is missing"),
-        (store_no_image, "record 0 at byte 0: the record has no image sizes, nor has its image"),
+        (store_no_image, "record 0 at byte 0: neither the record nor its image says the size"),
         (store_no_example, "train-00001-of-00003: record 0 at byte 0"),
-        (use_a_label_beyond_the_classes, "label 99, but dataset.json knows 10 classes"),
+        (use_a_label_beyond_the_classes, "label 99, but dataset.json has 10 classes"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_damage_is_named_and_nothing_is_lost(dataset: Path, damage, message: str) -> None:
+def test_damage_is_named_and_nothing_is_lost(dataset: Path, damage: Callable[[Path], None], message: str) -> None:
     damage(dataset)
     before = (dataset / DATASET_FILE).read_bytes()
     with pytest.raises(UserError, match=message):
@@ -199,11 +202,61 @@ def test_damage_is_named_and_nothing_is_lost(dataset: Path, damage, message: str
 def test_the_command_line(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert build_index.main([str(without_sidecars(dataset)), "--workers=1"]) == 0
     said = capsys.readouterr().out
-    assert "101 train records in 3 shards; 37 validation records in 2 shards; 10 classes, labels from 1 on" in said
+    assert "101 train records in 3 shards; 37 validation records in 2 shards; 10 classes, first label 1" in said
     assert build_index.main([str(dataset / "nowhere")]) == 2
     assert capsys.readouterr().err == f"error: {dataset / 'nowhere'}: no such folder\n"
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no shards here"):
+    with pytest.raises(UserError, match=r"no shards .* in this folder"):
         adopt_shards(tmp_path)
+
+
+def sized(encoded: bytes, height: int, width: int) -> bytes:
+    features = {records.ENCODED: encoded, records.LABEL: 1, records.HEIGHT: height, records.WIDTH: width}
+    return records.frame(records.encode_example(features))
+
+
+def png(height: int, width: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (width, height)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+IMAGES = {
+    "JPEG": jpeg(photo(np.random.default_rng(0), 0, 20, 30)),
+    "progressive JPEG": jpeg(photo(np.random.default_rng(0), 0, 20, 30), kind=2),
+    "PNG": png(20, 30),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+@pytest.mark.parametrize("stored", [(10, 15), (40, 60), (30, 20)])
+def test_the_image_decides_its_size(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, stored: tuple[int, int]
+) -> None:
+    path = tmp_path / "train-00000-of-00001"
+    path.write_bytes(sized(IMAGES[kind], *stored) + sized(IMAGES[kind], 20, 30) + sized(IMAGES[kind], *stored))
+    adopt_shards(tmp_path)
+    assert ShardSet.open(tmp_path, "train").sizes.tolist() == [[20, 30]] * 3
+    first = f"record 0 says {stored[0]} × {stored[1]} pixels, but its image has 20 × 30"
+    what = f"the features of 2 records have wrong image sizes (the first: {first}); the sizes of the images are used"
+    assert caplog.messages == [f"{path}: {what}"]
+
+
+def test_the_features_decide_if_the_image_has_no_header(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Training reports the record as corrupt; the other records can be used."""
+    (tmp_path / "train-00000-of-00001").write_bytes(sized(b"no image", 7, 8) + sized(IMAGES["JPEG"], 20, 30))
+    adopt_shards(tmp_path)
+    assert ShardSet.open(tmp_path, "train").sizes.tolist() == [[7, 8], [20, 30]]
+    assert caplog.messages == []
+
+
+def test_zero_in_a_header_is_no_size(tmp_path: Path) -> None:
+    """As in a JPEG that gives its height only behind its first scan."""
+    data = bytearray(IMAGES["JPEG"])
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 7] = 0, 0
+    (tmp_path / "train-00000-of-00001").write_bytes(sized(bytes(data), 20, 30))
+    adopt_shards(tmp_path)
+    assert ShardSet.open(tmp_path, "train").sizes.tolist() == [[20, 30]]

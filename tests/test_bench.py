@@ -120,6 +120,7 @@ def test_the_limit_reads_the_jpegs_of_the_records(shards: ShardSet) -> None:
     assert sorted((h.height, h.width) for h in headers) == sorted(map(tuple, shards.sizes.tolist()))
 
 
+@pytest.mark.slow
 def test_the_original_builder_writes_the_same_images(shards: ShardSet, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     settings = Settings(shards, ())
@@ -148,6 +149,7 @@ def test_made_up_shards_are_consistent() -> None:
     assert cost.write_seconds > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "augment"), [(name, augment) for name in peers.names() for augment in peers.peer(name).AUGMENTS]
 )
@@ -170,6 +172,7 @@ def test_peers_keep_the_contract(name: str, augment: str, shards: ShardSet) -> N
     assert not np.array_equal(seen[0], seen[1])
 
 
+@pytest.mark.slow
 def test_our_loaders_are_candidates(shards: ShardSet) -> None:
     settings = Settings(shards, ("tfdata",), batch_size=8, image_size=16, workers=1)
     stream = settings.candidate("tfdata", "tfdata", "evaluation").open()
@@ -250,6 +253,7 @@ def test_a_table_has_a_row_for_each_name_and_a_column_for_each_unit() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_bench_prints_a_table(
     tiny_dataset: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

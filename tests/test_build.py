@@ -1,6 +1,8 @@
 """From folders to shards: content, order, balance."""
 
 import json
+import os
+import shutil
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -10,9 +12,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipelines import ShardSet, UserError
+from pipelines import AugmentSpec, BatchSpec, ShardSet, UserError
 from pipelines.building.build import REJECTED_FILE, BuildOptions, build, rebalanced, shuffled_shards
+from pipelines.building.clean import ImageRejected
 from pipelines.building.sources import Entry, Place, open_source
+from pipelines.images import ImageReader
 from pipelines.shards import records
 from pipelines.shards.dataset import DatasetInfo, shard_name
 from pipelines.shards.index import read_index, scan
@@ -25,7 +29,7 @@ PLACE = Place("", "")
 
 @pytest.fixture
 def nasty(images: Path, tmp_path: Path) -> Path:
-    """A copy of `images` with some files that are no good JPEGs in the first class."""
+    """A copy of `images` with some other files and damaged images in the first class."""
     root = tmp_path / "nasty"
     for path in images.rglob("*.JPEG"):
         target = root / path.relative_to(images)
@@ -38,7 +42,7 @@ def nasty(images: Path, tmp_path: Path) -> Path:
     picture.save(folder / "png.JPEG", "PNG")
     (folder / "empty.jpg").touch()
     (folder / "half.jpg").write_bytes(good[: len(good) // 2])
-    (folder / "two bytes short.jpg").write_bytes(good[:-2])
+    (folder / "nine bytes short.jpg").write_bytes(good[:-9])
     (folder / "notes.txt").write_text("not an image")
     (folder / "folder.jpg").mkdir()
     (folder / "gone.jpg").symlink_to(tmp_path / "nowhere")
@@ -49,11 +53,11 @@ def nasty(images: Path, tmp_path: Path) -> Path:
 NASTY = {
     f"train/{CLASSES[0]}/empty.jpg": "empty",
     f"train/{CLASSES[0]}/half.jpg": "runcated",
-    f"train/{CLASSES[0]}/two bytes short.jpg": "truncated",
+    f"train/{CLASSES[0]}/nine bytes short.jpg": "truncated",
     f"train/{CLASSES[0]}/notes.txt": "not an image",
-    f"train/{CLASSES[0]}/folder.jpg": "Is a directory",
-    f"train/{CLASSES[0]}/gone.jpg": "leads nowhere",
-    "train/README": "no class folder",
+    f"train/{CLASSES[0]}/folder.jpg": "a folder, not a file",
+    f"train/{CLASSES[0]}/gone.jpg": "a link to a file that is missing",
+    "train/README": "not in a class folder",
 }
 
 
@@ -98,7 +102,7 @@ def test_dataset_json_says_how_it_was_built(built: Path) -> None:
 
 
 def test_the_shuffle_is_global() -> None:
-    """10 classes in the order of the folders: no shard may keep anything of that order."""
+    """The entries are in the order of 10 class folders; no shard may keep any of that order."""
     entries = [Entry(PLACE, f"{number}", number // 400) for number in range(4000)]
     shards = shuffled_shards(entries, 8, seed=0)
     assert sorted(entry for shard in shards for entry in shard) == sorted(entries)
@@ -151,7 +155,9 @@ def test_small_data_sets_get_fewer_shards() -> None:
     assert BuildOptions().num_shards("train", 3) == 1
 
 
-def test_nasty_files_are_mended_or_listed(nasty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nasty_files_are_encoded_again_or_listed(
+    nasty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "shards"
     command = ["--source", str(nasty), "--output", str(output), "--workers", "1", "--train-shards", "2"]
     with pytest.raises(SystemExit) as leaving:
@@ -171,11 +177,11 @@ def test_nasty_files_are_mended_or_listed(nasty: Path, tmp_path: Path, capsys: p
         assert decoded.shape == (40, 50, 3)
     assert DatasetInfo.load(output).build["reencoded"] == {"4-component JPEG": 1, "PNG": 1}
     streams = capsys.readouterr()
-    assert "encoded anew: 4-component JPEG (1), PNG (1)" in streams.out
-    assert f"{len(NASTY)} files were rejected, listed in {output / REJECTED_FILE}" in streams.err
+    assert "encoded again: 4-component JPEG (1), PNG (1)" in streams.out
+    assert f"{len(NASTY)} files were rejected and are listed in {output / REJECTED_FILE}" in streams.err
 
 
-def test_rejected_files_that_are_allowed_are_no_failure(nasty: Path, tmp_path: Path) -> None:
+def test_allowed_rejected_files_give_exit_code_0(nasty: Path, tmp_path: Path) -> None:
     command = ["--source", str(nasty), "--output", str(tmp_path / "shards"), "--workers", "1"]
     assert build_shards.main([*command, "--max_rejected", str(len(NASTY))]) == 0
 
@@ -190,12 +196,12 @@ def test_short_side_makes_a_smaller_copy(images: Path, tmp_path: Path) -> None:
     assert (info["short_side"], info["quality"], info["reencoded"]) == (16, 80, {"shrunk": 147})
 
 
-def test_a_source_with_nothing_but_rubbish(tmp_path: Path) -> None:
+def test_a_source_without_any_good_image(tmp_path: Path) -> None:
     folder = tmp_path / "source" / "train" / "a"
     folder.mkdir(parents=True)
     for number in range(3):
         (folder / f"{number}.jpg").write_text("rubbish")
-    with pytest.raises(UserError, match=r"3 of 3 train images cannot be decoded; the first is train/a/0.jpg: not an"):
+    with pytest.raises(UserError, match=r"3 of 3 train images cannot be decoded, the first is train/a/0.jpg: not an"):
         build(open_source(tmp_path / "source"), tmp_path / "shards", OPTIONS)
     assert not list((tmp_path / "shards").glob("dataset.json"))
 
@@ -213,3 +219,15 @@ def test_wrong_flags_get_one_line(
     assert message.startswith("error: ")
     assert message.count("\n") == 1
     assert not (tmp_path / "shards").exists()
+
+
+def test_a_fifo_among_images_blocks_neither_the_builder_nor_a_reader_of_images(images: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(images, tmp_path / "source")
+    fifo = source / "train" / CLASSES[0] / "fifo.JPEG"
+    os.mkfifo(fifo)
+    report = build(open_source(source), tmp_path / "shards", OPTIONS)
+    assert [(item.path, item.reason) for item in report.rejected] == [
+        (f"train/{CLASSES[0]}/fifo.JPEG", "not a regular file")
+    ]
+    with pytest.raises(ImageRejected, match="not a regular file"):
+        ImageReader(BatchSpec(1, 8), AugmentSpec.evaluation()).image(fifo)

@@ -1,21 +1,28 @@
-"""A build that is stopped loses nothing that was whole, and goes on to the very bytes of one that was not."""
+"""A stopped build keeps its finished shards, and continues to the same bytes as a build that was not stopped."""
 
 import errno
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipelines import ShardSet, UserError
 from pipelines.building import shard_writer
+from pipelines.building.adopt import adopt_shards
 from pipelines.building.build import BuildOptions, build
+from pipelines.building.check import check_shards
 from pipelines.building.sources import open_source
 from pipelines.shards import records
 from pipelines.shards.dataset import shard_name
 from tests.helpers.builds import OPTIONS, ROOT, contents
+from tests.helpers.programs import command, environment
+from tools import build_shards
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, record: int) -> None:
@@ -34,13 +41,16 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, record: int) -> None:
 
 
 @pytest.mark.parametrize(("record", "whole"), [(1, []), (70, [0]), (140, [0, 1])])
-def test_a_full_disk_leaves_only_whole_shards_and_the_next_run_goes_on(
+def test_a_full_disk_leaves_only_whole_shards_and_the_next_run_continues(
     monkeypatch: pytest.MonkeyPatch, images: Path, built: Path, tmp_path: Path, record: int, whole: list[int]
 ) -> None:
     output = tmp_path / "shards"
     with monkeypatch.context() as patch:
         fail_at(patch, record)
-        with pytest.raises(UserError, match=r"shards: No space left on device; .* the same command goes on"):
+        with pytest.raises(
+            UserError,
+            match=r"shards: No space left on device; .* repeat the same command; it keeps the finished shards",
+        ):
             build(open_source(images), output, OPTIONS)
     expected = {name for i in whole for name in (shard_name("train", i, 2), shard_name("train", i, 2) + ".idx")}
     found = {path.name for path in output.iterdir() if path.is_file()}
@@ -54,7 +64,7 @@ def test_a_full_disk_leaves_only_whole_shards_and_the_next_run_goes_on(
     assert {name: (output / name).stat().st_mtime_ns for name in expected} == before
 
 
-# What is there when the build is killed: half a shard; the first whole one; the second split's.
+# The build is killed when this file appears: a part of a shard, the first finished shard, the second split.
 MOMENTS = (".train-*.tmp", ".build/train-*.json", "validation-*")
 
 
@@ -70,27 +80,21 @@ def test_a_build_that_is_killed_again_and_again_gives_the_same_bytes(images: Pat
         process.send_signal(signal.SIGKILL)
         process.wait()
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    # 2 if the last kill came too late: the data set was there already.
+    # 2 if the last kill came too late and the data set was already complete.
     assert result.returncode in (0, 2), result.stderr
     assert contents(output) == contents(built)
 
 
 def test_workers_end_with_their_parent() -> None:
-    """However it ends: the pipe that they share is closed once the last of them is gone."""
-    script = """
-import time
-from pipelines.system.processes import run_tasks
-for _ in run_tasks(time.sleep, [0, 0, 600, 600], 2):
-    print("working", flush=True)
-"""
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    """After SIGKILL of the parent, the shared pipe is closed as soon as the last worker has ended."""
+    process = subprocess.Popen(command("wait_in_workers"), env=environment(), stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
 
 
-def test_a_shard_that_was_damaged_in_between_is_written_again(
+def test_a_shard_damaged_before_the_repeat_is_written_again(
     monkeypatch: pytest.MonkeyPatch, images: Path, built: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "shards"
@@ -115,12 +119,193 @@ def test_an_unfinished_build_of_something_else_is_not_continued(
         build(open_source(images), tmp_path / "shards", BuildOptions(2, 2, seed=5))
 
 
+def stop_before_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed right after dataset.json."""
+
+    def killed(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.building.build.clean_up", killed)
+
+
+def stop_in_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed when some of the working folder is removed."""
+    remove = shutil.rmtree
+
+    def killed(path: Path, **options: bool) -> None:
+        if path.name == ".build":
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    monkeypatch.setattr("pipelines.building.leftovers.shutil.rmtree", killed)
+
+
+ENDS = (stop_before_clean_up, stop_in_clean_up)
+
+
+@pytest.mark.parametrize("stop", ENDS, ids=lambda stop: stop.__name__)
+def test_the_repeated_command_finishes_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    images: Path,
+    built: Path,
+    tmp_path: Path,
+    stop: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    output = tmp_path / "shards"
+    command = ["--source", str(images), "--output", str(output), "--workers=1"]
+    flags = ["--train-shards=2", "--validation-shards=2"]
+    with monkeypatch.context() as patch:
+        stop(patch)
+        assert build_shards.main([*command, *flags]) == 130
+    (output / ".train-00001-of-00002.19103.tmp").write_bytes(b"half")
+    assert (output / ".build" / "plan.json").exists()
+    capsys.readouterr()
+    assert build_shards.main([*command, *flags]) == 0
+    streams = capsys.readouterr()
+    assert f"{output / '.build'}: removed; the build was stopped after its last shard, and is complete" in streams.err
+    assert f"{output}: 132 train records in 2 shards; 15 validation records in 1 shard\n" in streams.out
+    assert contents(output) == contents(built)
+    assert build_shards.main([*command, *flags]) == 2
+    assert "already has a data set" in capsys.readouterr().err
+
+
+def test_the_end_is_finished_before_compressed_tars_are_unpacked_again(
+    monkeypatch: pytest.MonkeyPatch, images: Path, built: Path, tmp_path: Path
+) -> None:
+    """With other options it is another command: the rest of the build is removed, and the data set stays."""
+    output = shutil.copytree(built, tmp_path / "shards")
+    (output / ".build" / "source").mkdir(parents=True)
+    (output / ".build" / "source" / "train_images_0.tar").write_bytes(b"1234")
+    monkeypatch.setattr("pipelines.building.sources.layouts._read_folder", None)  # the source is not listed
+    assert build_shards.main(["--source", str(images), "--output", str(output), "--seed=7"]) == 2
+    assert contents(output) == contents(built)
+    assert not (output / ".build").exists()
+
+
+def test_a_repeated_build_without_rejected_files_removes_their_list(
+    monkeypatch: pytest.MonkeyPatch, images: Path, built: Path, tmp_path: Path
+) -> None:
+    """The images were repaired after the build had been stopped."""
+    source, output = shutil.copytree(images, tmp_path / "source"), tmp_path / "shards"
+    path = next(iter(sorted((source / "train").rglob("*.JPEG"))))
+    good = path.read_bytes()
+    path.write_bytes(b"damaged")
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.building.build.DatasetInfo.save", stop_with_a_full_disk)
+        with pytest.raises(UserError, match="No space left"):
+            build(open_source(source), output, OPTIONS)
+    assert (output / "rejected.jsonl").exists()
+    path.write_bytes(good)
+    assert build(open_source(source), output, OPTIONS).rejected == ()
+    assert contents(output) == contents(built)
+
+
+def stop_with_a_full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_an_unfinished_build_is_not_taken_for_a_data_set(
+    monkeypatch: pytest.MonkeyPatch, images: Path, tmp_path: Path
+) -> None:
+    """Its training shards may all be there."""
+    with monkeypatch.context() as patch:
+        fail_at(patch, 140)
+        with pytest.raises(UserError):
+            build(open_source(images), tmp_path, OPTIONS)
+    assert (tmp_path / shard_name("train", 1, 2)).exists()
+    for use in (adopt_shards, check_shards):
+        with pytest.raises(UserError, match="the folder has an unfinished build; repeat the command of that build"):
+            use(tmp_path)
+
+
 def test_nothing_is_overwritten(images: Path, built: Path, tmp_path: Path) -> None:
     before = contents(built)
-    with pytest.raises(UserError, match="holds a data set already"):
+    with pytest.raises(UserError, match="the folder already has a data set"):
         build(open_source(images), built, OPTIONS)
     assert contents(built) == before
     (tmp_path / "mine.txt").touch()
     with pytest.raises(UserError, match="the folder is not empty"):
         build(open_source(images), tmp_path, OPTIONS)
     assert contents(tmp_path) == {"mine.txt": b""}
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, source: Path, output: Path, record: int = 100) -> None:
+    """A build that stops after its first training shard."""
+    with monkeypatch.context() as patch:
+        fail_at(patch, record)
+        with pytest.raises(UserError):
+            build(open_source(source), output, OPTIONS)
+    assert (output / shard_name("train", 0, 2)).exists()
+    assert not (output / shard_name("train", 1, 2)).exists()
+
+
+def rewrite_all(source: Path) -> None:
+    for path in sorted(source.rglob("*.JPEG")):
+        path.write_bytes(path.read_bytes() + b"changed")
+
+
+def replace_with_the_same_size_and_time(source: Path) -> None:
+    """As `cp -p` or `rsync -t` do: only the inode shows it."""
+    for path in sorted(source.rglob("*.JPEG")):
+        data, times = path.read_bytes(), path.stat()
+        path.unlink()
+        path.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def damage_all(source: Path) -> None:
+    """Only one image of each class stays good."""
+    for number, path in enumerate(sorted(source.rglob("*.JPEG"))):
+        if number % 2:
+            path.write_bytes(b"damaged")
+
+
+CHANGES = (rewrite_all, replace_with_the_same_size_and_time, damage_all)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_shards_of_changed_images_are_written_again(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    images: Path,
+    tmp_path: Path,
+    change: Callable[[Path], None],
+) -> None:
+    source, output = shutil.copytree(images, tmp_path / "source"), tmp_path / "shards"
+    stop_after(monkeypatch, source, output)
+    change(source)
+    build(open_source(source), output, OPTIONS)
+    assert caplog.messages == [f"{output}: 1 finished shard is written again, because source files changed"]
+    build(open_source(source), tmp_path / "expected", OPTIONS)
+    assert contents(output) == contents(tmp_path / "expected")
+
+
+def test_an_image_that_is_gone_is_another_source(monkeypatch: pytest.MonkeyPatch, images: Path, tmp_path: Path) -> None:
+    source, output = shutil.copytree(images, tmp_path / "source"), tmp_path / "shards"
+    stop_after(monkeypatch, source, output)
+    next(iter(sorted(source.rglob("*.JPEG")))).unlink()
+    with pytest.raises(UserError, match="unfinished build of other images or options"):
+        build(open_source(source), output, OPTIONS)
+
+
+def test_unchanged_images_are_not_read_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, images: Path, built: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "shards"
+    stop_after(monkeypatch, images, output)
+    before = (output / shard_name("train", 0, 2)).stat().st_mtime_ns
+    build(open_source(images), output, OPTIONS)
+    assert caplog.messages == []
+    assert (output / shard_name("train", 0, 2)).stat().st_mtime_ns == before
+    assert contents(output) == contents(built)
+
+
+def test_a_finished_shard_with_a_damaged_index_is_written_again(
+    monkeypatch: pytest.MonkeyPatch, images: Path, built: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "shards"
+    stop_after(monkeypatch, images, output)
+    (output / f"{shard_name('train', 0, 2)}.idx").write_bytes(b"0 7\n")
+    build(open_source(images), output, OPTIONS)
+    assert contents(output) == contents(built)

@@ -1,7 +1,7 @@
 """The tables of recipes and models, the modern recipes, and a model that is one new file."""
 
 import re
-import subprocess
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,23 +12,7 @@ from kimagenet import catalog, models, optim, train
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
 from tests.helpers.model_tables import COUNTS
-
-ROOT = Path(__file__).parents[1]
-
-TOY = """
-from kimagenet.models import Reported
-from kimagenet.recipe import Recipe
-
-RECIPES = {"toy": Recipe(model="toy", image_size=32, batch_size=20, epochs=2, epsilon=1e-7, initial_lr=1e-2)}
-REPORTED = {"toy": Reported(None, "none: a toy")}
-
-
-def build(num_classes=1000, image_size=32, dropout_rate=0.0):
-    from kimagenet.models._layers import cbr, classifier, image_input
-
-    inputs = image_input(image_size)
-    return classifier(inputs, cbr(inputs, 8, 3, 2, name="conv"), num_classes, dropout_rate, "toy")
-"""
+from tests.helpers.programs import PROGRAMS, run_program
 
 
 @pytest.fixture
@@ -36,7 +20,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A model file of a user's in the models' folder, or what Python takes for it."""
     folder = tmp_path / "models"
     folder.mkdir()
-    (folder / "toy.py").write_text(TOY)
+    shutil.copy(PROGRAMS / "toy_model.py", folder / "toy.py")
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(folder)])
     yield "toy"
     sys.modules.pop("kimagenet.models.toy", None)
@@ -55,10 +39,7 @@ def test_a_model_is_one_new_file(toy: str, tiny_dataset: Path, tmp_path: Path) -
 
 
 def test_list_recipes_needs_no_tensorflow() -> None:
-    code = "import sys; from kimagenet import train\n"
-    code += "try:\n    train.main(['--list_recipes'])\nexcept SystemExit as end: assert not end.code\n"
-    code += "assert not {'tensorflow', 'keras', 'nvidia.dali'} & set(sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_program("without_tensorflow", "kimagenet.train", "--list_recipes")
     assert done.returncode == 0, done.stderr
     header, *lines = done.stdout.splitlines()
     assert header.split()[0] == "recipe"

@@ -1,7 +1,10 @@
-"""check_shards finds every flipped bit and every record that loaders would stumble over; quarantine keeps them away."""
+"""check_shards finds every flipped bit and every record that loaders cannot read; loaders skip quarantined records."""
 
+import gzip
 import io
 import json
+import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +36,7 @@ def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
 
 
 def replace_record(folder: Path, number: int, data: bytes) -> None:
-    """Puts a whole, framed record with GOOD's size in the place of one of SHARD's; its sidecars are told."""
+    """Replaces a record of SHARD by one whose image has the size of GOOD, and updates index, sizes and dataset.json."""
     path = folder / SHARD
     index, content = read_index(path), path.read_bytes()
     start, size = list(index.pairs())[number]
@@ -66,7 +69,7 @@ def test_good_shards_have_no_fault(dataset: Path, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize("region", REGIONS)
 def test_every_flipped_bit_is_found(tiny_dataset: Path, tmp_path: Path, region: str) -> None:
-    """The very file, record and byte. A flip in an image is found by the CRC, so also without decoding."""
+    """File, record and byte are exact. The CRC finds a flip in an image, so decoding is not needed."""
     for number, flip in enumerate(draw_flips(tiny_dataset, [region] * 4, seed=REGIONS.index(region))):
         folder = shutil.copytree(tiny_dataset, tmp_path / str(number))
         flip.apply(folder)
@@ -76,7 +79,7 @@ def test_every_flipped_bit_is_found(tiny_dataset: Path, tmp_path: Path, region: 
 
 
 def test_after_quarantine_both_loaders_read_the_rest(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """24 flips at once, two of them in headers of neighbours; then the remedy that the lines name."""
+    """24 flips and two more in headers of neighbours, then the remedy from the printed lines."""
     flips = draw_flips(dataset, [region for region in REGIONS for _ in range(4)], seed=7)
     path = dataset / "train-00002-of-00003"
     flips += [Flip.of_record(path, 5, "length", 3), Flip.of_record(path, 6, "length CRC", 3)]
@@ -92,12 +95,12 @@ def test_after_quarantine_both_loaders_read_the_rest(dataset: Path, capsys: pyte
     capsys.readouterr()
     code, lines = said(capsys, dataset)
     assert (code, len(lines)) == (0, 1)
-    assert f"{sum(record is not None for _, record, _ in damaged)} in quarantine already" in lines[0]
+    assert f"{sum(record is not None for _, record, _ in damaged)} already quarantined" in lines[0]
     read_through(dataset)
 
 
 def read_through(folder: Path) -> None:
-    """Both loaders, every usable record of both splits."""
+    """Reads every usable record of both splits with each loader."""
     for split in ("train", "validation"):
         shards = ShardSet.open(folder, split)
         for name in loaders.names():
@@ -142,15 +145,17 @@ FAULTY: dict[str, tuple[Callable[[], bytes], str]] = {
     "no example": (lambda: b"\x07what", "wire type"),
     "no image": (lambda: records.encode_example({records.LABEL: 1}), "image/encoded is missing"),
     "no label": (lambda: records.encode_example({records.ENCODED: GOOD}), "image/class/label is missing"),
-    "label below the base": (lambda: records.encode_example(FEATURES | {records.LABEL: 0}), "label 0 is not in 1 … 10"),
-    "label above": (lambda: records.encode_example(FEATURES | {records.LABEL: 11}), "label 11 is not in 1 … 10"),
-    "wrong type": (lambda: records.encode_example(FEATURES | {records.FILENAME: 7}), "image/filename is of the wrong"),
-    "other size": (
-        lambda: records.encode_example(FEATURES | {records.HEIGHT: 21, records.WIDTH: 30}),
-        "says 21 × 30 pixels, its image has 20 × 30",
+    "label below the base": (
+        lambda: records.encode_example(FEATURES | {records.LABEL: 0}),
+        "label 0 is outside 1 to 10",
+    ),
+    "label above": (lambda: records.encode_example(FEATURES | {records.LABEL: 11}), "label 11 is outside 1 to 10"),
+    "wrong type": (
+        lambda: records.encode_example(FEATURES | {records.FILENAME: 7}),
+        "image/filename has the wrong type",
     ),
     "empty image": (lambda: records.encode_example(FEATURES | {records.ENCODED: b""}), "the file is empty"),
-    "cut image": (lambda: records.encode_example(FEATURES | {records.ENCODED: GOOD[:-2]}), "truncated"),
+    "cut image": (lambda: records.encode_example(FEATURES | {records.ENCODED: GOOD[:-2]}), "JPEG without end marker"),
     "CMYK": (lambda: records.encode_example(FEATURES | {records.ENCODED: cmyk()}), "4-component JPEG"),
     "PNG": (lambda: records.encode_example(FEATURES | {records.ENCODED: png()}), "PNG"),
 }
@@ -169,13 +174,31 @@ def test_a_faulty_record_with_good_crcs(dataset: Path, capsys: pytest.CaptureFix
     assert (said(capsys, dataset, "--fast")[0] == 0) == (kind in ("cut image", "CMYK"))
 
 
+def test_features_with_wrong_sizes_are_counted_and_no_record_is_quarantined(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Loaders read sizes from train-sizes.npy, which build_index makes from the images."""
+    replace_record(dataset, 4, records.encode_example(FEATURES | {records.HEIGHT: 21, records.WIDTH: 30}))
+    replace_record(dataset, 6, records.encode_example(FEATURES | {records.HEIGHT: 20, records.WIDTH: 31}))
+    replace_record(dataset, 8, records.encode_example(FEATURES | {records.HEIGHT: 20, records.WIDTH: 30}))
+    for flags in ([], ["--fast"], ["--quarantine"]):
+        code, lines = said(capsys, dataset, *flags)
+        assert code == 1
+        assert lines[0].startswith(
+            f"{dataset / SHARD}: record 4 says 21 × 30 pixels, but its image has 20 × 30 (2 such records); "
+        )
+        assert "1 fault of files" in lines[1]
+        assert len(lines) == 2
+    assert len(ShardSet.open(dataset, "train").usable) == TRAIN_RECORDS
+
+
 def test_an_orientation_is_no_fault(dataset: Path) -> None:
     replace_record(dataset, 4, records.encode_example(FEATURES | {records.ENCODED: turned()}))
     assert check_shards(dataset).faults == ()
 
 
 def change_info(folder: Path, shard: int, **changes: object) -> None:
-    """Lets dataset.json say something else of a training shard."""
+    """Changes fields of a training shard in dataset.json."""
     told = json.loads((folder / DATASET_FILE).read_text())
     told["splits"]["train"]["shards"][shard] |= changes
     (folder / DATASET_FILE).write_text(json.dumps(told))
@@ -194,13 +217,13 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "other shard": (lambda folder: shutil.copy(folder / "train-00000-of-00003", folder / SHARD), "dataset.json says"),
     "checksum": (
         lambda folder: change_info(folder, 1, crc32c="01234567"),
-        "dataset.json says checksum 01234567: copy or build",
+        "dataset.json says checksum 01234567; copy or build",
     ),
     "count": (lambda folder: change_info(folder, 1, records=35), "dataset.json says 35 records"),
     "lost sizes": (lambda folder: (folder / "train-sizes.npy").unlink(), "train-sizes.npy: No such file"),
     "wrong sizes": (
         wrong_sizes,
-        "train-sizes.npy: 2 sizes are not those of the images in train-00000-of-00003: record 2",
+        "train-sizes.npy: 2 sizes differ from the images in train-00000-of-00003: record 2",
     ),
     "no dataset.json": (
         lambda folder: (folder / DATASET_FILE).unlink(),
@@ -232,7 +255,7 @@ def test_a_shard_that_is_cut_off(dataset: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_shards_of_others_need_no_dataset_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As tensorflow-datasets writes them: by TensorFlow, labels from 0, no sizes. One record is damaged in its head."""
+    """Shards like those of tensorflow-datasets: labels from 0, no sizes. Then the start of one record is damaged."""
     folder = tmp_path / "others"
     folder.mkdir()
     path = folder / "train-00000-of-00001"
@@ -249,7 +272,7 @@ def test_shards_of_others_need_no_dataset_json(tmp_path: Path, capsys: pytest.Ca
     flip.apply(folder)
     assert build_index.main([str(folder), "--workers=1"]) == 2
     assert "check_shards" in capsys.readouterr().err
-    assert said(capsys, folder, "--quarantine")[1][-1] == f"{folder}: in quarantine: 1 of train"
+    assert said(capsys, folder, "--quarantine")[1][-1] == f"{folder}: quarantined records: 1 of train"
     shards = ShardSet.open(folder, "train")
     assert shards.usable.tolist() == [0, 2]
     assert [shards.read(record).label for record in shards.usable] == [0, 2]
@@ -270,6 +293,68 @@ def test_a_report_for_programs(dataset: Path, tmp_path: Path, capsys: pytest.Cap
         "quarantined": 0,
         "faults": [fault],
     }
+
+
+LEFTOVERS = {
+    ".build": "a process that was stopped left it (2 kB); remove it, or run `python -m tools.build_index ",
+    ".train-00001-of-00018.19103.tmp": "a process that was stopped left it (4 bytes); remove it, or run ",
+    ".dataset.json.7.tmp": "a process that was stopped left it (4 bytes); remove it, or run ",
+}
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
+def test_leftovers_are_named_and_removed_by_the_printed_command(
+    dataset: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    if name == ".build":
+        (dataset / name / "source").mkdir(parents=True)
+        (dataset / name / "source" / "a.tar").write_bytes(bytes(2000))
+    else:
+        (dataset / name).write_bytes(b"half")
+    code, lines = said(capsys, dataset, "--fast")
+    assert code == 1
+    assert lines[0].startswith(f"{dataset / name}: {LEFTOVERS[name]}")
+    assert build_index.main([str(dataset), "--workers=1"]) == 0
+    assert not (dataset / name).exists()
+    capsys.readouterr()
+    assert said(capsys, dataset, "--fast")[0] == 0
+
+
+NO_SHARDS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "GZIP": (gzip.compress, "not a shard but a GZIP file; write it again without compression"),
+    "Git LFS": (
+        lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n",
+        "not a shard but a Git LFS pointer, not the file (`git lfs pull` downloads it); copy or build the shard again",
+    ),
+    "HTML": (lambda _: b"<!DOCTYPE html><title>404</title>", "not a shard but an HTML page"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_SHARDS)
+def test_files_that_are_no_shards_are_named(dataset: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    make, reason = NO_SHARDS[kind]
+    (dataset / SHARD).write_bytes(make((dataset / SHARD).read_bytes()))
+    lines = said(capsys, dataset, "--fast")[1]
+    assert lines[0].startswith(f"{dataset / SHARD}: {reason}")
+    assert build_index.main([str(dataset), "--workers=1"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {dataset / SHARD}: {reason}")
+
+
+def test_a_fifo_in_the_place_of_a_shard_does_not_block(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (dataset / SHARD).unlink()
+    os.mkfifo(dataset / SHARD)
+    assert any(f"{SHARD}: not a regular file" in line for line in said(capsys, dataset, "--fast")[1])
+    assert build_index.main([str(dataset), "--workers=1"]) == 2
+    assert "not a regular file" in capsys.readouterr().err
+
+
+def test_printed_commands_can_be_pasted(tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(tiny_dataset, tmp_path / "a b'c $HOME")
+    wrong_sizes(folder)
+    (folder / ".train-sizes.npy.7.tmp").touch()
+    lines = [line for line in said(capsys, folder, "--fast")[1] if "tools.build_index" in line]
+    commands = [shlex.split(line.split("`")[1]) for line in lines]
+    assert commands == [["python", "-m", "tools.build_index", str(folder)]] * 2
 
 
 def test_wrong_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

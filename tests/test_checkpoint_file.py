@@ -1,11 +1,12 @@
-"""The file of a checkpoint: what is read is what was written, or nothing."""
+"""The file of a checkpoint: it is read as it was written, or refused."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kimagenet.runs.checkpoint import Checkpoint, DamagedCheckpoint, remove_leftovers
+from kimagenet.runs.checkpoint import Checkpoint, DamagedCheckpoint
+from pipelines.system.files import remove_leftovers
 
 
 def make_checkpoint() -> Checkpoint:
@@ -44,7 +45,7 @@ def test_every_damage_is_found(tmp_path: Path) -> None:
         Checkpoint.read(path)
 
 
-def test_leftovers_of_a_killed_process_go(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     for name in (".step-000000001.ckpt.77.tmp", ".last.77.keras", "last.keras", "step-000000001.ckpt"):
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)

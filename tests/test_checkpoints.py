@@ -1,4 +1,4 @@
-"""What is kept to resume from: right or refused after any damage, complete with loss scaling, nothing stale."""
+"""Checkpoints of a run: correct or refused after any damage, complete with loss scaling, none out of date."""
 
 import dataclasses
 import shutil
@@ -15,7 +15,8 @@ import tensorflow as tf
 from kimagenet.recipe import Recipe
 from kimagenet.runs.checkpoint import Checkpoint
 from kimagenet.runs.directory import RunDirectory
-from kimagenet.runs.saving import KeepCheckpoints, restore
+from kimagenet.runs.restoring import restore
+from kimagenet.runs.saving import KeepCheckpoints
 from kimagenet.training.loop import Loop
 from kimagenet.training.results import Position
 from pipelines import UserError
@@ -31,7 +32,7 @@ def make_loop(feed, seed: int = 0) -> Loop:
 
 
 def train(loop: Loop, path: Path, every: int = 1, keep: int = 3, epochs: int = 1, start: Position = START) -> None:
-    """A run with nothing but its checkpoints."""
+    """Trains a run that only writes checkpoints."""
     run = RunDirectory(path)
     run.begin(Recipe(), {})
     loop.fit(epochs, [KeepCheckpoints(loop, run, every, keep)], start)
@@ -39,7 +40,7 @@ def train(loop: Loop, path: Path, every: int = 1, keep: int = 3, epochs: int = 1
 
 @pytest.fixture(scope="module")
 def two_runs(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> list[RunDirectory]:
-    """Of the same recipe and network, with other weights."""
+    """Two runs of the same recipe and network, with different weights."""
     runs = [RunDirectory(tmp_path_factory.mktemp("runs") / name) for name in ("a", "b")]
     with open_split(tiny_dataset, "train", 25) as feed:
         for seed, run in enumerate(runs):
@@ -48,7 +49,7 @@ def two_runs(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> li
 
 
 def damage(rng: np.random.Generator, mine: RunDirectory, other: RunDirectory) -> None:
-    """One of six kinds, to one of the checkpoints."""
+    """Damages one of the checkpoints in one of six ways."""
     found = mine.find_checkpoints()
     path = found[rng.integers(len(found))]
     data = path.read_bytes()
@@ -65,7 +66,7 @@ def damage(rng: np.random.Generator, mine: RunDirectory, other: RunDirectory) ->
 
 
 def test_no_damage_leads_to_a_wrong_resume(two_runs: list[RunDirectory], tiny_dataset: Path, tmp_path: Path) -> None:
-    """Either the very values that the run had at that step, or a refusal, or the beginning if all files are gone."""
+    """The result is the values that the run had at that step, an error, or the beginning if there is no file."""
     rng = np.random.default_rng(0)
     first, other = two_runs
     right = {path.name: Checkpoint.read(path).arrays for path in first.find_checkpoints()}
@@ -86,7 +87,7 @@ def test_no_damage_leads_to_a_wrong_resume(two_runs: list[RunDirectory], tiny_da
                 continue
             if position == START:
                 assert not run.find_checkpoints()
-                outcomes["begun anew"] += 1
+                outcomes["started again"] += 1
                 continue
             step = position.epoch * STEPS + position.step
             outcomes[f"at step {step}"] += 1
@@ -106,12 +107,12 @@ def test_a_checkpoint_of_another_run_is_passed_over(
     with open_split(tiny_dataset, "train", 25) as feed:
         assert restore(make_loop(feed), run).step == 2
     assert [record.message for record in caplog.records] == [
-        f"{newest}: it is of another run; taking the one before",
-        f"{second}: it holds step 2, not what its name says; taking the one before",
+        f"{newest}: it belongs to another run; using the one before",
+        f"{second}: its name is wrong: it contains step 2; using the one before",
     ]
 
 
-def test_the_training_goes_on_while_a_checkpoint_is_written(
+def test_training_continues_while_a_checkpoint_is_written(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     next_step_is_done = threading.Event()
@@ -132,7 +133,7 @@ def test_the_training_goes_on_while_a_checkpoint_is_written(
     assert len(run.find_checkpoints()) == STEPS
 
 
-def test_a_forced_resume_leaves_no_checkpoints_that_stand_before_its_own(tiny_dataset: Path, tmp_path: Path) -> None:
+def test_a_forced_resume_removes_checkpoints_of_later_steps(tiny_dataset: Path, tmp_path: Path) -> None:
     with open_split(tiny_dataset, "train", 25) as feed:
         train(make_loop(feed), tmp_path / "run", keep=2, epochs=2)
     run = RunDirectory(tmp_path / "run")
@@ -144,7 +145,7 @@ def test_a_forced_resume_leaves_no_checkpoints_that_stand_before_its_own(tiny_da
         assert restore(loop, run) == Position(2, 0)
 
 
-def test_the_loss_scale_goes_on(tiny_dataset: Path, tmp_path: Path) -> None:
+def test_the_loss_scale_is_resumed(tiny_dataset: Path, tmp_path: Path) -> None:
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
         loops = []

@@ -1,4 +1,4 @@
-"""Several workers: who is who, the same training as one process, a lost worker, resuming with fewer."""
+"""Several workers: their ranks, the same training as one process, a lost worker, resuming with fewer."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kimagenet import cli
+from kimagenet import cli, train
 from kimagenet.runs.directory import RunDirectory
 from kimagenet.training.cluster import Cluster
 from pipelines import UserError
@@ -19,7 +19,7 @@ from tests.helpers.data import VALIDATION_RECORDS
 from tests.helpers.runs import read_log
 
 ROOT = Path(__file__).parents[1]
-# A small rate: with sums in another order, BatchNormalization's rounding errors grow from step to step.
+# A small rate: sums have another order, and BatchNormalization's rounding errors grow from step to step.
 FLAGS = ["demo", "--image-size=32", "--batch-size=12", "--epochs=2", "--workers=1", "--loader=tfdata", "--log-steps=1"]
 FLAGS += ["--optimizer=sgd", "--initial-lr=0.002", "--lr-sched=constant", "--checkpoint-steps=3"]
 
@@ -28,7 +28,7 @@ def task(index: int, job: str = "worker", **jobs: list[str]) -> dict[str, str]:
     return {"TF_CONFIG": json.dumps({"cluster": jobs, "task": {"type": job, "index": index}})}
 
 
-def test_tf_config_says_who_is_who() -> None:
+def test_tf_config_gives_the_rank() -> None:
     assert Cluster.from_environment({}) == Cluster(1, 0)
     assert Cluster.from_environment(task(0, worker=["a:1"])) == Cluster(1, 0)
     assert Cluster.from_environment(task(2, worker=["a:1", "b:1", "c:1"])) == Cluster(3, 2)
@@ -78,10 +78,9 @@ def losses(run: RunDirectory) -> np.ndarray:
     return np.array([line["loss"] for line in read_log(run, "step")])
 
 
-def test_workers_train_as_one_process_and_survive_the_loss_of_one(tiny_dataset: Path, tmp_path: Path) -> None:
+def test_workers_train_like_one_process_and_can_resume_after_losing_one(tiny_dataset: Path, tmp_path: Path) -> None:
     one, lost = (RunDirectory(tmp_path / name) for name in ("one", "lost"))
-    command = [sys.executable, "-m", "kimagenet.train", *FLAGS, f"--dataset-dir={tiny_dataset}", f"--output={one.path}"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert train.main([*FLAGS, f"--dataset-dir={tiny_dataset}", f"--output={one.path}"]) == 0
 
     workers = launch(tiny_dataset, lost.path, 3)
     deadline = time.monotonic() + 180
@@ -100,7 +99,7 @@ def test_workers_train_as_one_process_and_survive_the_loss_of_one(tiny_dataset: 
     printed, errors = workers.communicate(timeout=180)
     assert workers.returncode == 0, errors
     assert printed.count("resume  at epoch") == 1
-    # Rounding: below 1e-6 at the first step, growing with every one.
+    # Rounding: below 1e-6 at the first step, growing with each step.
     np.testing.assert_allclose(losses(lost), losses(one), rtol=0, atol=2e-4)
     for ours, theirs in zip(read_log(lost, "epoch"), read_log(one, "epoch"), strict=True):
         assert ours["val_loss"] == pytest.approx(theirs["val_loss"], abs=2e-4)

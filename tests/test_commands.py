@@ -15,7 +15,7 @@ from tests.helpers import faults
 
 ROOT = Path(__file__).parents[1]
 
-# A command that could work, but for what is wrong with {data}, {run}, {model}, {images} or {out}.
+# Commands that work unless something is wrong with {data}, {run}, {model}, {images} or {out}.
 COMMANDS: dict[str, str] = {
     "bench": "memory --dataset-dir={data} --output={out}/result.json",
     "bench.soak": "--dataset-dir={data} --output={out}/result.json",
@@ -36,12 +36,16 @@ COMMANDS: dict[str, str] = {
     "tools.structure": "",
     "tools.try_models": "{data} --output={out}/models.md",
 }
-# One with argparse's own words for wrong use, one that takes no arguments at all, one that kimagenet.doctor calls.
-FOREIGN = {"bench.optimizers", "bench.estimate", "kimagenet.diagnosis.libraries"}
+# bench.optimizers uses argparse's messages, bench.estimate takes no arguments; kimagenet.doctor and `bench gpu` call
+# the others.
+FOREIGN = {
+    *("bench.optimizers", "bench.estimate", "bench.gpu.case"),
+    *("kimagenet.diagnosis.libraries", "kimagenet.diagnosis.decoding"),
+}
 
 
 def found_commands() -> list[str]:
-    """Every module of ours that `python -m` runs."""
+    """Every module of the project that `python -m` runs."""
     names = []
     for path in sorted(path for package in ("bench", "kimagenet", "tools") for path in (ROOT / package).rglob("*.py")):
         if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
@@ -92,9 +96,10 @@ def _stale(data: Path) -> Path:
     return data
 
 
+A_FILE = "a file for a folder"
 BAD: dict[str, Callable[[Path], Path]] = {
     "no such folder": _no_folder,
-    "a file for a folder": _file,
+    A_FILE: _file,
     "an empty folder": _empty,
     "garbage": _garbage,
     "deeply nested": _deep,
@@ -103,14 +108,14 @@ BAD: dict[str, Callable[[Path], Path]] = {
 }
 CHECKS, SHOWN_BY_CHECK = ["tools.check_shards"], ["garbage", "names that lead out", "shards cut off"]
 WRONG_FLAGS = ["--no-such-flag", "--no-such-flag=\n", "--output", "--workers=-3"]
-# Not tools.launch: what it hands on is refused in another process.
+# Without tools.launch: the process that it starts refuses the folder.
 TAKES_FOLDERS = [name for name, line in COMMANDS.items() if re.search("{(data|run|images)}", line)]
 TAKES_FOLDERS.remove("tools.launch")
 
 
 @pytest.fixture
 def places(tiny_dataset: Path, tmp_path: Path) -> dict[str, Path]:
-    """Folders that may be spoiled: shards; one to write into; a file."""
+    """Folders that a test may damage: shards, and one for output."""
     data = faults.copy_dataset(tiny_dataset, tmp_path / "shards")
     (tmp_path / "out").mkdir()
     return {"data": data, "run": data, "images": data, "out": tmp_path / "out"}
@@ -150,8 +155,17 @@ def test_every_command_is_in_the_table() -> None:
     assert set(found_commands()) <= {*COMMANDS, *FOREIGN}
 
 
-# To find some of these is what check_shards is for: see below.
-CASES = [(name, bad) for name in TAKES_FOLDERS for bad in BAD if (name, bad) not in product(CHECKS, SHOWN_BY_CHECK)]
+def imports_tensorflow(name: str, bad: str) -> bool:
+    """Whether a command imports TensorFlow before it looks at its folders."""
+    return name.startswith("bench") or (name in ("kimagenet.export", "kimagenet.predict") and bad == A_FILE)
+
+
+# check_shards reports some of these instead, see below.
+CASES = [
+    pytest.param(name, bad, marks=pytest.mark.slow) if imports_tensorflow(name, bad) else (name, bad)
+    for name, bad in product(TAKES_FOLDERS, BAD)
+    if (name, bad) not in product(CHECKS, SHOWN_BY_CHECK)
+]
 
 
 @pytest.mark.parametrize(("name", "bad"), CASES)
@@ -192,7 +206,7 @@ def test_wrong_flags_get_one_line(
     capfd: pytest.CaptureFixture,
 ) -> None:
     if name == "tools.launch":
-        arguments = ["--workers=x" if flag == "--output" else flag]  # what follows is handed on
+        arguments = ["--workers=x" if flag == "--output" else flag]  # the flags after --workers go to train
     else:
         arguments = [*COMMANDS[name].format(**places).split(), flag]
     assert_refused(name, arguments, tmp_path, monkeypatch, capfd)

@@ -1,10 +1,8 @@
-"""Records that become corrupt after the build: skipped or named, and nothing else is lost, repeated or changed."""
+"""Records that become corrupt after the build are skipped or named. No other record is lost, repeated or changed."""
 
 import json
 import re
 import signal
-import subprocess
-import sys
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,19 +15,19 @@ import tensorflow as tf
 from kimagenet import cli, train
 from kimagenet.runs.directory import RunDirectory
 from kimagenet.runs.reporters import JsonLines
-from kimagenet.training.feed import TRIES_AGAIN, Feed, open_feed
-from kimagenet.training.recovery import CorruptRecords
+from kimagenet.training.feed import Feed, open_feed
+from kimagenet.training.recovery import MAX_TRIES, CorruptRecords, reason_of
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, UserError
 from pipelines.errors import RunFailed
-from pipelines.shards.corrupt import find_corrupt
+from pipelines.shards.corrupt import CorruptRecord, find_corrupt
 from tests.helpers import faults
 from tests.helpers.data import TRAIN_RECORDS, VALIDATION_RECORDS
+from tests.helpers.programs import run_program
 from tests.test_loaders import READING, needs_dali
 from tests.test_resume import at_step, epoch_lines, final_weights, send
 
 BATCH_SIZE = 8
 EPOCHS = 3
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -52,9 +50,9 @@ def some(count: int, of: int, seed: int = 0) -> set[int]:
 
 
 def expected_order(feed: Feed, epoch: int, bad: set[int], known: set[int]) -> list[list[int]]:
-    """The batches that have to come, and `known` grown by the bad records that are met on the way.
+    """The expected batches. Adds the bad records that are met to `known`.
 
-    Apart from the plan's own filter: the order of a plan with no skipped records, walked along record by record.
+    It does not use the plan's filter: it goes through the order of a plan without skipped records, one by one.
     """
     loader = feed.loaders[0]
     order = EpochPlan(feed.shards, loader.augment, 1, 32, epoch=epoch).records.tolist()
@@ -73,7 +71,7 @@ def expected_order(feed: Feed, epoch: int, bad: set[int], known: set[int]) -> li
 @pytest.mark.parametrize("name", READING)
 @pytest.mark.parametrize(("share", "kind"), [(0.01, "example"), (0.1, "image head")])
 def test_skipping_loses_and_repeats_nothing(dataset: Path, name: str, share: float, kind: str) -> None:
-    """Pixel for pixel: the batches are those of the same records in the data set as it was."""
+    """Compares pixels: the batches are those of the same records in the undamaged data set."""
     bad = some(round(share * TRAIN_RECORDS), TRAIN_RECORDS)
     known: set[int] = set()
     with open_split(dataset, name) as feed:
@@ -93,7 +91,7 @@ def test_skipping_loses_and_repeats_nothing(dataset: Path, name: str, share: flo
                 assert labels.tolist() == [good[epoch, record][1] for record in records]
                 np.testing.assert_array_equal(images, [good[epoch, record][0] for record in records])
             assert set(feed.corrupt.of("train")) == known
-        assert known == bad  # a seed with which three epochs meet all of them
+        assert known == bad  # with this seed, three epochs meet all of them
         assert feed.steps_per_epoch == TRAIN_RECORDS // BATCH_SIZE
     for line in feed.corrupt.lines:
         assert line["offset"] == feed.shards.offsets[line["record"]]
@@ -130,13 +128,15 @@ def test_stop_names_the_record(dataset: Path, name: str, kind: str) -> None:
     path = feed.shards.paths[feed.shards.shard[record]]
     place = f"{path}: the record at byte {feed.shards.offsets[record]} (record {record} of train): "
     assert message.startswith(place)
-    assert message.endswith(f"quarantine with `python -m tools.check_shards {dataset} --quarantine`")
+    quarantine = f"python -m tools.check_shards {dataset} --quarantine"
+    assert message.endswith(f"; quarantine it with `{quarantine}`, or skip such records with on_corrupt=skip")
+    assert (caught.value.path, caught.value.setting) == (str(path), "on_corrupt")
     assert "\n" not in message
 
 
 @pytest.mark.parametrize("name", READING)
 def test_when_every_record_is_corrupt_the_run_ends(dataset: Path, name: str) -> None:
-    """Each is listed once, in the plan's order; those that no batch of the epoch would hold come last."""
+    """Each is listed once, in the order of the plan. Those that are in no batch of the epoch are last."""
     with open_split(dataset, name) as feed:
         planned = feed.loaders[0].plan(0).records.tolist()
         faults.corrupt(feed.shards, range(TRAIN_RECORDS))
@@ -145,14 +145,14 @@ def test_when_every_record_is_corrupt_the_run_ends(dataset: Path, name: str) -> 
         assert feed.corrupt.of("train") == [*planned, *sorted({*range(TRAIN_RECORDS)} - {*planned})]
     with open_split(dataset, name, corrupt=CorruptRecords("skip", 20)) as feed:
         with pytest.raises(
-            RunFailed, match=r"\(and 7 more in its batch\); 16 were skipped before, --max-corrupt is 20"
+            RunFailed, match=r"\(and 7 more in its batch\); 16 were skipped before, and at most 20 may be"
         ):
             list(feed.epoch(0))
         assert len(feed.corrupt) == 16
 
 
 @needs_dali
-def test_of_the_records_that_fill_no_batch_the_good_are_not_listed(dataset: Path) -> None:
+def test_good_records_that_do_not_fill_a_batch_are_not_listed(dataset: Path) -> None:
     with open_split(dataset, "dali") as feed:
         good = feed.loaders[0].plan(0).records[[3, 50]].tolist()
         faults.corrupt(feed.shards, {*range(TRAIN_RECORDS)} - {*good})
@@ -162,7 +162,7 @@ def test_of_the_records_that_fill_no_batch_the_good_are_not_listed(dataset: Path
 
 
 class TwoReplicas:
-    """As much of a strategy as a feed needs; the two parts of a batch are put together again."""
+    """The part of a strategy that a feed needs. It joins the two parts of a batch."""
 
     num_replicas_in_sync = 2
 
@@ -172,7 +172,7 @@ class TwoReplicas:
 
 
 def test_the_loaders_of_all_replicas_skip(dataset: Path) -> None:
-    """Two replicas read what one reads, whichever of them meets the corrupt records."""
+    """Two replicas read the same as one, whichever of them meets the corrupt records."""
     bad, batch = some(8, TRAIN_RECORDS, 3), BatchSpec(BATCH_SIZE, 32)
     shards = ShardSet.open(dataset, "train")
     faults.corrupt(shards, bad)
@@ -185,35 +185,66 @@ def test_the_loaders_of_all_replicas_skip(dataset: Path) -> None:
         assert corrupt.lines == one.corrupt.lines
 
 
-def test_of_several_processes_none_may_skip(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_cannot_skip(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
     shards = ShardSet.open(dataset, "train")
     arguments = TwoReplicas(), "tfdata", shards, BatchSpec(BATCH_SIZE, 32), AugmentSpec.train()
-    with pytest.raises(UserError, match="--on-corrupt skip"):
+    with pytest.raises(UserError, match=r"several workers cannot skip corrupt records: .* on_corrupt=stop"):
         open_feed(*arguments, corrupt=CorruptRecords("skip"))
     open_feed(*arguments).close()
 
 
-def test_an_error_that_is_no_records_fault_stays_what_it_is(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_without_a_corrupt_record_ends_the_run_after_some_tries(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tries = []
     with open_split(dataset, "tfdata") as feed:
 
         def broken(*_) -> None:
             tries.append(1)
-            raise tf.errors.InternalError(None, None, "the decoder is ill\nand more")
+            raise tf.errors.InternalError(None, None, "the decoder failed\nand more")
 
         monkeypatch.setattr(feed, "_deal", broken)
-        with pytest.raises(RunFailed, match=r"step 0 of the train split cannot be read: the decoder is ill$"):
+        with pytest.raises(RunFailed, match=r"step 0 of the train split cannot be read: the decoder failed$"):
             next(feed.epoch(0))
         assert not feed.corrupt.lines
-    assert len(tries) == 1 + TRIES_AGAIN
+    assert len(tries) == 1 + MAX_TRIES
 
 
-def test_bit_rot_that_decodes_is_told_by_the_checksum(dataset: Path) -> None:
+def test_bit_rot_that_decodes_is_found_by_the_checksum(dataset: Path) -> None:
     shards = ShardSet.open(dataset, "train")
     faults.flip_bit(shards.paths[0], int(shards.offsets[7]) + 12 + int(shards.lengths[7]) // 2, 3)
     assert [(found.record, found.reason) for found in find_corrupt(shards, [3, 7])] == [(7, "its checksum is wrong")]
+
+
+def test_the_printed_command_can_be_pasted() -> None:
+    found = [CorruptRecord("train", "/my data/train-00000-of-00001", 3, 40, "its image data is not an image")]
+    for corrupt in (CorruptRecords(), CorruptRecords("skip", 0)):
+        with pytest.raises(RunFailed, match=r"`python -m tools\.check_shards '/my data' --quarantine`"):
+            corrupt.add(found, epoch=0, step=0)
+        assert not corrupt.lines
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(UserError, match="on_corrupt is one of stop, skip, not 'ignore'"):
+        CorruptRecords("ignore")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("\n  the cause\nand more", "the cause"),
+        (
+            "Error in CPU operator `x`:\n  File y\nencountered:\n\nError at z: no image\nStacktrace",
+            "Error at z: no image",
+        ),
+        ("it ends with\nencountered:", "it ends with"),
+        ("", "ValueError"),
+    ],
+)
+def test_the_reason_is_one_line_of_a_library_s_page(text: str, reason: str) -> None:
+    assert reason_of(ValueError(text)) == reason
 
 
 RUN = ["demo", "--image-size=32", "--batch-size=12", "--epochs=2", "--workers=1", "--ema=0.9", "--checkpoint-steps=3"]
@@ -261,53 +292,20 @@ def test_a_run_that_stops_names_the_first_record_and_leaves_a_checkpoint(
     plans = [EpochPlan(shards, AugmentSpec.train(), 12, 32, epoch=epoch).records.tolist() for epoch in range(2)]
     position, record = next(found for found in enumerate(chain(*plans)) if found[1] in bad)
     place = f"{shards.paths[shards.shard[record]]}: the record at byte {shards.offsets[record]} (record {record} of"
-    assert error.startswith(f"error: {place} train): its image data is not an image")
-    assert error.endswith(f"quarantine with `python -m tools.check_shards {dataset} --quarantine`")
+    assert error.startswith(f"error: {place} train): its image is no image")
+    quarantine = f"python -m tools.check_shards {dataset} --quarantine"
+    assert error.endswith(
+        f"; quarantine it with `{quarantine}`, or skip such records with on_corrupt=skip (--on-corrupt)"
+    )
     assert int(run.find_checkpoints()[0].stem.removeprefix("step-")) == position // 12
     if share == 0.1:
         assert train.main([*arguments[:-1], "--on-corrupt=skip"]) == 0
         assert keras.models.load_model(run.final)
 
 
-LARGE_BATCHES = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-import numpy as np, tensorflow as tf
-from kimagenet.training.recovery import CorruptRecords
-from kimagenet.training.feed import open_feed
-from pipelines import AugmentSpec, BatchSpec, ShardSet
-from pipelines.shards.dataset import ClassInfo, DatasetInfo, ShardInfo, SplitInfo
-from pipelines.shards.index import scan, write_index
-from pipelines.shards.records import frame
-from pipelines.shards.shard_set import write_sizes
-from tests.helpers import faults
-from tests.helpers.data import example, jpeg, photo
-
-folder, count = Path(sys.argv[1]), 192
-image = jpeg(photo(np.random.default_rng(0), 0, 375, 500))
-path = folder / "train-00000-of-00001"
-path.write_bytes(frame(example(image, 1)) * count)
-write_index(path, scan(path))
-write_sizes(folder / "sizes.npy", np.tile([375, 500], (count, 1)))
-split = SplitInfo(shards=[ShardInfo(file=path.name, records=count, bytes=path.stat().st_size)], sizes="sizes.npy")
-DatasetInfo(label_base=1, classes=[ClassInfo(name="a")], splits={"train": split}).save(folder)
-shards = ShardSet.open(folder, "train")
-faults.corrupt(shards, range(0, count, 24))
-strategy, batch, corrupt = tf.distribute.get_strategy(), BatchSpec(32, 64), CorruptRecords("skip")
-with open_feed(strategy, "dali", shards, batch, AugmentSpec.train(), workers=1, corrupt=corrupt) as feed:
-    for epoch in range(2):
-        assert sum(1 for _ in feed.epoch(epoch)) == 5
-assert sorted(corrupt.of("train")) == list(range(0, count, 24))
-print("whole")
-"""
-
-
 @needs_dali
 def test_bytes_that_are_no_image_do_not_end_the_process(tmp_path: Path) -> None:
-    """DALI 2.4 did with them what only shows with large images and batches: a segmentation fault."""
-    result = subprocess.run(
-        [sys.executable, "-c", LARGE_BATCHES, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    """DALI 2.4 had a segmentation fault, which only appears with large images and batches."""
+    result = run_program("corrupt_large_batches", tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "whole" in result.stdout

@@ -1,7 +1,5 @@
 """The demo data set: the same bytes each time, classes that need colour, texture and shape, built once and whole."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +8,12 @@ from PIL import Image
 
 from kimagenet import demo
 from pipelines import ShardSet, UserError
-
-ROOT = Path(__file__).parents[1]
+from tests.helpers.programs import run_program
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A demo of two training images and one for validation in each class, drawn in this process."""
+    """A demo of two training images and one for validation in each class, generated in this process."""
     monkeypatch.setattr(demo, "TRAIN_PER_CLASS", 2)
     monkeypatch.setattr(demo, "VALIDATION_PER_CLASS", 1)
 
@@ -39,15 +36,15 @@ def test_images_are_like_photos() -> None:
 
 def test_the_class_is_in_the_object_only() -> None:
     """The mean colour of whole images tells red from blue a little, textures and shapes not at all."""
-    draws = 12
+    count = 12
     means = np.array(
         [
-            [np.asarray(demo.draw(label, np.random.default_rng([7, label, i]))).mean((0, 1)) for i in range(draws)]
+            [np.asarray(demo.draw(label, np.random.default_rng([7, label, i]))).mean((0, 1)) for i in range(count)]
             for label in range(len(demo.CLASSES))
         ]
-    ).reshape(len(demo.COLOURS), len(demo.TEXTURES), len(demo.SHAPES), draws, 3)
+    ).reshape(len(demo.COLOURS), len(demo.TEXTURES), len(demo.SHAPES), count, 3)
     spread = means.std(axis=(0, 1, 2, 3)).max()
-    error = spread / np.sqrt(draws)
+    error = spread / np.sqrt(count)
     for axis in (1, 2):  # texture, shape
         others = tuple(i for i in range(4) if i != axis)
         assert np.ptp(means.mean(axis=others), axis=0).max() < 5 * error
@@ -65,11 +62,11 @@ def test_the_same_bytes_each_time(tmp_path: Path) -> None:
         assert image.format == "JPEG"
 
 
-def test_built_once_and_whole(small: None, tmp_path: Path) -> None:
+def test_built_once_and_completely(small: None, tmp_path: Path) -> None:
     seen: list[str] = []
     folder = demo.ensure_demo(tmp_path, workers=1, progress=lambda stage, done, total: seen.append(stage))
     assert folder == tmp_path / demo.DEMO_NAME
-    assert set(seen) == {"drawing the demo images", "train shards", "validation shards"}
+    assert set(seen) == {"generating the demo images", "train shards", "validation shards"}
     assert {path.name for path in tmp_path.iterdir()} == {demo.DEMO_NAME, f"{demo.DEMO_NAME}.lock"}
     train, validation = (ShardSet.open(folder, split) for split in ("train", "validation"))
     assert (train.num_records, validation.num_records, train.classes) == (24, 12, demo.CLASSES)
@@ -110,5 +107,4 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_no_tensorflow_is_needed() -> None:
-    code = "import sys, kimagenet.demo; sys.exit(bool({'tensorflow', 'keras', 'nvidia'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    assert run_program("without_tensorflow", "kimagenet.demo").returncode == 0

@@ -145,6 +145,7 @@ def test_python_of_the_pages(page: str, capsys: pytest.CaptureFixture[str]) -> N
         assert type(names["optimizer"]).__name__ == "IterSize"
 
 
+@pytest.mark.slow
 def test_the_tour(tmp_path: Path) -> None:
     """The commands of README and docs one after the other, as written, with a folder of a few small pictures."""
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""What users see of an error: one line with the file, what is wrong and the remedy."""
+"""An error as users see it: one line with the file, what is wrong and the remedy."""
 
 import pickle
 

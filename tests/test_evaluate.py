@@ -58,7 +58,7 @@ def test_counts_every_record_of_a_model_file(
     ("arguments", "message"),
     [
         (["/no/run", "--dataset-dir=DATA"], "/no/run: no such run directory or model file"),
-        (["MODEL"], "--dataset-dir is needed"),
+        (["MODEL"], "not in a run directory, so its data set is unknown; add --dataset-dir DIR"),
         (["DATA", "--dataset-dir=DATA"], "not a run directory"),
         (["MODEL", "--dataset-dir=/no/folder"], "/no/folder: no such folder"),
         (["MODEL", "--dataset-dir=DATA", "--split=test"], "no split 'test'"),
@@ -116,7 +116,7 @@ def test_tables_are_printed_and_written(odd_run: OddRun, tmp_path: Path, capsys:
 
 
 def test_a_plain_folder_gives_what_its_shards_give(odd_run: OddRun, tmp_path: Path) -> None:
-    """The builder's rules are applied to files as they lie: turned, converted, shrunk; also without validation/."""
+    """Files get the same treatment as in the builder: turned, converted, shrunk; also without validation/."""
     shards = evaluated(tmp_path / "x.json", str(odd_run.run.path), "--loader=tfdata", "--per-class")
     for folder in (odd_run.images, odd_run.images / "validation"):
         found = evaluated(

@@ -25,7 +25,7 @@ SIZES = ((1, 1), (2, 3), (17, 20), (32, 32), (48, 77), (64, 64), (97, 64), (375,
 
 
 @pytest.fixture(scope="module")
-def drawn() -> list[bytes]:
+def generated() -> list[bytes]:
     """Twelve upright JPEGs of many sizes, two of them grey, one progressive."""
     rng = np.random.default_rng(3)
     return [jpeg(photo(rng, i % 10, *rng.integers(20, 140, 2)), kind) for i, kind in enumerate((0, 1, 2, 3) * 3)]
@@ -63,7 +63,7 @@ def by_tflite(folder: Path, files: list[bytes]) -> np.ndarray:
 def test_an_export_gives_what_keras_gives(
     odd_run: OddRun,
     tmp_path: Path,
-    drawn: list[bytes],
+    generated: list[bytes],
     name: str,
     read: Callable[[Path, list[bytes]], np.ndarray],
     capsys: pytest.CaptureFixture,
@@ -72,9 +72,9 @@ def test_an_export_gives_what_keras_gives(
         pytest.importorskip("tf2onnx", reason="no tf2onnx: the extra onnx brings it")
     output = tmp_path / "exported"
     assert export.main([str(odd_run.run.path), f"--output={output}", f"--format={name}"]) == 0
-    assert "compared with Keras on 4 drawn images" in capsys.readouterr().out
+    assert "compared with Keras on 4 generated images" in capsys.readouterr().out
     # Images larger than SHORT_SIDE were shrunk before they became records, and have to be for a SavedModel.
-    files = [data for data in drawn if min(tf.io.decode_jpeg(data).shape[:2]) <= SHORT_SIDE]
+    files = [data for data in generated if min(tf.io.decode_jpeg(data).shape[:2]) <= SHORT_SIDE]
     expected = np.asarray(keras.models.load_model(odd_run.run.final)(pixels(files)))
     assert len(files) >= 8
     np.testing.assert_allclose(read(output, files), expected, rtol=0, atol=1e-5)
@@ -90,7 +90,7 @@ def test_an_export_gives_what_keras_gives(
 def test_evaluate_predict_and_the_saved_model_agree(
     odd_run: OddRun, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """On the images that a SavedModel takes as they lie: the same order of classes, the same loss."""
+    """The same order of classes and the same loss, on the images that a SavedModel takes unchanged."""
     kinds = ("grey", "plain", "progressive", "small")
     for kind in kinds:
         (tmp_path / "images" / kind).mkdir(parents=True)
@@ -136,7 +136,7 @@ def test_the_geometry_in_the_graph_is_the_plans(crop_ratio: float) -> None:
         ((float("nan"), 4), "gives other probabilities"),
         (
             ValueError("cannot convert this\nand more"),
-            "demo: the converter fails, so there is no such export (cannot convert this)",
+            "demo: the converter fails, so this model cannot be exported (cannot convert this)",
         ),
         (OSError(28, "No space left on device"), "No space left on device"),
     ],
@@ -169,11 +169,11 @@ def test_a_failed_export_leaves_nothing(
     [
         (["/no/run", "--output=NEW"], "/no/run: no such run directory or model file"),
         (["IMAGE", "--output=NEW"], "Keras cannot load it"),
-        (["RUN", "--output=FULL"], "is there already; choose another --output"),
-        (["RUN", "--output=IMAGE"], "is there already; choose another --output"),
-        (["RUN", "--output=/no/folder/x"], "there is no folder /no/folder to put it in"),
+        (["RUN", "--output=FULL"], "exists and is not an empty folder; choose another --output"),
+        (["RUN", "--output=IMAGE"], "exists and is not an empty folder; choose another --output"),
+        (["RUN", "--output=/no/folder/x"], "cannot be created, there is no folder /no/folder"),
         (["RUN", "--output=/proc/x"], "/proc/x: cannot be written"),
-        (["RUN", "--output=NEW", "--format=onnx"], "no package tf2onnx (`pip install 'kimagenet[onnx]'` brings it)"),
+        (["RUN", "--output=NEW", "--format=onnx"], "needs the package tf2onnx; `pip install onnxruntime tf2onnx`"),
         (["RUN", "--output=NEW", "--format=pdf"], "invalid choice"),
         (["SMALL", "--output=NEW", "--names-from=DATA"], "knows 3 classes"),
         (["FLAT", "--output=NEW"], "not square RGB images"),

@@ -1,4 +1,4 @@
-"""Disks that are full or cannot be written: one line, nothing half-written, and the next command goes through."""
+"""Disks that are full or cannot be written: one line of error, no partial files, and the next command succeeds."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ Main = Callable[[list[str]], int]
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    """Images; shards without anything beside them; shards with a corrupt record, and those without dataset.json."""
+    """Images; shards without other files; shards with a corrupt record, with and without dataset.json."""
     interrupt.write_images(tmp_path)
     interrupt.write_shards(tmp_path)
     for name in ("built", "run", "faulty"):
@@ -31,7 +31,7 @@ def work(tmp_path: Path) -> Path:
     return tmp_path
 
 
-# What runs, in which folder it writes, and the exit code where nothing is in its way.
+# The command, the folder it writes to, and its exit code without a fault.
 LINES: dict[str, tuple[Main, str, str, int]] = {
     "build": (build_shards.main, "--source={0}/images --output={0}/built --workers=1", "built", 0),
     "index": (build_index.main, "{0}/shards --workers=1", "shards", 0),
@@ -43,7 +43,7 @@ LINES: dict[str, tuple[Main, str, str, int]] = {
     "export, tflite": (export.main, "{1} --output={0}/run/new --format=tflite", "run", 0),
     "export, onnx": (export.main, "{1} --output={0}/run/new --format=onnx", "run", 0),
 }
-ROOM = {"train": 600, "export": 100_000}  # bytes on the full disk: for what comes first, not for all
+ROOM = {"train": 600, "export": 100_000}  # bytes on the full disk: enough for the first files, not for all
 
 REASONS = {
     "full": "File too large",
@@ -54,11 +54,11 @@ REASONS = {
 
 @pytest.mark.parametrize("name", LINES)
 @pytest.mark.parametrize("fault", REASONS)
-def test_what_cannot_be_written_is_not_there(
+def test_files_that_cannot_be_written_do_not_exist(
     work: Path, odd_run: OddRun, name: str, fault: str, capsys: pytest.CaptureFixture
 ) -> None:
     if name == "export, onnx":
-        pytest.importorskip("tf2onnx", reason="no tf2onnx: the extra onnx brings it")
+        pytest.importorskip("tf2onnx", reason="tf2onnx is not installed: it is in the extra onnx")
     main, line, output, code = LINES[name]
     arguments = [*line.format(work, odd_run.run.path).split()]
     if name == "train":
@@ -85,5 +85,5 @@ def test_what_cannot_be_written_is_not_there(
         assert all(path.stat().st_size for path in map(index_path, shards) if path.exists())
     else:
         assert after.keys() == before.keys()
-    if name != "train" and not (name.startswith("export") and fault != "full"):  # those take their time
+    if name != "train" and not (name.startswith("export") and fault != "full"):  # those are slow
         assert main(arguments) == code

@@ -1,4 +1,4 @@
-"""The gallery: the same record in every picture of a row, rows that agree, and every field of the spec swept."""
+"""The gallery shows one record in each row, rows of loaders agree, and every field of the spec has a picture."""
 
 import dataclasses
 from pathlib import Path
@@ -14,7 +14,7 @@ from tools import gallery
 SIZE, STEP = 24, 32
 
 
-def test_every_parameter_is_swept_and_every_sweep_is_a_spec() -> None:
+def test_every_parameter_has_a_sweep_of_valid_specs() -> None:
     fields = {field.name for field in dataclasses.fields(AugmentSpec)} - {"center_crop", "rotation_probability"}
     assert set(gallery.SWEEPS) == fields
     for sweep in gallery.SWEEPS.values():
@@ -22,7 +22,9 @@ def test_every_parameter_is_swept_and_every_sweep_is_a_spec() -> None:
         assert len(specs) == len(sweep)
 
 
-def test_rows_agree_and_the_sweep_is_seen(tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_agree_and_the_sweep_is_visible(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaders = ["tfdata"] if dali.unavailable("cpu") else ["dali", "tfdata"]
     sweep = [(f"{x:g}", {"contrast": (x, x)}) for x in (0.5, 1.0)]
     monkeypatch.setattr(gallery, "SWEEPS", {"contrast": sweep})

@@ -1,11 +1,10 @@
 """Imports go one way, as docs/architecture.md says; fast commands import no TensorFlow; nothing is too long."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.programs import ROOT, run_program
 from tools.structure import MEASURED, PACKAGES, TooLong, circles, files, imports_of, reached, room_of, too_long, upward
 
 HEAVY = {"tensorflow", "keras", "nvidia"}
@@ -57,23 +56,10 @@ def test_fast_modules_import_no_tensorflow(name: str) -> None:
     assert {module: by for module, by in found.items() if module.split(".")[0] in HEAVY} == {}
 
 
+@pytest.mark.slow
 def test_the_public_names_can_be_imported() -> None:
-    code = (
-        "import sys, kimagenet, pipelines\n"
-        "assert kimagenet.models.recipes()\n"
-        "assert 'tensorflow' not in sys.modules\n"
-        "for module in (kimagenet, pipelines):\n"
-        "    assert sorted(module.__all__) == module.__all__\n"
-        "    for name in module.__all__:\n"
-        "        assert getattr(module, name) is not None\n"
-        "try:\n"
-        "    kimagenet.nothing\n"
-        "except AttributeError as error:\n"
-        "    assert 'nothing' in str(error)\n"
-        "else:\n"
-        "    sys.exit('an unknown name was found')\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, env={"TF_CPP_MIN_LOG_LEVEL": "3"})
+    done = run_program("public_names", env={"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"})
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_circle_of_imports_for_types_is_found(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
     return shutil.copytree(tiny_dataset, tmp_path / "shards")
 
 
+@pytest.mark.slow
 def test_equal_to_dalis_own_tool(tiny_dataset: Path, tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("tfrecord2idx")
     if not command.exists():

@@ -22,6 +22,7 @@ from pipelines.stream import Segment
 from pipelines.uniform import RecordUniform
 from tests.helpers import oracle
 from tests.helpers.data import TRAIN_RECORDS, VALIDATION_RECORDS
+from tests.helpers.programs import run_program
 
 DALI_PROBLEM = dali.unavailable("cpu")
 needs_dali = pytest.mark.skipif(DALI_PROBLEM is not None, reason=f"no DALI: {DALI_PROBLEM}")
@@ -235,23 +236,9 @@ def test_a_dataset_outlives_the_name_of_its_loader(train: ShardSet, name: str) -
     assert count == TRAIN_RECORDS // 8
 
 
-LEFT_OPEN = """
-import sys
-from dataclasses import replace
-import numpy as np
-from pipelines import AugmentSpec, BatchSpec, ShardSet, open_loader
-shards = ShardSet.open(sys.argv[1], "train")
-shards = replace(shards, usable=np.repeat(shards.usable, 100))
-loader = open_loader(sys.argv[2], shards, BatchSpec(256, 48), AugmentSpec.train(), device="cpu")
-iterator = iter(loader.epoch(0))
-next(iterator)
-"""
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_a_script_that_leaves_an_iterator_open_ends(tiny_dataset: Path, name: str) -> None:
-    command = [sys.executable, "-c", LEFT_OPEN, str(tiny_dataset), name]
-    assert subprocess.run(command, timeout=120, check=False, capture_output=True).returncode == 0
+    assert run_program("leave_iterator_open", tiny_dataset, name, timeout=120).returncode == 0
 
 
 @needs_dali
@@ -279,7 +266,7 @@ def test_plans_of_killed_processes_are_removed(train: ShardSet, tmp_path: Path) 
 def test_a_plan_that_is_written_slowly_is_ready_when_it_is_needed(
     train: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dali_loader._Leisure, "_REST", 10**9)  # days, unless it is woken up
+    monkeypatch.setattr(dali_loader.BackgroundPace, "_REST", 10**9)  # days, unless it is woken up
     with opened("dali", train) as loader:
         assert all(len(read(loader, epoch)[1]) == loader.steps_per_epoch * 8 for epoch in range(3))
 
@@ -391,5 +378,5 @@ def test_wrong_values_are_refused(train: ShardSet, wrong: dict) -> None:
 
 
 def test_importing_pipelines_imports_neither_tensorflow_nor_dali() -> None:
-    code = "import sys, pipelines; assert not {'tensorflow', 'nvidia', 'keras'} & set(sys.modules), sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = run_program("without_tensorflow", "pipelines")
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What a run says, apart from what it does: log files, the progress line, the sheet of inputs."""
+"""The reports of a run: log files, the progress line, the picture of inputs."""
 
 import io
 import time
@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kimagenet.runs.append_file import LogFile
+from kimagenet.runs.append_file import AppendFile
 from kimagenet.runs.reporters import ProgressLine, duration, fitted
 from kimagenet.runs.tensorboard import sheet
 from kimagenet.training.results import Totals
 from tests.helpers.faults import full_disk
 
 
-def test_what_a_full_disk_has_no_room_for_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_entries_wait_while_the_disk_is_full(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "new" / "a.log"
-    file = LogFile(path, b"header\n")
+    file = AppendFile(path, b"header\n")
     file.append(b"first\n")
     with full_disk(15):
         file.append(b"second\n")
@@ -27,7 +27,7 @@ def test_what_a_full_disk_has_no_room_for_waits(tmp_path: Path, caplog: pytest.L
     file.append(b"fourth\n")
     assert path.read_bytes() == b"header\nfirst\nsecond\nthird\nfourth\n"
     assert [record.message for record in caplog.records] == [
-        f"{path}: not written (File too large); its lines wait in memory, training goes on"
+        f"{path}: not written (File too large); its lines wait in memory, training continues"
     ]
 
 
@@ -45,7 +45,7 @@ class _Terminal(io.StringIO):
 
 
 class _Loop:
-    """As much of a loop as a progress line looks at."""
+    """The part of a loop that a progress line reads."""
 
     steps_per_epoch = 100
     num_skipped = 0
@@ -61,7 +61,7 @@ class _Loop:
         return (step + 1) % 10 == 0
 
 
-def test_progress_line_knows_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_line_shows_speed_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     pages = {}
     for stream in (io.StringIO(), _Terminal()):
@@ -69,14 +69,14 @@ def test_progress_line_knows_speed_and_time_left(monkeypatch: pytest.MonkeyPatch
         line = ProgressLine(loop, epochs=3, stream=stream)
         line.on_epoch_begin(1)
         for step in range(20):
-            # 16 images a second: 2 seconds a step, a quarter of them waiting
+            # 16 images per second: 2 seconds a step, a quarter of them waiting
             loop.totals += Totals(steps=1, loss=2.0, top1=0.25, images=32, seconds=2.0, waited=0.5)
             time.sleep(0.02)
             line.on_train_batch_end(step, {"learning_rate": 0.1})
         line.on_epoch_end(1, {"loss": 2.0, "top1": 0.25, "val_loss": 1.5, "val_top1": 0.5, "val_top5": 1.0})
         pages[type(stream)] = stream.getvalue()
     plain, drawn = pages.values()
-    # 2 of 3 epochs are to be done, 20 of 200 steps are: 360 seconds
+    # 2 of 3 epochs remain, and 20 of their 200 steps are done: 360 seconds
     expected = "epoch 2/3  20/100  6:00 left  loss 2.0000  top-1 25.0%  16 images/s  data wait 25%"
     assert plain.splitlines()[1] == expected
     assert len(plain.splitlines()) == 3
@@ -94,7 +94,7 @@ def test_progress_line_knows_speed_and_time_left(monkeypatch: pytest.MonkeyPatch
     assert [duration(seconds) for seconds in (7, 754, 5025)] == ["0:07", "12:34", "1:23:45"]
 
 
-def test_a_narrow_terminal_loses_words_before_figures() -> None:
+def test_a_narrow_terminal_shortens_words_before_numbers() -> None:
     line = "epoch 1/18  50/56  1:16 left  loss 2.0328  top-1 14.6%  406 images/s  data wait 2%"
     assert fitted(line, 100) == line
     assert fitted(line, 79) == "epoch 1/18  50/56  1:16 left  loss 2.0328  top-1 14.6%  406 img/s  data wait 2%"

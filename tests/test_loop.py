@@ -1,8 +1,6 @@
-"""The loop: its loss, its step, its exact evaluation, its clock and callbacks; one device and two."""
+"""The loop: loss, step, exact evaluation, clock and callbacks; on one device and on two."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -20,13 +18,13 @@ from kimagenet.training.steps import make_evaluation_step, make_training_step
 from kimagenet.training.strategy import choose_strategy
 from pipelines import AugmentSpec, BatchSpec, ShardSet, UserError
 from tests.helpers.data import NUM_CLASSES, VALIDATION_RECORDS
+from tests.helpers.programs import run_program
 
-ROOT = Path(__file__).parents[1]
 IMAGE_SIZE = 16
 
 
 def make_model(seed: int = 0, with_norm: bool = False) -> keras.Model:
-    """A few thousand weights, the same ones for the same seed."""
+    """A small model, with the same weights for the same seed."""
     keras.utils.set_random_seed(seed)
     x = inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3))
     x = keras.layers.Conv2D(8, 3, 2, activation="relu")(x)
@@ -93,7 +91,7 @@ def test_equals_keras_fit(tiny_dataset: Path, with_norm: bool) -> None:
     np.testing.assert_allclose(weights_of(ours), weights_of(theirs), rtol=0, atol=1e-6)
 
 
-def test_averaged_weights_are_evaluated_beside_the_trained_ones(tiny_dataset: Path) -> None:
+def test_averaged_and_trained_weights_are_both_evaluated(tiny_dataset: Path) -> None:
     model = make_model()
     with open_split(tiny_dataset, "train", 16) as feed, open_split(tiny_dataset, "validation", 37) as validation:
         optimizer = keras.optimizers.SGD(0.5, use_ema=True, ema_momentum=0.9)
@@ -113,7 +111,7 @@ def test_averaged_weights_are_evaluated_beside_the_trained_ones(tiny_dataset: Pa
         assert evaluate(step, validation).loss == pytest.approx(logged["val_loss"], rel=1e-6)
 
 
-def test_starts_in_mid_epoch_as_if_it_had_come_there(tiny_dataset: Path) -> None:
+def test_a_start_within_an_epoch_equals_a_whole_run(tiny_dataset: Path) -> None:
     whole, parts = make_model(), make_model()
     with open_split(tiny_dataset, "train", 16) as feed:
         Loop(whole, keras.optimizers.SGD(0.1), feed).fit(2)
@@ -141,7 +139,7 @@ def test_evaluation_counts_every_record_once(tiny_dataset: Path, batch_size: int
     assert result.loss == pytest.approx(-np.mean(np.log(probabilities[np.arange(len(labels)), labels])), rel=1e-6)
 
 
-def test_ties_and_nan_win_nothing() -> None:
+def test_ties_and_nan_are_not_hits() -> None:
     inputs = keras.Input((NUM_CLASSES,))
     step = make_evaluation_step(keras.Model(inputs, keras.layers.Identity()(inputs)), tf.distribute.get_strategy())
     labels = tf.range(NUM_CLASSES)
@@ -156,12 +154,12 @@ def test_uint8_batches_are_scaled_in_the_step(tiny_dataset: Path) -> None:
     for dtype in ("float32", "uint8", "float16"):
         with open_split(tiny_dataset, "validation", 37, dtype) as feed:
             losses.append(evaluate(make_evaluation_step(model, feed.strategy), feed).loss)
-    # Rounding to whole grey levels and to float16 moves the probabilities by about 1e-4.
+    # Rounding to integers and to float16 changes the probabilities by about 1e-4.
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)
 
 
 class Witness(keras.callbacks.Callback):
-    """Notes every call with its logs."""
+    """Records every call with its logs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -186,7 +184,7 @@ class Witness(keras.callbacks.Callback):
         self.calls.append(("train_end",))
 
 
-def test_drives_callbacks_as_keras_does(tiny_dataset: Path) -> None:
+def test_calls_callbacks_like_keras(tiny_dataset: Path) -> None:
     witness = Witness()
     model = make_model()
     with open_split(tiny_dataset, "train", 25) as training, open_split(tiny_dataset, "validation", 10) as validation:
@@ -201,7 +199,7 @@ def test_drives_callbacks_as_keras_does(tiny_dataset: Path) -> None:
     assert loop.global_step == loop.totals.steps == 8
 
 
-def test_a_stop_that_is_asked_for_at_a_validations_end_comes_before_the_next_epoch(tiny_dataset: Path) -> None:
+def test_a_stop_requested_after_a_validation_takes_effect_before_the_next_epoch(tiny_dataset: Path) -> None:
     with open_split(tiny_dataset, "train", 25) as feed, open_split(tiny_dataset, "validation", 7) as validation:
         loop = Loop(make_model(), keras.optimizers.SGD(0.1), feed, validation)
         asks = keras.callbacks.LambdaCallback()
@@ -239,10 +237,10 @@ def test_validates_with_slow_weights_and_ends_with_them(tiny_dataset: Path) -> N
         history = Loop(model, optimizer, training, validation).fit(1, [note])
         result = evaluate(make_evaluation_step(model, validation.strategy), validation)
     assert result.loss == pytest.approx(history.history["val_loss"][0], abs=1e-12)
-    assert np.abs(seen[0] - weights_of(model)).max() > 1e-4  # four steps: one past the synchronization
+    assert np.abs(seen[0] - weights_of(model)).max() > 1e-4  # four steps: one after the synchronization
 
 
-def test_totals_keep_the_warm_up_out_of_the_clock(tiny_dataset: Path) -> None:
+def test_totals_do_not_time_the_warm_up(tiny_dataset: Path) -> None:
     with open_split(tiny_dataset, "train", 20) as feed:
         loop = Loop(make_model(), keras.optimizers.SGD(0.1), feed)
         loop.fit(1)
@@ -275,7 +273,7 @@ def test_evaluation_shares() -> None:
     assert (result.top1, result.top5) == (0.25, 0.75)
 
 
-def test_what_cannot_be_read_is_named(tiny_dataset: Path, tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_read_is_named(tiny_dataset: Path, tmp_path: Path) -> None:
     dataset = shutil.copytree(tiny_dataset, tmp_path / "data")
     with open_split(dataset, "train", 25) as feed:
         for path in dataset.glob("train-0*-of-00003"):
@@ -284,85 +282,35 @@ def test_what_cannot_be_read_is_named(tiny_dataset: Path, tmp_path: Path) -> Non
             Loop(make_model(), keras.optimizers.SGD(0.1), feed).fit(1)
 
 
-STATISTICS = """
-import keras, numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from kimagenet.training.strategy import make_statistics_mean, synchronize_batch_norm
-strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
-parts = tf.constant([[[1.0], [3.0]], [[11.0], [25.0]]])
-for synchronized, mean, variance in ((True, 10.0, 89.0), (False, 10.0, 25.0)):
-    with strategy.scope():
-        model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization(momentum=0.0)])
-    if synchronized:
-        synchronize_batch_norm(model)
-    images = strategy.experimental_distribute_values_from_function(lambda c: parts[c.replica_id_in_sync_group])
-    strategy.run(tf.function(lambda x: model(x, training=True)), args=(images,))
-    average = make_statistics_mean(model, strategy)
-    average()
-    layer = model.layers[0]
-    for variable, expected in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
-        for value in strategy.experimental_local_results(variable.value):
-            np.testing.assert_allclose(value.numpy(), [expected], rtol=1e-6)
-print("equal")
-"""
-
-
 def test_statistics_of_batch_norm_on_two_devices() -> None:
-    """Of the whole batch if synchronized; else the mean of what each device has."""
-    result = subprocess.run([sys.executable, "-c", STATISTICS], cwd=ROOT, capture_output=True, text=True)
+    """Statistics of the whole batch if synchronized; otherwise the mean over the devices."""
+    result = run_program("batch_norm_statistics")
     assert result.returncode == 0, result.stderr
     assert "equal" in result.stdout
-
-
-TWO_DEVICES = """
-import sys
-from pathlib import Path
-import keras, numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from kimagenet.training.feed import open_feed
-from kimagenet.training.loop import Loop
-from kimagenet.optim import IterSize
-from pipelines import AugmentSpec, BatchSpec, ShardSet
-from tests.test_loop import IMAGE_SIZE, make_model, weights_of
-
-directory = Path(sys.argv[1])
-losses, weights, results = [], [], []
-for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])):
-    feeds = [
-        open_feed(strategy, "tfdata", ShardSet.open(directory, split), BatchSpec(16, IMAGE_SIZE), augment, workers=2)
-        for split, augment in (("train", AugmentSpec.train()), ("validation", AugmentSpec.evaluation()))
-    ]
-    assert len(feeds[0].loaders) == strategy.num_replicas_in_sync
-    with strategy.scope():
-        model = make_model()
-        optimizer = IterSize(keras.optimizers.Adam(0.01), 2)
-    loop = Loop(model, optimizer, *feeds, weight_decay=1e-3, label_smoothing=0.1)
-    history = loop.fit(2).history
-    losses.append(history["loss"] + history["val_loss"])
-    results.append(history["top1"] + history["val_top1"] + history["val_top5"])
-    weights.append(weights_of(model))
-np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-np.testing.assert_allclose(results[1], results[0], rtol=1e-6)
-# Adam divides by small numbers: sums in another order show in the fifth digit.
-np.testing.assert_allclose(weights[1], weights[0], rtol=0, atol=2e-5)
-print("equal")
-"""
 
 
 def test_two_devices_equal_one(tiny_dataset: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES, str(tiny_dataset)], cwd=ROOT, capture_output=True, text=True
-    )
+    result = run_program("two_devices", tiny_dataset)
     assert result.returncode == 0, result.stderr
     assert "equal" in result.stdout
 
 
-def test_a_batch_must_divide_among_the_devices(tiny_dataset: Path) -> None:
-    class TwoReplicas:
-        num_replicas_in_sync = 2
+class TwoReplicas:
+    num_replicas_in_sync = 2
 
+
+def test_a_feed_describes_its_loader(tiny_dataset: Path) -> None:
+    shards, batch = ShardSet.open(tiny_dataset, "train"), BatchSpec(16, IMAGE_SIZE)
+    for strategy, replicas, words in (
+        (tf.distribute.get_strategy(), 1, "tfdata on the cpu"),
+        (TwoReplicas(), 2, "2 × tfdata on the cpu"),
+    ):
+        with open_feed(strategy, "tfdata", shards, batch, AugmentSpec()) as feed:
+            assert (feed.loader, feed.device, feed.replicas) == ("tfdata", "cpu", replicas)
+            assert feed.description == words
+
+
+def test_a_batch_must_divide_among_the_devices(tiny_dataset: Path) -> None:
     shards = ShardSet.open(tiny_dataset, "train")
-    with pytest.raises(UserError, match="--batch-size"):
+    with pytest.raises(UserError, match="cannot be divided among 2 devices; choose a multiple of 2"):
         open_feed(TwoReplicas(), "tfdata", shards, BatchSpec(15, IMAGE_SIZE), AugmentSpec())

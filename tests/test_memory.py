@@ -5,9 +5,6 @@ How much memory a run takes is measured in `bench/`.
 
 import ctypes
 import gc
-import os
-import subprocess
-import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,45 +17,10 @@ import tensorflow as tf
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, Loader, ShardSet, open_loader, tf_image
 from pipelines.stream import Segment
 from pipelines.system.memory import memory_returned
+from tests.helpers.programs import environment, run_program
 from tests.test_loaders import ALL, READING, needs_dali, opened
 
 SIZE, COUNT = 64 << 10, 600  # bytes: smaller than what gets a separate mapping
-
-# In a separate process, with an arena that nothing else uses and that ends with the freed memory.
-PROGRAM = f"""
-import ctypes, threading
-from pathlib import Path
-from pipelines.system.memory import memory_returned
-
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-def fill():
-    blocks = [libc.malloc({SIZE}) for _ in range({COUNT})]
-    for block in blocks:
-        ctypes.memset(block, 1, {SIZE})
-    return blocks
-
-def empty(blocks):
-    for block in reversed(blocks):
-        libc.free(block)
-
-def act():
-    with memory_returned():
-        pass  # from now on the threshold is the usual one
-    before = resident()
-    blocks = fill()
-    with memory_returned():
-        empty(blocks)
-    print(resident() - before)
-
-thread = threading.Thread(target=act)
-thread.start()
-thread.join()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +30,10 @@ def train(tiny_dataset: Path) -> ShardSet:
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc: there is nothing to ask")
 def test_the_ends_of_arenas_are_returned() -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    settings = environment()
     for name in ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES"):
-        environment.pop(name, None)
-    command = [sys.executable, "-c", PROGRAM]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        settings.pop(name, None)
+    ran = run_program("free_arenas", SIZE, COUNT, env=settings, timeout=60)
     assert not ran.stderr
     assert int(ran.stdout) < SIZE * COUNT * 0.1  # 0.8 with malloc_trim alone
 

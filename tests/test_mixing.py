@@ -1,4 +1,4 @@
-"""Mixup, CutMix, random erasing: exact where they are arithmetic, by distribution where they are drawn."""
+"""Mixup, CutMix, random erasing: arithmetic is tested exactly, draws by their distribution."""
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ ALL = MixSpec(mixup=0.2, cutmix=1.0, erase=0.3)
 
 
 def numbered(batch: int = BATCH, height: int = SIZE, width: int = SIZE) -> tuple[tf.Tensor, tf.Tensor]:
-    """Even images are all 1, odd ones all −1, and their targets say so: any mixture can be read off."""
+    """Even images are all 1, odd ones all −1, with targets to match, so that any mixture can be recognized."""
     even = np.arange(batch) % 2 == 0
     images = np.where(even, 1.0, -1.0).astype(np.float32)[:, None, None, None] * np.ones((1, height, width, 3))
     return tf.constant(images, tf.float32), tf.one_hot(np.where(even, 0, 1), 2)
@@ -36,7 +36,7 @@ def own_weights(spec: MixSpec, height: int = SIZE, width: int = SIZE) -> tuple[n
 
 
 def distance(sample: np.ndarray, reference: np.ndarray) -> float:
-    """Kolmogorov and Smirnov's: the largest difference of the two distribution functions."""
+    """The statistic of Kolmogorov and Smirnov: the largest difference of the two distribution functions."""
     at = np.sort(np.concatenate([sample, reference]))
     both = [np.searchsorted(np.sort(values), at, side="right") / len(values) for values in (sample, reference)]
     return float(np.abs(both[0] - both[1]).max())
@@ -56,12 +56,12 @@ def test_lambda_is_beta(alpha: float) -> None:
     found = symmetric_beta(radius, angle, alpha).numpy()
     expected = np.random.default_rng(0).beta(alpha, alpha, 40_000)
     assert 0 <= found.min() <= found.max() <= 1
-    # Exceeded once in a thousand times; both draws are fixed. Float32 knows no 1 − 1e-9: hence the rounding.
+    # Exceeded once in a thousand times; both draws are fixed. Rounded because float32 cannot hold 1 − 1e-9.
     assert distance(found.astype(float).round(5), expected.round(5)) < 0.0136
     assert found.mean() == pytest.approx(0.5, abs=0.01)
 
 
-def test_lambda_at_the_edges_of_its_uniforms() -> None:
+def test_lambda_at_the_edges_of_its_random_numbers() -> None:
     radius, angle = np.meshgrid(np.float32([0, 1e-7, 0.5, 1 - 2**-24]), np.float32([0, 0.25, 0.5, 0.75, 1 - 2**-24]))
     found = symmetric_beta(tf.constant(radius), tf.constant(angle), 0.05).numpy()
     assert np.all((found >= 0) & (found <= 1))
@@ -73,7 +73,7 @@ def test_mixup_has_one_weight_for_an_image_and_its_target() -> None:
     assert distance(shares, np.random.default_rng(0).beta(0.4, 0.4, BATCH)) < 0.05
 
 
-def test_cutmix_pastes_a_rectangle_and_its_share_is_the_target_s() -> None:
+def test_cutmix_pastes_a_rectangle_and_targets_have_its_share() -> None:
     weights, shares = own_weights(MixSpec(cutmix=1.0), height=20, width=40)
     assert set(np.unique(weights)) == {0.0, 1.0}
     np.testing.assert_allclose(weights.mean(axis=(1, 2)), shares, atol=1e-6)
@@ -81,12 +81,12 @@ def test_cutmix_pastes_a_rectangle_and_its_share_is_the_target_s() -> None:
     rows, columns = pasted.any(axis=2), pasted.any(axis=1)
     assert np.array_equal(pasted, rows[:, :, None] & columns[:, None, :])  # a rectangle, with no gap:
     assert all(np.abs(np.diff(line.astype(int), prepend=0, append=0)).sum() <= 2 for line in (*rows, *columns))
-    # What hangs over is lost: simulated without pixels.
+    # Parts outside the image are lost: simulated without pixels.
     rng = np.random.default_rng(1)
     half = np.sqrt(rng.uniform(size=20_000)) / 2
     spans = [np.clip(c + half, 0, 1) - np.clip(c - half, 0, 1) for c in rng.uniform(size=(2, 20_000))]
     assert distance(shares, 1 - spans[0] * spans[1]) < 0.05
-    # As often in one half as in the other.
+    # Equally often in both halves.
     assert rows.mean(axis=0) == pytest.approx(rows.mean(axis=0)[::-1], abs=0.04)
 
 
@@ -96,7 +96,7 @@ def test_each_image_draws_mixup_or_cutmix() -> None:
     assert np.mean(binary) == pytest.approx(0.5, abs=0.03)
 
 
-def test_erasing_takes_as_many_rectangles_of_the_right_size_as_it_should() -> None:
+def test_erasing_has_the_right_frequency_and_size() -> None:
     images = tf.ones((BATCH, 32, 48, 3))
     targets = tf.one_hot(np.arange(BATCH) % 5, 5)
     erased, same = mix(images, targets, MixSpec(erase=0.25), draw(BATCH, 0, 0, 0))
@@ -116,7 +116,7 @@ def test_erasing_takes_as_many_rectangles_of_the_right_size_as_it_should() -> No
     assert np.abs(aspects).max() < np.log(1 / 0.3) + 0.3  # sides are whole pixels
 
 
-def test_erasing_comes_first_and_leaves_the_other_draws_alone() -> None:
+def test_erasing_comes_first_and_does_not_change_other_draws() -> None:
     images, targets = numbered(64)
     uniform = draw(64, 1, 2, 3)
     erased, _ = mix(images, targets, MixSpec(erase=0.5), uniform)
@@ -167,7 +167,7 @@ def test_smoothing_comes_before_mixing(xla: bool) -> None:
     assert step(images, labels, tf.constant(8, tf.int64)).numpy()[0] != pytest.approx(expected, rel=1e-3)
 
 
-def test_a_run_that_starts_in_mid_epoch_mixes_as_if_it_had_come_there(tiny_dataset) -> None:
+def test_a_run_that_starts_within_an_epoch_mixes_like_a_whole_run(tiny_dataset) -> None:
     weights = []
     with open_split(tiny_dataset, "train", 16) as feed:
         for parts in (False, True):
@@ -190,7 +190,7 @@ def test_xla_is_refused_on_several_devices() -> None:
     class TwoReplicas:
         num_replicas_in_sync = 2
 
-    with pytest.raises(UserError, match="leave --xla out"):
+    with pytest.raises(UserError, match="not with 2; switch xla off"):
         make_training_step(make_model(), keras.optimizers.SGD(0.1), TwoReplicas(), 8, xla=True)
 
 

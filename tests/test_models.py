@@ -1,9 +1,6 @@
 """The models are exactly the networks they claim to be, and every file of kimagenet/models keeps the same promises."""
 
-import subprocess
-import sys
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from tests.helpers.model_tables import (
     googlenet_table,
     inception_v2_table,
 )
+from tests.helpers.programs import run_program
 
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)
 SMALL, CLASSES = 96, 7
@@ -147,82 +145,11 @@ def test_saved_models_open_without_kimagenet(tmp_path: Path) -> None:
     for name in models.names():
         small(name).save(tmp_path / f"{name}.keras")
         np.save(tmp_path / f"{name}.npy", small(name)(images, training=False).numpy())
-    script = f"""
-import pathlib, sys
-import keras, numpy as np
-folder = pathlib.Path({str(tmp_path)!r})
-images = np.load(folder / "images.npy")
-for path in sorted(folder.glob("*.keras")):
-    got = keras.models.load_model(path)(images, training=False).numpy()
-    print(path.stem, np.abs(got - np.load(path.with_suffix(".npy"))).max())
-assert not any(name.split(".")[0] in ("kimagenet", "pipelines") for name in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_program("open_saved_models", tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     differences = dict(line.split() for line in done.stdout.splitlines())
     assert set(differences) == set(models.names())
     assert {name: value for name, value in differences.items() if not float(value) <= 1e-6} == {}
-
-
-# Recipes, and what needs no Keras.
-
-
-@pytest.mark.parametrize("name", models.names())
-def test_each_model_has_its_recipe(name: str) -> None:
-    recipe = models.recipes()[name]
-    assert recipe.model == name
-    assert name in models.reported()
-
-
-def test_recipes_and_reports_have_the_same_keys() -> None:
-    assert set(models.recipes()) == set(models.reported())
-    assert all(recipe.model in models.names() for recipe in models.recipes().values())
-
-
-def test_no_recipe_hides_another_file_s() -> None:
-    files = [import_module(f"kimagenet.models.{name}") for name in models.names()]
-    assert sum(len(file.RECIPES) for file in files) == len(models.recipes())
-
-
-@pytest.mark.parametrize(
-    ("name", "optimizer", "batch", "dropout", "weight_decay", "final_lr", "epochs", "top1"),
-    [
-        ("mobilenet_v2", "adam", 64, 0.2, 3e-5, 1e-5, 80, 0.7054),
-        ("resnet50", "adam", 16, 0.5, 2e-4, 1e-5, 80, None),
-        ("googlenet_bn", "adam", 32, 0.4, 2e-4, 1e-5, 60, 0.7091),
-        ("inception_v2", "adam", 32, 0.4, 2e-4, 1e-5, 80, 0.7234),
-        ("inception_v2x", "adam", 64, 0.4, 2e-4, 1e-5, 80, None),
-        ("inception_mobilenet", "adam", 64, 0.4, 2e-4, 1e-5, 80, None),
-        ("efficientnet_b0", "sgd", 16, 0.2, 3e-5, 1e-4, 60, 0.7318),
-        ("osnet", "adam", 32, 0.2, 1e-5, 1e-5, 60, 0.6474),
-    ],
-)
-def test_recipes_are_those_of_train_new_sh(
-    name: str,
-    optimizer: str,
-    batch: int,
-    dropout: float,
-    weight_decay: float,
-    final_lr: float,
-    epochs: int,
-    top1: float | None,
-) -> None:
-    recipe = models.recipes()[name]
-    assert recipe.optimizer == optimizer
-    assert (recipe.batch_size, recipe.iter_size, recipe.image_size) == (batch, 1, 224)
-    assert (recipe.dropout_rate, recipe.weight_decay, recipe.label_smoothing) == (dropout, weight_decay, 0)
-    assert (recipe.lr_sched, recipe.initial_lr, recipe.final_lr, recipe.epochs) == ("exp", 1e-2, final_lr, epochs)
-    assert (recipe.epsilon, recipe.use_lookahead, recipe.crop_ratio) == (1e-1, False, 1.0)
-    assert models.reported()[name].top1 == top1
-
-
-def test_recipes_are_read_without_keras() -> None:
-    script = (
-        "import sys, kimagenet.models as models; models.names(); models.recipes(); models.reported();"
-        "print([name for name in ('tensorflow', 'keras', 'nvidia.dali') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_an_unknown_model_is_refused_with_the_names() -> None:

@@ -77,7 +77,9 @@ def test_lookahead_by_hand(share: float, path: list[float]) -> None:
         found.append(float(weight.numpy()[0]))
     assert found == pytest.approx([*path, path[-1] - 1], abs=1e-6)
     optimizer.finalize_variable_values([weight])
-    assert weight.numpy() == pytest.approx(path[-1], abs=1e-6)  # slow weights stay behind in mid-cycle
+    assert weight.numpy() == pytest.approx(
+        path[-1], abs=1e-6
+    )  # between two synchronizations the slow weights are those of the last one
 
 
 @pytest.mark.parametrize("name", ["momentum", "adam"])
@@ -211,7 +213,7 @@ def test_a_skipped_step_counts_for_nothing(order: str, lost: int) -> None:
     check(model, optimizer, reference.train(settings, data[:4] + data[4 + lost :]))
 
 
-def test_fit_ends_with_the_slow_weights_in_mid_cycle() -> None:
+def test_fit_ends_with_the_slow_weights_between_two_synchronizations() -> None:
     settings = SETTINGS["momentum"].replace(**TOGETHER)
     data = reference.micro_batches(reference.batches(), 3)[:38]
     model = network.network()
@@ -226,7 +228,7 @@ def test_fit_ends_with_the_slow_weights_in_mid_cycle() -> None:
 
 
 @pytest.mark.parametrize("order", ["lookahead iter_size", "iter_size lookahead loss_scale"])
-def test_evaluation_weights_come_and_go(order: str) -> None:
+def test_evaluation_weights_are_put_in_and_taken_out(order: str) -> None:
     settings = SETTINGS["momentum"].replace(sync_period=5, iter_size=3, ema=0.8)
     model, optimizer, expected = run(settings, order=order, steps=38)
     fast = model.get_weights()
@@ -282,7 +284,7 @@ def test_two_workers() -> None:
     assert max(results[0].values()) <= TOLERANCE
 
 
-def test_a_keras_file_saved_in_mid_cycle_goes_on_in_a_new_process(tmp_path: Path) -> None:
+def test_a_keras_file_saved_between_two_synchronizations_continues_in_a_new_process(tmp_path: Path) -> None:
     settings = SETTINGS["adam"].replace(**TOGETHER)
     data = reference.micro_batches(reference.batches(), 3)
     model = network.network()

@@ -1,4 +1,4 @@
-"""The optimizers' small promises: what a recipe's numbers become, what wrappers hand on, and what they refuse."""
+"""Details of the optimizers: the numbers of a recipe, what wrappers pass on, and what they refuse."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ def one() -> tf.Tensor:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_numbers_of_a_recipe_arrive(name: str) -> None:
+def test_the_optimizer_has_the_numbers_of_the_recipe(name: str) -> None:
     wrappers = {
         "iter_size": 4,
         "use_lookahead": True,
@@ -40,14 +40,14 @@ def test_the_numbers_of_a_recipe_arrive(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_recipe_that_asks_for_nothing_gets_nothing(name: str) -> None:
+def test_a_plain_recipe_gives_a_plain_optimizer(name: str) -> None:
     (optimizer,) = chain(optim.build(Recipe(optimizer=name, iter_size=1)))
     assert not optimizer.use_ema
     assert not optimizer.weight_decay
 
 
 @WRAPPERS
-def test_wrappers_hand_on_what_is_not_decayed(wrap) -> None:
+def test_wrappers_pass_on_what_is_not_decayed(wrap) -> None:
     for by in ("var_list", "var_names"):
         plain, spared = (keras.Variable([1.0], name=name) for name in ("plain", "spared"))
         optimizer = wrap(keras.optimizers.SGD(0.5, weight_decay=0.5))
@@ -131,7 +131,7 @@ def test_before_the_first_update_the_weights_are_evaluated_as_they_are() -> None
     assert float(weight.numpy()[0]) == 3.0
 
 
-def test_after_an_error_in_an_evaluation_the_run_goes_on_with_its_weights() -> None:
+def test_after_an_error_in_an_evaluation_the_training_weights_are_back() -> None:
     weight = keras.Variable([3.0])
     optimizer = optim.Lookahead(keras.optimizers.SGD(1.0))
     optimizer.apply([one()], [weight])

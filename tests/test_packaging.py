@@ -1,4 +1,4 @@
-"""What `python -m build` makes is whole: it works outside of the checkout, data files and entry points included."""
+"""The wheel and sdist of `python -m build` are complete: they work outside of the checkout, with data files."""
 
 import configparser
 import subprocess
@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.programs import run_program
+
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with wheel and sdist. Not isolated: tests have no network to fetch the backend anew."""
+    """A folder with wheel and sdist. Not isolated: tests have no network to download the backend."""
     output = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(output), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
@@ -24,7 +26,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, unpacked as pip would."""
+    """The wheel, unpacked as by pip."""
     site = tmp_path_factory.mktemp("site")
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         wheel.extractall(site)
@@ -41,11 +43,8 @@ def test_wheel_holds_both_packages_and_nothing_else(installed: Path) -> None:
 
 
 def test_wheel_runs_outside_of_the_checkout(installed: Path, tmp_path: Path) -> None:
-    script = "import kimagenet, pipelines; from kimagenet import models; print(kimagenet.__file__, *models.names())"
     environment = {"PATH": "", "PYTHONPATH": str(installed), "HOME": str(tmp_path)}
-    result = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    result = run_program("outside_of_the_checkout", cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(str(installed))
     assert "resnet50" in result.stdout

@@ -1,4 +1,4 @@
-"""The contact sheet: rows of the same records, whatever the loader."""
+"""The preview shows the same records in the row of each loader."""
 
 from pathlib import Path
 
@@ -27,11 +27,11 @@ def test_rows_show_the_same_records(tiny_dataset: Path, tmp_path: Path, augment:
     left = pixels.shape[1] - 5 * STEP
     bands = [pixels[30 + row * STEP : 30 + row * STEP + SIZE, left:] for row in range(rows)]
     assert np.abs(bands[-1] - bands[1]).mean() < 0.5
-    assert np.abs(bands[0] - bands[1]).mean() > 2  # as stored, it is the whole image
+    assert np.abs(bands[0] - bands[1]).mean() > 2  # the row of stored images shows the whole images
     assert bands[1][:, :SIZE].std() > 2
 
 
-def test_titles_are_the_stored_labels_whatever_loaders_say(
+def test_titles_are_the_stored_labels_with_any_loader(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     titles = []

@@ -1,4 +1,4 @@
-"""Disks and networks that fail in the middle of a run: for a moment, for good, or without any answer."""
+"""Disks and networks that fail during a run: for a moment, forever, or without an answer."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kimagenet.training import feed as feed_module
+from kimagenet.training import recovery
 from kimagenet.training.feed import Feed, open_feed
 from pipelines import AugmentSpec, BatchSpec, ShardSet, stream
 from pipelines.errors import Blocked, RunFailed
@@ -40,7 +40,7 @@ def open_train(dataset: Path, name: str, timeout: float = 0.0) -> Feed:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What `read_bytes` would have waited."""
+    """The seconds that `read_bytes` would have waited, one entry a pause."""
     slept: list[float] = []
     monkeypatch.setattr(reading.time, "sleep", slept.append)
     return slept
@@ -57,7 +57,7 @@ def test_transient_errors_are_tried_again(
     assert pauses == [0.1, 0.4, 1.6]
 
 
-def test_errors_that_stay_are_raised_in_the_end_with_the_name(
+def test_lasting_errors_are_raised_with_the_file_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
 ) -> None:
     path = tmp_path / "file"
@@ -82,7 +82,7 @@ def watch() -> Iterator[Watch]:
     wait_for_threads()
 
 
-def test_watched_iterators_give_what_the_bare_ones_give(watch: Watch) -> None:
+def test_watched_iterators_give_the_same_as_plain_ones(watch: Watch) -> None:
     assert list(watch.iterate(iter([1, 2, 3]))) == [1, 2, 3]
     failing = watch.iterate(1 // x for x in (1, 0))
     assert next(failing) == 1
@@ -91,7 +91,7 @@ def test_watched_iterators_give_what_the_bare_ones_give(watch: Watch) -> None:
     assert within(60.0, lambda: 7) == 7
 
 
-def test_all_that_is_watched_is_done_in_one_thread(watch: Watch) -> None:
+def test_a_watch_uses_one_thread(watch: Watch) -> None:
     """TensorFlow keeps some memory for every thread that ever called it."""
     threads = {watch.call(threading.get_ident)}
     for _ in range(3):
@@ -107,7 +107,7 @@ def test_a_feed_reads_all_epochs_in_one_thread(dataset: Path, monkeypatch: pytes
 
 
 class Pipeline:
-    """An iterator that fails at the second `next`, and notes the thread in which it was let go."""
+    """An iterator that fails at the second `next`, and records the thread in which it is deleted."""
 
     def __init__(self, error: type[Exception], ended: list[int]) -> None:
         self._errors = iter([None, error])
@@ -126,10 +126,10 @@ class Pipeline:
 
 
 @pytest.mark.parametrize("error", [StopIteration, ValueError, None])
-def test_a_watched_iterator_is_let_go_when_it_has_ended_or_failed_or_is_left(
+def test_a_watched_iterator_is_deleted_when_it_ends_fails_or_is_abandoned(
     watch: Watch, error: type[Exception] | None
 ) -> None:
-    """At once, without the garbage collector: a pipeline is hundreds of megabytes. And by the watch: it may block."""
+    """At once, without the garbage collector: a pipeline needs hundreds of MB. In the watch's thread: it may block."""
     ended: list[int] = []
     gc.disable()
     try:
@@ -145,13 +145,13 @@ def test_a_watched_iterator_is_let_go_when_it_has_ended_or_failed_or_is_left(
 
 
 @pytest.mark.parametrize("name", READING)
-def test_a_feed_that_fails_lets_go_of_its_iterators(dataset: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once as well, and by the watch: not when the collector comes."""
+def test_a_feed_that_fails_deletes_its_iterators(dataset: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once as well, and in the watch's thread, without the garbage collector."""
     gc.collect()
     gc.disable()
     try:
         with open_train(dataset, name, timeout=60.0) as feed:
-            loader, let_go = feed.loaders[0], []
+            loader, deleted = feed.loaders[0], []
             make = loader._pipeline
 
             class Watched(stream.Pipeline):
@@ -161,7 +161,7 @@ def test_a_feed_that_fails_lets_go_of_its_iterators(dataset: Path, name: str, mo
 
                 def open(self) -> Iterator[object]:
                     iterator, first = self._pipeline.open(), self.segment.first
-                    weakref.finalize(iterator, lambda: let_go.append((first, threading.get_ident())))
+                    weakref.finalize(iterator, lambda: deleted.append((first, threading.get_ident())))
                     return iterator
 
                 def close(self) -> None:
@@ -171,20 +171,20 @@ def test_a_feed_that_fails_lets_go_of_its_iterators(dataset: Path, name: str, mo
             faults.corrupt(feed.shards, [int(loader.plan(0).records[20])])
             with contextlib.suppress(RunFailed):
                 list(feed.epoch(0))
-            assert let_go[:1] == [(0, feed._watches[0].call(threading.get_ident))]
+            assert deleted[:1] == [(0, feed._watches[0].call(threading.get_ident))]
     finally:
         gc.enable()
 
 
 def wait_for_threads() -> None:
-    """Until the threads of all that was watched have ended."""
+    """Waits until the threads of all watches have ended."""
     deadline = time.monotonic() + 60
     while any(thread.name == "kimagenet-watch" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_what_gives_no_answer_is_left() -> None:
+def test_a_call_that_does_not_return_is_abandoned() -> None:
     answer = threading.Event()
     with pytest.raises(NoAnswer):
         within(0.05, answer.wait)
@@ -201,7 +201,7 @@ FILE_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", READING)
 @pytest.mark.parametrize("damage", FILE_DAMAGES)
-def test_a_shard_that_is_gone_in_mid_run_is_named(dataset: Path, name: str, damage: str) -> None:
+def test_a_shard_that_disappears_during_a_run_is_named(dataset: Path, name: str, damage: str) -> None:
     act, message = FILE_DAMAGES[damage]
     with open_train(dataset, name) as feed:
         batches = feed.epoch(0)
@@ -215,10 +215,10 @@ def test_a_shard_that_is_gone_in_mid_run_is_named(dataset: Path, name: str, dama
 
 
 @pytest.mark.parametrize("name", READING)
-def test_a_step_whose_records_can_be_read_after_all_is_read_again(
+def test_a_step_whose_records_are_good_is_read_again(
     dataset: Path, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every shard is gone for a moment, in the middle of an epoch: the same batches come as without that."""
+    """All shards disappear for a moment in the middle of an epoch. The batches are the same as without that."""
     with open_train(dataset, name) as feed:
         expected = [(images.numpy(), labels.numpy()) for images, labels in feed.epoch(0)]
     failures = []
@@ -229,7 +229,7 @@ def test_a_step_whose_records_can_be_read_after_all_is_read_again(
             path.with_suffix(".away").rename(path)
         return corrupt.problem_of_shards(shards, numbers)
 
-    monkeypatch.setattr(feed_module, "problem_of_shards", look)
+    monkeypatch.setattr(recovery, "problem_of_shards", look)
     with open_train(dataset, name) as feed:
         batches = feed.epoch(0)
         found = [next(batches)]
@@ -253,9 +253,9 @@ def test_a_step_whose_records_can_be_read_after_all_is_read_again(
 def test_a_shard_that_gives_no_answer_is_named(dataset: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corrupt, "PROBE_SECONDS", 0.3)
     feed = open_train(dataset, name, timeout=60.0)
-    next(feed.epoch(0))  # the first batch, with all that it sets up, may take its time
+    next(feed.epoch(0))  # the first batch may take long: it sets everything up
     feed._watches[0].seconds = 1.0
-    epoch = 2  # nobody is opening it already, as the next one
+    epoch = 2  # not the next epoch, which is opened in the background
     shard = feed.shards.paths[feed.shards.shard[feed.loaders[0].plan(epoch).records[0]]]
     faults.replace_by_fifo(shard)
     try:
@@ -263,19 +263,21 @@ def test_a_shard_that_gives_no_answer_is_named(dataset: Path, name: str, monkeyp
             next(feed.epoch(epoch))
     finally:
         faults.release_fifo(shard)
-    # What was stuck ends now, with errors. TensorFlow's threads parse their tracebacks, and Python 3.11 fails where two
-    # threads parse at once.
+    # The waiting reads end now, with errors. TensorFlow's threads parse their tracebacks, and Python 3.11 fails if two
+    # threads parse at the same time.
     feed.close()
     wait_for_threads()
     for loader in feed.loaders:
         loader.close()
 
 
-def test_data_that_is_slow_for_no_files_fault(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_data_with_good_files_names_the_timeout(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     feed = open_train(dataset, "tfdata", timeout=0.2)
     go_on = threading.Event()
     monkeypatch.setattr(feed.loaders[0], "batches", lambda *_: (go_on.wait() for _ in range(1)))
-    with pytest.raises(Blocked, match=r"did not come within --data-timeout 0.2, though its shards answer"):
+    with pytest.raises(
+        Blocked, match=r"did not arrive within 0.2 seconds, but its shards can be read; choose a longer data_timeout"
+    ):
         next(feed.epoch(0))
     go_on.set()
     feed.close()

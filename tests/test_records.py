@@ -1,15 +1,19 @@
 """The record codec agrees with TensorFlow's."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from pipelines.shards import records
 
 FEATURES = {"bytes": b"\xff\xd8payload", "empty": b"", "int": 1000, "negative": -1, "floats": np.array([0.5, -2.0])}
 
 
+@pytest.mark.slow
 def test_tensorflow_reads_what_we_encode() -> None:
+    import tensorflow as tf
+
     parsed = tf.train.Example.FromString(records.encode_example(FEATURES)).features.feature
     assert parsed["bytes"].bytes_list.value == [b"\xff\xd8payload"]
     assert parsed["empty"].bytes_list.value == [b""]
@@ -18,7 +22,10 @@ def test_tensorflow_reads_what_we_encode() -> None:
     assert parsed["floats"].float_list.value == [0.5, -2.0]
 
 
+@pytest.mark.slow
 def test_we_read_what_tensorflow_encodes() -> None:
+    import tensorflow as tf
+
     feature = {
         "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"x" * 300, b"second"])),
         "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[-3, 5])),
@@ -33,7 +40,10 @@ def test_we_read_what_tensorflow_encodes() -> None:
     assert decoded["nothing"] is None
 
 
-def test_framing_equals_tensorflows(tmp_path) -> None:
+@pytest.mark.slow
+def test_framing_equals_tensorflows(tmp_path: Path) -> None:
+    import tensorflow as tf
+
     payloads = [b"", b"a", bytes(range(256)) * 50]
     with tf.io.TFRecordWriter(str(tmp_path / "theirs")) as writer:
         for payload in payloads:

@@ -1,4 +1,4 @@
-"""A run that was stopped or killed goes on as if nothing had been: the same weights, bit for bit, the same log."""
+"""A run that was stopped or killed is resumed exactly: the same weights, bit for bit, and the same log."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def command(dataset: Path, output: Path, loader: str, *flags: str) -> list[str]:
 
 
 def assert_same(run: RunDirectory, whole: RunDirectory) -> None:
-    """The same weights, bit for bit, and the same logs but for the clock, nothing missing, nothing twice."""
+    """Checks that weights are equal, bit for bit, and logs too, except for times: no line is missing or repeated."""
     for a, b in zip(final_weights(whole), final_weights(run), strict=True):
         np.testing.assert_array_equal(a, b)
     assert epoch_lines(run) == epoch_lines(whole)
@@ -45,24 +45,24 @@ def assert_same(run: RunDirectory, whole: RunDirectory) -> None:
             line["global_step"] for line in read_log(whole, event)
         ]
     assert summary(run) == summary(whole)
-    # A log step after a resume has the mean of the steps since then: equal are only the places of the points.
+    # The first log step after a resume has the mean of the steps since then: only the places of the points are equal.
     assert [point[:2] for point in points(run, "train")] == [point[:2] for point in points(whole, "train")]
     assert points(run, "validation") == points(whole, "validation")
 
 
 def epoch_lines(run: RunDirectory) -> list[dict]:
-    """What the log says of epochs, but for the clock."""
+    """The log's lines of epochs, without times."""
     clock = ("time", "images_per_second", "data_wait")
     return [{k: v for k, v in line.items() if k not in clock} for line in read_log(run, "epoch")]
 
 
 def summary(run: RunDirectory) -> list[list[str]]:
-    """The lines of summary.csv without the two columns of the speed."""
+    """The lines of summary.csv without the two columns of speed."""
     return [line.split(",")[:-2] for line in run.summary.read_text().splitlines()]
 
 
 def points(run: RunDirectory, name: str) -> list[tuple]:
-    """(step, tag, value) of each of TensorBoard's points but those of the speed: there is none within the warm-up."""
+    """(step, tag, value) of TensorBoard's points, without those of speed, which are missing during the warm-up."""
     events = read_events(run.tensorboard / name)
     found = [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value]
     return [point for point in found if not point[1].startswith("speed/")]
@@ -94,7 +94,7 @@ def at_step(step: int, act: Callable[[], None]) -> Callable:
 
 
 @pytest.mark.parametrize("step", [STEPS_PER_EPOCH + 4, 2 * STEPS_PER_EPOCH])
-def test_stopped_run_goes_on_bit_for_bit(
+def test_a_stopped_run_is_resumed_bit_for_bit(
     whole_run: tuple[str, RunDirectory],
     step: int,
     tiny_dataset: Path,
@@ -109,13 +109,13 @@ def test_stopped_run_goes_on_bit_for_bit(
         patched.setattr(JsonLines, "on_train_batch_end", at_step(step, lambda: send(signal.SIGTERM)))
         assert train.main(arguments) == cli.EXIT_RESUME
     assert not run.final.exists()
-    assert "goes on from there" in capsys.readouterr().out
+    assert f"--resume --output {run.path}`" in capsys.readouterr().out
     assert train.main(arguments) == 0
     assert "resume  at epoch" in capsys.readouterr().out
     assert_same(run, whole)
 
 
-def test_stopped_within_a_validation(
+def test_a_run_stopped_during_a_validation_is_resumed(
     whole_run: tuple[str, RunDirectory], tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader, whole = whole_run
@@ -134,10 +134,10 @@ def test_stopped_within_a_validation(
     assert_same(run, whole)
 
 
-def test_killed_run_goes_on_bit_for_bit(
+def test_a_killed_run_is_resumed_bit_for_bit(
     whole_run: tuple[str, RunDirectory], tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    """`python -m tests.helpers.kill_proof` does so with many kills."""
+    """`python -m tests.helpers.kill_proof` does the same with many kills."""
     loader, whole = whole_run
     run = RunDirectory(tmp_path / "run")
     arguments, notes = command(tiny_dataset, run.path, loader), tmp_path / "notes.jsonl"
@@ -151,7 +151,7 @@ def test_killed_run_goes_on_bit_for_bit(
 
 @pytest.fixture
 def stopped_run(tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
-    """In the second epoch, with several checkpoints."""
+    """A run that was stopped in the second epoch, with several checkpoints."""
     run = RunDirectory(tmp_path / "run")
     with monkeypatch.context() as patched:
         act = at_step(STEPS_PER_EPOCH + 5, lambda: send(signal.SIGTERM))
@@ -170,7 +170,7 @@ def test_damaged_checkpoints_are_passed_over(
     step = Checkpoint.read(oldest).state["step"]
     assert train.main(command(tiny_dataset, stopped_run.path, "tfdata")) == 0
     printed = capsys.readouterr()
-    assert f"{newest}: its checksum is wrong; taking the one before" in printed.err
+    assert f"{newest}: its checksum is wrong; using the one before" in printed.err
     assert f"resume  at epoch 2, step {step + 1} of" in printed.out
 
 
@@ -185,7 +185,7 @@ def test_without_a_good_checkpoint_nothing_is_trained(
     assert stopped_run.log.read_bytes() == before
 
 
-def test_other_recipe_or_data_are_refused_with_the_difference(
+def test_another_recipe_or_data_set_is_refused_with_the_difference(
     stopped_run: RunDirectory, tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     changed = command(tiny_dataset, stopped_run.path, "tfdata", "--initial-lr=0.5")
@@ -212,7 +212,7 @@ def test_resume_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     assert "no run to resume" in capsys.readouterr().err
 
 
-def test_a_finished_run_is_left_alone(whole_run, tiny_dataset: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_finished_run_is_not_changed(whole_run, tiny_dataset: Path, capsys: pytest.CaptureFixture) -> None:
     loader, whole = whole_run
     before = whole.final.stat().st_mtime_ns
     assert train.main(command(tiny_dataset, whole.path, loader)) == 0
@@ -221,7 +221,7 @@ def test_a_finished_run_is_left_alone(whole_run, tiny_dataset: Path, capsys: pyt
 
 
 def fill_disk(full: ExitStack, last: Path) -> None:
-    """As soon as the checkpoint `last` is there; what is left is room for the logs, for no checkpoint and no model."""
+    """Fills the disk once the checkpoint `last` exists. Logs still fit, but no checkpoint and no model."""
     while not last.exists():
         time.sleep(0.01)
     full.enter_context(full_disk(100_000))
@@ -230,23 +230,23 @@ def fill_disk(full: ExitStack, last: Path) -> None:
 def test_a_full_disk_costs_checkpoints_not_the_run(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """What was written stays, the training goes on to its end, and once there is room the rest is written."""
+    """Written files stay, training continues to its end, and once there is room the rest is written."""
     run = RunDirectory(tmp_path / "run")
     arguments = command(tiny_dataset, run.path, "tfdata", "--epochs=1", "--log-steps=1")
     with monkeypatch.context() as patched, ExitStack() as full:
         patched.setattr(JsonLines, "on_train_batch_end", at_step(7, lambda: fill_disk(full, run.checkpoint(6))))
         assert train.main(arguments) == cli.EXIT_RESUME
     printed = capsys.readouterr().err
-    assert "step-000000008.ckpt: not written (File too large); those before it stay" in printed
-    assert "last.keras: not written (File too large); training goes on" in printed
-    assert "final.keras: not written (File too large); the training is done: make room" in printed
+    assert "step-000000008.ckpt: not written (File too large); earlier ones stay" in printed
+    assert "last.keras: not written (File too large); training continues" in printed
+    assert "final.keras: not written (File too large), but the training is complete; make room" in printed
     assert [path.name for path in run.find_checkpoints()] == ["step-000000006.ckpt", "step-000000003.ckpt"]
     assert train.main(arguments) == 0
     assert [line["global_step"] for line in read_log(run, "step")] == list(range(1, STEPS_PER_EPOCH + 1))
     assert final_weights(run)
 
 
-def test_stopped_while_the_disk_is_full(
+def test_a_run_can_be_stopped_while_the_disk_is_full(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     run = RunDirectory(tmp_path / "run")
@@ -258,7 +258,7 @@ def test_stopped_while_the_disk_is_full(
 
         patched.setattr(JsonLines, "on_train_batch_end", at_step(4, stop))
         assert train.main(command(tiny_dataset, run.path, "tfdata")) == cli.EXIT_RESUME
-    assert "stopped, but without a checkpoint of the last step" in capsys.readouterr().err
+    assert "steps, but without a checkpoint of the last step; make room" in capsys.readouterr().err
     assert [path.name for path in run.find_checkpoints()] == ["step-000000003.ckpt"]
     assert not list(run.path.rglob(".*"))
 
@@ -276,7 +276,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     assert Checkpoint.read(run.checkpoints / "nonfinite.ckpt").arrays
 
 
-def test_the_second_signal_leaves_at_once(tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_signal_stops_at_once(tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def twice() -> None:
         send(signal.SIGTERM)
         send(signal.SIGTERM)

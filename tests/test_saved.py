@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kimagenet import cli, evaluate, models, train
+from kimagenet import cli, evaluate, models, train, train_settings
 from kimagenet.inference import fine_tuning, trained
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory, save_model
@@ -24,7 +24,7 @@ def noise(size: int) -> np.ndarray:
 
 
 def shaken(name: str, num_classes: int, size: int) -> keras.Model:
-    """A model whose batch statistics are its own too."""
+    """A model with random batch statistics."""
     keras.utils.set_random_seed(1)
     model = models.build(name, num_classes, size, 0.1)
     rng = np.random.default_rng(0)
@@ -50,7 +50,7 @@ def run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDire
 
 
 @pytest.mark.parametrize(("name", "suffix"), [("demo", ".h5"), ("osnet", ".keras")])
-def test_a_saved_model_gives_the_same(name: str, suffix: str, tmp_path: Path) -> None:
+def test_a_saved_model_gives_the_same_outputs(name: str, suffix: str, tmp_path: Path) -> None:
     model = shaken(name, NUM_CLASSES, 64)
     path = tmp_path / f"model{suffix}"
     model.save(path)
@@ -61,17 +61,17 @@ def test_a_saved_model_gives_the_same(name: str, suffix: str, tmp_path: Path) ->
     assert again.get_layer("dropout").rate == 0.3
 
 
-def test_logits_are_refused_and_a_softmax_after_them_helps(tmp_path: Path) -> None:
+def test_logits_are_refused_and_a_softmax_fixes_it(tmp_path: Path) -> None:
     keras.utils.set_random_seed(1)
     image = keras.Input((32, 32, 3))
     logits = keras.Model(image, layers.Dense(NUM_CLASSES)(layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(image))))
     path = tmp_path / "logits.keras"
     logits.save(path)
     for opened in (lambda: fine_tuning.build(path, NUM_CLASSES, 32), lambda: trained.load(path)):
-        with pytest.raises(UserError, match="no probabilities; end it with a softmax"):
+        with pytest.raises(UserError, match="not probabilities; end it with a softmax"):
             opened()
     keras.Model(image, {"one": logits.output}).save(tmp_path / "named.keras")
-    with pytest.raises(UserError, match="not one probability a class"):
+    with pytest.raises(UserError, match="not one probability per class"):
         trained.load(tmp_path / "named.keras")
     keras.Sequential([keras.models.load_model(path), layers.Softmax()]).save(path)
     expected = keras.activations.softmax(logits(noise(32)))
@@ -103,7 +103,7 @@ def test_the_head_is_replaced_for_other_classes(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().out == ""
 
 
-def test_foreign_heads_stay(tmp_path: Path) -> None:
+def test_other_heads_are_kept(tmp_path: Path) -> None:
     model = keras.Sequential([layers.Input((32, 32, 3)), layers.GlobalMaxPooling2D(), layers.Dense(4, "softmax")])
     path = tmp_path / "foreign.keras"
     model.save(path)
@@ -112,8 +112,8 @@ def test_foreign_heads_stay(tmp_path: Path) -> None:
         fine_tuning.build(path, 5, 32)
 
 
-def test_train_goes_on_from_a_run(run: RunDirectory, tiny_dataset: Path, tmp_path: Path) -> None:
-    """With a rate of nothing the new run ends where the old one did: the weights came over, and the recipe."""
+def test_training_starts_from_a_run(run: RunDirectory, tiny_dataset: Path, tmp_path: Path) -> None:
+    """With a learning rate of almost zero the new run has the weights of the old one, and its recipe."""
     output = tmp_path / "again"
     flags = ["--loader=tfdata", "--workers=1", f"--dataset-dir={tiny_dataset}", f"--output={output}"]
     assert train.main([str(run.path), *flags, "--optimizer=sgd", "--initial_lr=1e-30", "--weight-decay=0"]) == 0
@@ -128,22 +128,22 @@ def test_train_goes_on_from_a_run(run: RunDirectory, tiny_dataset: Path, tmp_pat
     assert evaluate.main([str(output), "--loader=tfdata"]) == 0
 
 
-def test_an_interrupted_run_is_found_and_a_bare_file_names_its_size(run: RunDirectory, tmp_path: Path) -> None:
-    assert fine_tuning.find(str(run.path)) == run.final
+def test_an_interrupted_run_is_found_and_a_file_gives_its_image_size(run: RunDirectory, tmp_path: Path) -> None:
+    assert trained.find_model(run.path) == run.final
     stopped = RunDirectory(tmp_path / "stopped")
     stopped.last.parent.mkdir(parents=True)
     stopped.info.write_text(run.info.read_text())
-    with pytest.raises(UserError, match=r"last\.keras: no such model file"):
-        fine_tuning.find(str(stopped.path))
+    with pytest.raises(UserError, match=r"last\.keras: not written yet, the run is not finished"):
+        trained.find_model(stopped.path)
     stopped.last.write_bytes(run.last.read_bytes())
-    assert fine_tuning.find(str(stopped.path)) == stopped.last
+    assert trained.find_model(stopped.path) == stopped.last
     for name in ("bare.keras", "bare.h5"):
         models.build("demo", 3, 40).save(tmp_path / name)
         recipe = fine_tuning.recipe_of(str(tmp_path / name))
         assert recipe == Recipe(model=str(tmp_path / name), image_size=40, crop_ratio=1.0)
     save_model(models.build("demo", 3, 48), tmp_path / "x.keras")
     flags = train.make_parser().parse_args([str(tmp_path / "x.keras"), "--epochs=3"])
-    assert train.resolve_recipe(flags).image_size == 48
+    assert train_settings.resolve_recipe(flags)[0].image_size == 48
 
 
 @pytest.fixture
@@ -167,8 +167,8 @@ def wrong_files(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
-        ("missing.keras", [], "no such model file"),
-        ("missing.h5", [], "no such model file"),
+        ("missing.keras", [], "no such run directory or model file"),
+        ("missing.h5", [], "no such run directory or model file"),
         ("folder", [], "not a run directory"),
         ("text.keras", [], "cannot be trained"),
         ("text.h5", [], "cannot be trained"),
@@ -192,16 +192,16 @@ def test_a_wrong_file_gets_one_line(
     assert not (wrong_files / "run").exists()
 
 
-@pytest.mark.parametrize(("precision", "goes_on"), [("float16", False), ("bfloat16", True)])
+@pytest.mark.parametrize(("precision", "from_run"), [("float16", False), ("bfloat16", True)])
 def test_mixed_precision_trains_and_keeps_the_softmax_in_float32(
-    precision: str, goes_on: bool, run: RunDirectory, tiny_dataset: Path, tmp_path: Path, float32_again: None
+    precision: str, from_run: bool, run: RunDirectory, tiny_dataset: Path, tmp_path: Path, float32_again: None
 ) -> None:
-    """In a new run, and in one that goes on from a float32 file."""
+    """In a new run, and in one that starts from a float32 file."""
     flag = ["--amp"] if precision == "float16" else ["--amp", precision]
     flags = [*SMALL, "--dropout-rate=0.1", f"--dataset-dir={tiny_dataset}", f"--output={tmp_path / 'run'}"]
-    assert train.main([str(run.path) if goes_on else "demo", *flag, *flags]) == 0
+    assert train.main([str(run.path) if from_run else "demo", *flag, *flags]) == 0
     again = RunDirectory(tmp_path / "run")
-    model_name = str(run.final) if goes_on else "demo"
+    model_name = str(run.final) if from_run else "demo"
     assert Recipe.load(again.recipe) == Recipe.load(run.recipe).replace(amp=precision, model=model_name)
     model = keras.models.load_model(again.final)
     kernels = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
@@ -211,7 +211,7 @@ def test_mixed_precision_trains_and_keeps_the_softmax_in_float32(
     assert model([noise(32)]).dtype == "float32"
 
 
-def test_a_model_saved_in_mixed_precision_goes_on_in_float32(tmp_path: Path, float32_again: None) -> None:
+def test_a_model_saved_in_mixed_precision_is_trained_in_float32(tmp_path: Path, float32_again: None) -> None:
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     model = models.build("demo", 3, 32)
     model.save(tmp_path / "mixed.keras")
@@ -221,10 +221,10 @@ def test_a_model_saved_in_mixed_precision_goes_on_in_float32(tmp_path: Path, flo
     np.testing.assert_allclose(again(noise(32)), model(noise(32)), atol=0.02)
 
 
-def test_amp_reads_as_a_switch_too() -> None:
+def test_amp_works_with_and_without_a_value() -> None:
     def amp(*arguments: str) -> str:
         given = train.with_values(cli.with_hyphens(arguments))
-        return train.resolve_recipe(train.make_parser().parse_args(given)).amp
+        return train_settings.resolve_recipe(train.make_parser().parse_args(given))[0].amp
 
     assert amp("demo") == "off"
     assert amp("--amp", "demo") == amp("demo", "--amp") == amp("demo", "--amp", "float16") == "float16"

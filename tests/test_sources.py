@@ -1,4 +1,4 @@
-"""Every layout of a data set gives the same shards; what is hostile, cut off or contradictory is refused."""
+"""Every layout of a data set gives the same shards; hostile, damaged and contradictory files are refused."""
 
 import gzip
 import hashlib
@@ -7,89 +7,38 @@ import json
 import os
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipelines import UserError
 from pipelines.building.build import BuildOptions, build
-from pipelines.building.sources import Scratch, Source, imagenet, open_source, recognize
+from pipelines.building.sources import Place, Scratch, Source, imagenet, open_source, recognize
 from pipelines.building.sources.layouts import LAYOUTS as LOOKS
 from pipelines.shards.dataset import DatasetInfo
 from tests.helpers import layouts
-from tests.helpers.data import jpeg, photo
+from tests.helpers.sources import LABELS, REJECTED, WNIDS, write_sources
 from tools import build_shards
 
 OPTIONS = BuildOptions(train_shards=2, validation_shards=2)
-TRAIN_PER_CLASS = 50
-LABELS = imagenet.validation_labels()
-WNIDS = tuple(LABELS[imagenet.validation_name(number)] for number in (3, 1, 2))  # in no order
 TFDS_LABELS = "2707a43f27dcd55fef87fbef0730966cb91c3aba99eb0c9e6f021217a553a3b1"
 TEXTS = {
-    "official_tars": "official tars, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (labels: built in, checked",
-    "kaggle": "Kaggle has it, ILSVRC/Data/CLS-LOC/ (labels: LOC_val_solution.csv)",
-    "hugging_face": "Hugging Face has it, 6 tars in data/",
-    "hugging_face_plain": "Hugging Face has it, 6 tars in hugging_face_plain/",
+    "official_tars": "ImageNet's official tars, ILSVRC2012_img_train.tar, "
+    "ILSVRC2012_img_val.tar (labels: built in, checked against the devkit)",
+    "kaggle": "ImageNet in Kaggle's layout, ILSVRC/Data/CLS-LOC/train/<class>/, "
+    "ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_*.JPEG (labels: LOC_val_solution.csv)",
+    "hugging_face": "ImageNet in Hugging Face's layout, 5 train tars in data/, 1 validation tar in data/",
+    "hugging_face_plain": "ImageNet in Hugging Face's layout, 5 train tars in hugging_face_plain/, "
+    "1 validation tar in hugging_face_plain/",
     "class_folders": "train/<class>/, validation/<class>/",
     "flat_validation": "train/<class>/, val/ILSVRC2012_val_*.JPEG (labels: built in)",
 }
 
 
-REJECTED = 6
-
-
-def nasty(good: bytes) -> dict[str, bytes | None]:
-    """What lies among people's images; REJECTED of them cannot be decoded."""
-    picture = Image.open(io.BytesIO(good))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    kinds: dict[str, tuple[str, Image.Image, dict[str, Any]]] = {
-        "cmyk.JPEG": ("JPEG", picture.convert("CMYK"), {}),
-        "grey.JPEG": ("JPEG", picture.convert("L"), {}),
-        "progressive.JPEG": ("JPEG", picture, {"progressive": True}),
-        "turned.JPEG": ("JPEG", picture, {"exif": exif}),
-        "pixel.JPEG": ("JPEG", Image.new("RGB", (1, 1)), {}),
-        "png.JPEG": ("PNG", picture, {}),
-        "a.webp": ("WEBP", picture, {}),
-        "a.gif": ("GIF", picture, {}),
-        "a.bmp": ("BMP", picture, {}),
-    }
-    files: dict[str, bytes | None] = {"half.JPEG": good[: len(good) // 2], "two bytes short.JPEG": good[:-2]}
-    files |= {"empty.JPEG": b"", "random.JPEG": np.random.default_rng(0).bytes(999), "notes.txt": b"no image"}
-    for name, (kind, image, options) in kinds.items():
-        stream = io.BytesIO()
-        image.save(stream, kind, **options)
-        files[name] = stream.getvalue()
-    return files | {"x.jpg": None}
-
-
-def pictures() -> tuple[dict[str, dict[str, bytes | None]], dict[str, dict[str, bytes | None]]]:
-    rng = np.random.default_rng(5)
-    train: dict[str, dict[str, bytes | None]] = {}
-    for label, wnid in enumerate(WNIDS):
-        names = [f"{wnid}_{number}.JPEG" for number in rng.choice(20000, TRAIN_PER_CLASS, replace=False)]
-        names[:2] = f"Bild ä {label}.JPEG", f"{wnid}_{'long' * 40}.JPEG"  # not ASCII; longer than a tar header's field
-        train[wnid] = {name: jpeg(photo(rng, label, *rng.integers(20, 50, 2))) for name in names}
-    first = train[WNIDS[0]]
-    good = next(iter(first.values())) or b""
-    first |= nasty(good)
-    names = [name for name, wnid in LABELS.items() if wnid in WNIDS][:20]
-    validation: dict[str, dict[str, bytes | None]] = {wnid: {} for wnid in WNIDS}
-    for name in names:
-        validation[LABELS[name]][name] = jpeg(photo(rng, 7, 30, 40))
-    return train, validation
-
-
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same images in each layout, in folders of the layouts' names. For reading only."""
-    root = tmp_path_factory.mktemp("sources")
-    train, validation = pictures()
-    for name, write in layouts.LAYOUTS.items():
-        write(root / name, train, validation)
-    return root
+    """The same images in each layout, in folders with the names of the layouts. For reading only."""
+    return write_sources(tmp_path_factory.mktemp("sources"))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +50,7 @@ def expected(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shards(folder: Path) -> dict[str, bytes]:
-    """Whatever the layout must not change: shards, indexes, sizes."""
+    """The files that must not depend on the layout: shards, indexes, sizes."""
     return {path.name: path.read_bytes() for path in folder.glob("*-*")}
 
 
@@ -144,8 +93,9 @@ def test_every_layout_gives_the_same_shards(sources: Path, expected: Path, tmp_p
         assert rejected[0] == rejected[1]
     assert sorted(rejected[0].values()) == sorted(rejected[1].values())
     assert len(rejected[0]) == REJECTED
-    mended = {"4-component JPEG": 1, "BMP": 1, "EXIF orientation 6": 1, "GIF": 1, "PNG": 1, "WEBP": 1}
-    assert infos[0].build["reencoded"] == infos[1].build["reencoded"] == mended
+    reencoded = {"4-component JPEG": 1, "BMP": 1, "EXIF orientation 6": 1, "GIF": 1, "PNG": 1, "WEBP": 1}
+    reencoded["JPEG without end marker"] = 1
+    assert infos[0].build["reencoded"] == infos[1].build["reencoded"] == reencoded
 
 
 @pytest.mark.parametrize("layout", TEXTS)
@@ -164,7 +114,7 @@ def test_kaggles_tree_from_further_down(sources: Path, inner: str) -> None:
 
 
 def test_validation_labels_are_the_known_ones() -> None:
-    """Vectors of the official devkit and of TensorFlow's list."""
+    """Compared with values of the official devkit and of TensorFlow's list."""
     assert len(imagenet.wnids()) == len(imagenet.class_names()) == 1000
     assert list(imagenet.wnids()) == sorted(imagenet.wnids())
     assert (imagenet.wnids()[0], imagenet.class_names()["n01440764"]) == ("n01440764", "tench, Tinca tinca")
@@ -227,15 +177,15 @@ def test_hostile_members_are_rejected_and_nothing_is_unpacked(tmp_path: Path) ->
         "hard.JPEG": "a link in a tar",
         "dev.JPEG": "not a regular file",
         "pipe": "not a regular file",
-        "x.jpg": "Is a directory",
-        "ILSVRC2012_img_train.tar/readme.txt": "not the tar of a class",
+        "x.jpg": "a folder, not a file",
+        "ILSVRC2012_img_train.tar/readme.txt": "its name is not that of a class tar",
     }
     assert {item.split for item in source.rejected} == {"train"}
     assert {path.name for path in tmp_path.rglob("*")} == {"secret", "source", "ILSVRC2012_img_train.tar"}
 
 
-def test_what_belongs_to_no_class_is_listed(tmp_path: Path) -> None:
-    """Names without a label, names of classes that training lacks, and second files of one name."""
+def test_files_without_a_class_are_listed(tmp_path: Path) -> None:
+    """Names without a label, classes that training does not have, and second files of one name."""
     known = next(name for name, wnid in LABELS.items() if wnid == "n01440764")
     other = next(name for name, wnid in LABELS.items() if wnid != "n01440764")
     twice = layouts.tar([("a.JPEG", b"1"), ("./a.JPEG", b"2"), ("._a.JPEG", b"macOS")])
@@ -249,12 +199,12 @@ def test_what_belongs_to_no_class_is_listed(tmp_path: Path) -> None:
     assert reasons == {
         ("train", "a.JPEG"): "a second file of this name in its class",
         ("validation", other): f"no training images of its class {LABELS[other]}",
-        ("validation", "b.JPEG"): "no label is known for this name",
+        ("validation", "b.JPEG"): "the label of this file name is not known",
     }
 
 
 def test_a_tar_that_is_cut_off_is_refused(sources: Path, tmp_path: Path) -> None:
-    """Wherever it was cut: Python's tarfile takes most of these for whole, shorter tars."""
+    """At any byte: Python's tarfile accepts most of these as whole, shorter tars."""
     whole = (sources / "official_tars" / "ILSVRC2012_img_train.tar").read_bytes()
     ends = np.random.default_rng(1).integers(0, len(whole.rstrip(b"\0")), 40)
     for end in (0, 512, *ends, *(ends // 512 * 512)):
@@ -264,8 +214,8 @@ def test_a_tar_that_is_cut_off_is_refused(sources: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("claim", ["size", "name"])
-def test_tars_that_lie_about_their_size(tmp_path: Path, claim: str) -> None:
-    """A header that leads backwards, for ever; a long name of gigabytes."""
+def test_tars_with_false_sizes_are_refused(tmp_path: Path, claim: str) -> None:
+    """A header that leads backwards without end, and a long name of gigabytes."""
     member = tarfile.TarInfo("loop.JPEG")
     member.size = -1024 if claim == "size" else 1 << 40
     member.type = tarfile.REGTYPE if claim == "size" else tarfile.GNUTYPE_LONGNAME
@@ -275,28 +225,28 @@ def test_tars_that_lie_about_their_size(tmp_path: Path, claim: str) -> None:
         open_source(tmp_path)
 
 
-def test_an_empty_class_is_no_class(tmp_path: Path) -> None:
+def test_an_empty_class_is_refused(tmp_path: Path) -> None:
     write_official(tmp_path, layouts.tar([("n01440764.tar", layouts.tar([])), ("n01443537.tar", class_tar())]))
-    with pytest.raises(UserError, match="n01440764: the class has no training images"):
+    with pytest.raises(UserError, match="the class n01440764 has no training images"):
         open_source(tmp_path)
 
 
 def test_compressed_tars_are_unpacked_once(sources: Path, tmp_path: Path) -> None:
-    """What an interrupted build has unpacked stays; what it was about to unpack is done again."""
+    """A repeated build keeps the tars that are unpacked, and unpacks an incomplete one again."""
     scratch = Scratch(tmp_path / "scratch", workers=3)
     first = open_source(sources / "hugging_face", scratch)
-    times = {path: path.stat().st_mtime_ns for path in scratch.folder.iterdir()}
+    times = {path: path.stat().st_ctime_ns for path in scratch.folder.iterdir()}
     assert len(times) == 6
     lost = min(times)
     lost.rename(scratch.folder / ".half.1234.tmp")
     again = open_source(sources / "hugging_face", scratch)
     assert again.splits == first.splits
-    assert {path for path in scratch.folder.iterdir() if times[path] != path.stat().st_mtime_ns} == {lost}
-    with pytest.raises(UserError, match="compressed"):
+    assert {path for path in scratch.folder.iterdir() if times[path] != path.stat().st_ctime_ns} == {lost}
+    with pytest.raises(UserError, match="the tar is compressed"):
         open_source(sources / "hugging_face")
 
 
-def test_a_compressed_tar_that_is_cut_off_or_of_which_there_is_no_room(
+def test_a_compressed_tar_that_is_cut_off_or_has_no_room(
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = (sources / "hugging_face" / "data" / "train_images_0.tar.gz").read_bytes()
@@ -310,7 +260,9 @@ def test_a_compressed_tar_that_is_cut_off_or_of_which_there_is_no_room(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"No space left on device; .* the same command goes on"):
+    with pytest.raises(
+        UserError, match=r"No space left on device; .* repeat the same command; it keeps the tars that are unpacked"
+    ):
         open_source(tmp_path, Scratch(tmp_path / "full"))
     assert not list((tmp_path / "full").iterdir())
 
@@ -318,7 +270,7 @@ def test_a_compressed_tar_that_is_cut_off_or_of_which_there_is_no_room(
 def test_a_tar_that_was_replaced_is_another_source(
     sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Offsets and lengths alone would not tell."""
+    """Offsets and lengths are the same."""
     data = (sources / "official_tars" / "ILSVRC2012_img_train.tar").read_bytes()
     (tmp_path / "source").mkdir()
     write_official(tmp_path / "source", data)
@@ -336,7 +288,7 @@ def test_a_tar_that_was_replaced_is_another_source(
         with pytest.raises(UserError, match="stopped"):
             try_build()
     os.utime(tmp_path / "source" / "ILSVRC2012_img_train.tar", (1, 1))
-    with pytest.raises(UserError, match="unfinished build of other images"):
+    with pytest.raises(UserError, match="has an unfinished build of other images or options"):
         try_build()
 
 
@@ -346,20 +298,20 @@ def test_a_tar_that_shrinks_while_it_is_read_stops_the_build(sources: Path, tmp_
     write_official(tmp_path / "source", data)
     source = open_source(tmp_path / "source")
     write_official(tmp_path / "source", data[: len(data) // 2])
-    with pytest.raises(UserError, match="shorter than it was; mend this and repeat"):
+    with pytest.raises(UserError, match="shorter than it was; fix this and repeat"):
         build(source, tmp_path / "shards", OPTIONS)
 
 
 @pytest.mark.parametrize(
     "table", ["", "a,b\n1,2\n", "ImageId,PredictionString\nILSVRC2012_val_00000001,\n", "ImageId,PredictionString\nx\n"]
 )
-def test_a_table_of_kaggle_that_is_none(tmp_path: Path, table: str) -> None:
+def test_a_damaged_table_of_kaggle_is_refused(tmp_path: Path, table: str) -> None:
     path = tmp_path / "LOC_val_solution.csv"
     path.write_text(table)
     if not table:
         assert imagenet.kaggle_labels(path) == {}
         return
-    with pytest.raises(UserError, match=r"LOC_val_solution\.csv: not the columns"):
+    with pytest.raises(UserError, match=r"LOC_val_solution\.csv: the columns ImageId and PredictionString are missing"):
         imagenet.kaggle_labels(path)
 
 
@@ -376,3 +328,37 @@ def test_a_table_of_kaggle_that_is_none(tmp_path: Path, table: str) -> None:
 )
 def test_hugging_faces_names(name: str, parts: tuple[str, str]) -> None:
     assert imagenet.split_name(name) == parts
+
+
+def test_a_tar_that_is_replaced_while_it_is_read_stops_the_build(sources: Path, tmp_path: Path) -> None:
+    """With the same size: only its time differs from the time of the listing."""
+    data = (sources / "official_tars" / "ILSVRC2012_img_train.tar").read_bytes()
+    (tmp_path / "source").mkdir()
+    write_official(tmp_path / "source", data)
+    source = open_source(tmp_path / "source")
+    write_official(tmp_path / "source", data[:5000] + data[5000:][::-1])
+    with pytest.raises(UserError, match="was changed after its images were listed; fix this and repeat"):
+        build(source, tmp_path / "shards", OPTIONS)
+
+
+def test_a_copy_that_is_unpacked_again_is_the_same_source(sources: Path, tmp_path: Path) -> None:
+    first = open_source(sources / "hugging_face", Scratch(tmp_path / "first"))
+    again = open_source(sources / "hugging_face", Scratch(tmp_path / "second"))
+    assert [place.listed for place in places(first)] == [place.listed for place in places(again)]
+
+
+def places(source: Source) -> list[Place]:
+    return sorted({entry.place for entries in source.splits.values() for entry in entries})
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "folder"])
+def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
+    """A file that became something else after it was listed: opening a FIFO would block."""
+    for folder in ("train/a", "train/b"):
+        layouts.write_folder(tmp_path / "source" / folder, {"1.JPEG": b"1"})
+    source = open_source(tmp_path / "source")
+    path = tmp_path / "source" / "train" / "b" / "1.JPEG"
+    path.unlink()
+    os.mkfifo(path) if kind == "FIFO" else path.mkdir()
+    with pytest.raises(OSError, match="not a regular file"):
+        source.splits["train"][1].read()

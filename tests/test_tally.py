@@ -1,4 +1,4 @@
-"""The tables of an evaluation against counts made one image at a time."""
+"""The tables of an evaluation, compared with counts of single images."""
 
 import json
 
@@ -13,7 +13,7 @@ NAMES = tuple("abcdefgh")
 
 
 def outputs(rng: np.random.Generator, count: int, padding: int = 0) -> Outputs:
-    """Of a made-up model that is right every other time."""
+    """Outputs of an invented model that is correct half of the time."""
     probabilities = rng.dirichlet(np.full(len(NAMES), 0.3), count).astype(np.float32)
     classes = np.argsort(-probabilities, axis=1, kind="stable")[:, :5].astype(np.int32)
     labels = np.where(rng.random(count) < 0.5, classes[:, 0], rng.integers(0, len(NAMES), count)).astype(np.int32)
@@ -39,7 +39,7 @@ def batches() -> list[Outputs]:
 
 @pytest.fixture(scope="module")
 def images(batches: list[Outputs]) -> list[tuple]:
-    """(classes, probability of the best, loss, label) of each image that counts."""
+    """(classes, highest probability, loss, label) of each image that is counted."""
     return [
         (classes.tolist(), float(best[0]), float(loss), int(label))
         for batch in batches
@@ -92,13 +92,13 @@ def test_calibration(batches: list[Outputs], images: list[tuple]) -> None:
 
 
 def test_the_edges_of_bins_and_probabilities() -> None:
-    """(low, high]: certainty is in the last bin, what cannot be in the first."""
+    """(low, high]: probability 1 is in the last bin, 0 in the first."""
     certain = np.array([1.0, 0.0, 0.5], np.float32)
     batch = Outputs(np.zeros((3, 1), np.int32), certain[:, None], np.zeros(3), np.zeros(3, np.int32), np.ones(3))
     assert [part.records for part in of(batch).bins()] == [1, *[0] * 6, 1, *[0] * 6, 1]
 
 
-def test_a_nan_is_never_right_and_no_secret() -> None:
+def test_nan_is_never_correct_and_is_reported() -> None:
     rng = np.random.default_rng(1)
     batch = outputs(rng, 20)
     spoilt = batch._replace(
@@ -113,7 +113,7 @@ def test_a_nan_is_never_right_and_no_secret() -> None:
     json.dumps(found, allow_nan=False)
 
 
-def test_what_is_shown_is_what_was_counted(batches: list[Outputs]) -> None:
+def test_the_report_shows_the_counts(batches: list[Outputs]) -> None:
     tally = of(*batches)
     assert len(list(report.lines(tally))) == 2
     text = "\n".join(report.lines(tally, per_class=True, confusions=3, calibration=True))

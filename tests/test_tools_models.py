@@ -11,6 +11,7 @@ from kimagenet.runs.directory import RunDirectory
 from tools import plot_runs, try_models
 
 
+@pytest.mark.slow
 def test_try_models(tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     output = tmp_path / "models.md"
     flags = ["--models", "demo", "--loaders", "tfdata", "--image-size=32", "--batches=2", "--passes=4"]

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kimagenet import cli, evaluate, models, train
+from kimagenet import cli, evaluate, models, train, train_settings
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory, save_model
+from kimagenet.training.cluster import Cluster
 from pipelines import UserError
 from pipelines.loader import Unavailable
 from pipelines.loaders import dali
 from tests.helpers.data import VALIDATION_RECORDS
+from tests.helpers.programs import run_program
 from tests.helpers.runs import read_events, read_log
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +36,7 @@ def run_train(dataset: Path, output: Path, *flags: str) -> int:
 
 def resolve(*arguments: str, is_demo: bool = False) -> Recipe:
     given = train.with_values(cli.with_hyphens(arguments))
-    return train.resolve_recipe(train.make_parser().parse_args(given), is_demo)
+    return train_settings.resolve_recipe(train.make_parser().parse_args(given), is_demo)[0]
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +47,11 @@ def finished_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -
     return RunDirectory.existing(output)
 
 
-def test_decoupled_decay_takes_the_place_of_the_recipes_l2() -> None:
-    flags = train.make_parser().parse_args(["resnet50", "--decoupled-weight-decay", "0.05"])
-    recipe = train.resolve_recipe(flags)
+def test_decoupled_decay_replaces_the_recipes_l2() -> None:
+    recipe = resolve("resnet50", "--decoupled-weight-decay", "0.05")
     assert (recipe.weight_decay, recipe.decoupled_weight_decay) == (0.0, 0.05)
-    both = train.make_parser().parse_args(["resnet50", "--decoupled-weight-decay", "0.05", "--weight-decay", "1e-4"])
     with pytest.raises(UserError, match="decay"):
-        train.resolve_recipe(both)
+        resolve("resnet50", "--decoupled-weight-decay", "0.05", "--weight-decay", "1e-4")
 
 
 def test_leaves_a_complete_run_directory(finished_run: RunDirectory, tiny_dataset: Path) -> None:
@@ -162,7 +162,7 @@ def test_interrupted_run_keeps_the_weights(
     assert not run.final.exists()
     assert evaluate.main([str(output), "--loader=tfdata", "--checkpoint=last"]) == 0
     assert evaluate.main([str(output), "--loader=tfdata"]) == 2
-    assert "--checkpoint last" in capsys.readouterr().err
+    assert "not written yet, the run is not finished; choose last (--checkpoint)" in capsys.readouterr().err
 
 
 def test_save_model_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +173,7 @@ def test_save_model_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     def fail(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr("kimagenet.runs.directory.sync", fail)
+    monkeypatch.setattr("pipelines.system.files.sync", fail)
     with pytest.raises(OSError, match="no space left"):
         save_model(model, tmp_path / "a.keras")
     assert [path.name for path in tmp_path.iterdir()] == ["a.keras"]
@@ -238,7 +238,7 @@ def test_every_recipe_field_is_a_flag() -> None:
         (["--bach-size", "3"], "--bach-size: no such flag; did you mean --batch-size?"),
         (["--batch", "3"], "--batch: no such flag"),
         (["--epochs", "x"], "invalid int value"),
-        (["--epochs", "0"], "epochs must be positive"),
+        (["--epochs", "0"], "epochs must be at least 1, not 0 (--epochs)"),
         (["--optimizer", "sgdd"], "invalid choice: 'sgdd'"),
         (["--loader", "foo"], "invalid choice: 'foo'"),
         (["--workers", "0"], "must be positive"),
@@ -288,7 +288,7 @@ def test_damaged_shards_are_refused_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
-def test_without_dali_a_run_says_so_once_and_goes_through_tfdata(
+def test_without_dali_a_run_warns_once_and_uses_tfdata(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(dali, "unavailable", lambda device: Unavailable("package nvidia-dali-cuda120 is not installed"))
@@ -296,7 +296,11 @@ def test_without_dali_a_run_says_so_once_and_goes_through_tfdata(
     base = ["demo", "--loader=dali", f"--dataset-dir={tiny_dataset}", "--epochs=1", "--image-size=32"]
     assert train.main([*base, f"--output={tmp_path / 'run'}"]) == 0
     assert len([message for message in caplog.messages if "nvidia-dali-cuda120" in message]) == 1
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["loader"] == "tfdata on the cpu"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["loader"] == {
+        "name": "tfdata",
+        "device": "cpu",
+        "replicas": 1,
+    }
     assert train.main([*base, f"--output={tmp_path / 'strict'}", "--strict-loader"]) == 2
     assert not (tmp_path / "strict").exists()
 
@@ -306,8 +310,7 @@ def test_without_dali_a_run_says_so_once_and_goes_through_tfdata(
     [(["--label_smoothing"], 0.1), (["--label-smoothing", "5e-2"], 0.05), (["--label_smoothing=0.2"], 0.2)],
 )
 def test_label_smoothing_is_a_switch_or_takes_a_value(flags: list[str], value: float) -> None:
-    given = train.with_values(cli.with_hyphens(["resnet50", *flags]))
-    assert train.resolve_recipe(train.make_parser().parse_args(given)).label_smoothing == value
+    assert resolve("resnet50", *flags).label_smoothing == value
 
 
 def test_a_run_is_never_overwritten(
@@ -324,13 +327,8 @@ def test_a_run_is_never_overwritten(
 
 
 def test_help_needs_no_tensorflow() -> None:
-    code = "import sys; sys.argv[1:] = ['--help']\n"
-    code += "try:\n    from kimagenet import {0}; {0}.main()\nexcept SystemExit: pass\n"
-    code += "assert not {{'tensorflow', 'keras', 'nvidia.dali'}} & set(sys.modules)"
     for name in ("train", "evaluate"):
-        result = subprocess.run(
-            [sys.executable, "-c", code.format(name)], cwd=ROOT, capture_output=True, text=True, check=False
-        )
+        result = run_program("without_tensorflow", f"kimagenet.{name}", "--help")
         assert result.returncode == 0, result.stderr
         assert f"usage: python -m kimagenet.{name}" in result.stdout
 
@@ -343,8 +341,97 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("description", "loader"), [("tfdata on the cpu", "tfdata"), ("2 × dali on the gpu", "dali"), ("", "auto")]
+    ("content", "loader"),
+    [
+        ({"loader": {"name": "dali", "device": "gpu", "replicas": 2}}, "dali"),
+        ({"loader": {"name": "a loader of another release"}}, "auto"),
+        ({"loader": "tfdata on the cpu"}, "tfdata"),  # before run.json had fields for it
+        ({"loader": "2 × dali on the gpu"}, "dali"),
+        ({"loader": ""}, "auto"),
+        ({}, "auto"),
+        ({"loader": ["dali"]}, "auto"),
+    ],
 )
-def test_a_run_goes_on_with_its_own_loader(tmp_path: Path, description: str, loader: str) -> None:
-    (tmp_path / "run.json").write_text(json.dumps({"version": 1, "loader": description}))
-    assert train.loader_of(RunDirectory(tmp_path)) == loader
+def test_a_run_continues_with_its_own_loader(tmp_path: Path, content: dict, loader: str) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"version": 1} | content))
+    assert train_settings.loader_of(RunDirectory(tmp_path)) == loader
+
+
+@pytest.fixture
+def begun_run(tmp_path: Path) -> RunDirectory:
+    """A run that began with other settings than the defaults."""
+    run = RunDirectory(tmp_path / "begun")
+    recipe = models.recipes()["demo"].replace(epochs=7, seed=3)
+    run.begin(recipe, {"dataset_dir": "/its/shards", "loader": {"name": "tfdata", "device": "cpu", "replicas": 1}})
+    return run
+
+
+def settings_of(*arguments: str, cluster: Cluster | None = None) -> train_settings.Settings:
+    return train_settings.resolve(train.make_parser().parse_args(arguments), cluster or Cluster())
+
+
+def test_flags_come_before_the_run_and_the_run_before_the_defaults(begun_run: RunDirectory) -> None:
+    settings = settings_of("--resume", f"--output={begun_run.path}", "--epochs=9")
+    assert settings.is_resumed
+    assert (settings.recipe.epochs, settings.recipe.seed, settings.recipe.model) == (9, 3, "demo")
+    assert (settings.dataset_dir, settings.is_demo) == (Path("/its/shards"), False)
+    assert settings.loader.name == "tfdata"
+    flags = ("--dataset-dir=/other", "--loader=dali", "--recipe=resnet50", "--force-resume")
+    settings = settings_of(f"--output={begun_run.path}", *flags)
+    assert (settings.dataset_dir, settings.loader.name, settings.recipe) == (
+        Path("/other"),
+        "dali",
+        models.recipes()["resnet50"],
+    )
+    assert settings.is_forced
+
+
+def test_without_resume_a_run_that_has_begun_keeps_its_loader_alone(begun_run: RunDirectory) -> None:
+    settings = settings_of("demo", "--dataset-dir=/other", f"--output={begun_run.path}")
+    assert settings.is_resumed
+    assert not settings.is_forced
+    assert settings.loader.name == "tfdata"
+    assert settings.recipe == models.recipes()["demo"]
+    assert settings.note == "No --recipe: using the recipe demo."
+
+
+def test_without_any_data_the_demo_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings = settings_of()
+    assert (settings.is_demo, settings.is_resumed) == (True, False)
+    assert settings.dataset_dir == tmp_path / "cache" / "kimagenet" / "demo-v1"
+    assert settings.recipe == models.recipes()["demo"]
+    assert settings.run.path.parent == Path("runs")
+    (tmp_path / "data" / "ILSVRC2012" / "tfrecords").mkdir(parents=True)
+    settings = settings_of()
+    assert not settings.is_demo
+    assert settings.dataset_dir == tmp_path / "data" / "ILSVRC2012" / "tfrecords"
+    assert settings.recipe.model == "googlenet_bn"
+
+
+def test_several_workers_need_one_output(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="several workers need one --output"):
+        settings_of("demo", cluster=Cluster(2, 1))
+    assert settings_of("demo", f"--output={tmp_path / 'run'}", cluster=Cluster(2, 1)).cluster.rank == 1
+
+
+def test_resolving_changes_neither_the_flags_nor_the_disk(begun_run: RunDirectory) -> None:
+    flags = train.make_parser().parse_args([f"--output={begun_run.path}", "--force-resume"])
+    before, files = vars(flags).copy(), sorted(begun_run.path.rglob("*"))
+    train_settings.resolve(flags, Cluster())
+    assert vars(flags) == before
+    assert sorted(begun_run.path.rglob("*")) == files
+
+
+def test_only_the_chief_prints(
+    finished_run: RunDirectory, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Of a run that is finished, which needs no other worker."""
+    jobs = {"cluster": {"worker": ["a:1", "b:1"]}}
+    for rank, words in ((0, "this run is finished"), (1, "")):
+        monkeypatch.setenv("TF_CONFIG", json.dumps(jobs | {"task": {"type": "worker", "index": rank}}))
+        assert train.main(["--resume", f"--output={finished_run.path}"]) == 0
+        printed = capsys.readouterr().out
+        assert words in printed
+        assert bool(printed) == bool(words)

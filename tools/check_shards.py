@@ -1,4 +1,4 @@
-"""Checks every record of a folder of shards, and what lies beside them."""
+"""Checks every record of a folder of shards, and the files beside them."""
 
 import argparse
 import sys
@@ -12,34 +12,38 @@ from pipelines.errors import UserError
 from pipelines.system.processes import cpu_count
 from pipelines.system.progress import ProgressBar
 
-EPILOG = """Checked: length and data CRC of each record, features, label, image (decoded to its last block), index,
-image sizes, dataset.json and its checksums. One line a fault. Shards of the original project and of other writers may
-lack dataset.json and all features but image and label. A record is faulty too if its image is none that the builder
-would store as it is (an EXIF orientation is no fault: no loader turns images). Exit codes: 0 no fault, 1 faults (those
-of records that were in quarantine before do not count), 2 wrong use, 130 interrupted."""
+EPILOG = """Checked are: length and data CRC of each record, features, label, image (decoded to its last block), index,
+image sizes, dataset.json and its checksums. Each fault is one line. Shards of the original project and of other writers
+need no dataset.json and no features except image and label. A record is also faulty if the builder would not store its
+image unchanged (except for an EXIF orientation, which no loader applies). Exit codes: 0 no fault, 1 faults (not
+counting records that are already quarantined), 2 wrong use, 130 interrupted."""
 
 
 def make_parser() -> cli.Parser:
-    """The flags."""
+    """The parser of this command."""
     parser = cli.Parser("python -m tools.check_shards", "DIR [flags]", __doc__ or "", EPILOG)
     parser.add_argument("directory", type=Path, metavar="DIR", help="folder of shards")
     parser.add_argument(
         "--quarantine",
         action="store_true",
-        help="write the faulty records into dataset.json: no loader will read them (made if it is missing)",
+        help="list the faulty records in dataset.json (made if it is missing), so that no loader reads them",
     )
-    parser.add_argument("--fast", action="store_true", help="check everything but the decoding of images")
+    parser.add_argument("--fast", action="store_true", help="do not decode images; check everything else")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the faults as JSON")
     parser.add_argument(
-        "--workers", type=cli.positive_int, default=cpu_count(), metavar="N", help="processes; default: one a core"
+        "--workers",
+        type=cli.positive_int,
+        default=cpu_count(),
+        metavar="N",
+        help="number of processes (default: one for each core)",
     )
     return parser
 
 
 def run_check(flags: argparse.Namespace) -> int:
-    """Checks, and says what is wrong."""
+    """Checks the shards and prints the faults. Returns the exit code."""
     if flags.json and not flags.json.absolute().parent.is_dir():
-        raise UserError(f"{flags.json.parent}: no such folder to write {flags.json.name} into")
+        raise UserError("its folder does not exist", path=flags.json, remedy="create the folder first")
     with closing(ProgressBar()) as progress:
         report = check_shards(flags.directory, not flags.fast, flags.workers, progress)
     for fault in report.faults:
@@ -50,17 +54,18 @@ def run_check(flags: argparse.Namespace) -> int:
     if flags.quarantine and report.damaged:
         info = quarantine(report, flags.workers)
         parts = [f"{len(part.quarantine):,} of {split}" for split, part in info.splits.items() if part.quarantine]
-        print(f"{flags.directory}: in quarantine: {', '.join(parts)}")
+        print(f"{flags.directory}: quarantined records: {', '.join(parts)}")
     return cli.EXIT_FAILED if report.faults else 0
 
 
 def _summary(directory: Path, report: CheckReport) -> str:
+    """One line about the result."""
     counts = ", ".join(f"{count:,} {split} records" for split, count in report.records.items())
     records = sum(map(len, report.damaged.values()))
     others = sum(fault.record is None for fault in report.faults)
     parts = [f"{records:,} of them faulty"] if records else []
     parts += [f"{others:,} {'fault' if others == 1 else 'faults'} of files"] if others else []
-    parts += [f"{report.quarantined:,} in quarantine already"] if report.quarantined else []
+    parts += [f"{report.quarantined:,} already quarantined"] if report.quarantined else []
     parts += [] if report.images_decoded else ["images not decoded"]
     return f"{directory}: {counts}: {', '.join(parts) or 'no fault'}"
 

@@ -1,4 +1,4 @@
-"""Pictures of every augmentation: one record, each parameter swept, a row for each loader."""
+"""Draws every augmentation: one record with several values of each parameter, a row for each loader."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ from pipelines import AugmentSpec, BatchSpec, ShardSet, open_loader
 from pipelines.system.files import atomic_writer
 from tools.preview import draw_sheet
 
-# The same record keeps its random numbers, so in a row only the range changes that they are spread over.
+# The record keeps its random numbers, so within a row only the range of the parameter changes.
 SWEEPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "crop_area": [(f"{low:g}…1", {"crop_area": (low, 1.0)}) for low in (1.0, 0.8, 0.6, 0.35, 0.2, 0.08)],
     "crop_aspect": [
@@ -34,18 +34,26 @@ SWEEPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 
 
 def make_parser() -> Parser:
-    """The flags."""
+    """The parser of this command."""
     parser = Parser("python -m tools.gallery", "DIR --output FOLDER [flags]", __doc__ or "")
     parser.add_argument("directory", metavar="DIR", type=Path, help="folder of shards")
     parser.add_argument("--output", metavar="FOLDER", type=Path, required=True, help="one PNG for each parameter")
     parser.add_argument("--loader", nargs="+", default=["dali", "tfdata"], help="one row each (default: dali tfdata)")
-    parser.add_argument("--image-size", metavar="PIXELS", type=positive_int, default=144, help="default: 144")
-    parser.add_argument("--seed", type=int, default=0, help="which record, and its random numbers (default: 0)")
+    parser.add_argument(
+        "--image-size",
+        metavar="PIXELS",
+        type=positive_int,
+        default=144,
+        help="side of each picture (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="chooses the record and its random numbers (default: %(default)s)"
+    )
     return parser
 
 
 def draw_gallery(flags: argparse.Namespace) -> None:
-    """Draws a sheet for each parameter."""
+    """Draws a picture for each parameter."""
     shards = ShardSet.open(flags.directory, "train")
     import_tensorflow()
     flags.output.mkdir(parents=True, exist_ok=True)
@@ -61,13 +69,25 @@ def draw_gallery(flags: argparse.Namespace) -> None:
 
 
 def render(loader: str, shards: ShardSet, spec: AugmentSpec, size: int, seed: int) -> Image.Image:
-    """The first image of epoch 0: of one seed it is the same record, whatever the spec."""
+    """The first image of epoch 0. With one seed it is the same record for every spec.
+
+    Args:
+        loader: name of the loader.
+        shards: the records.
+        spec: the augmentation.
+        size: side of the image in pixels.
+        seed: seed of the order and augmentation.
+
+    Returns:
+        The image.
+    """
     with open_loader(loader, shards, BatchSpec(1, size, "uint8"), spec, seed=seed, strict=True) as opened:
         images, _ = next(iter(opened.epoch(0)))
         return Image.fromarray(images.numpy()[0])
 
 
 def _difference(rows: dict[str, list[Image.Image]]) -> str:
+    """How much the rows differ from the first."""
     first, *others = (np.stack([np.asarray(image, np.int16) for image in images]) for images in rows.values())
     if not others:
         return f"{len(first)} images"

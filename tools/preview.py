@@ -1,4 +1,4 @@
-"""A contact sheet: what each loader makes of the same records, beside the images as they are stored."""
+"""Draws the same records as each loader gives them, below the images as they are stored."""
 
 import argparse
 import io
@@ -19,22 +19,35 @@ _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 
 
 def make_parser() -> Parser:
-    """The flags."""
+    """The parser of this command."""
     parser = Parser("python -m tools.preview", "DIR --output PNG [flags]", __doc__ or "")
     parser.add_argument("directory", metavar="DIR", type=Path, help="folder of shards")
     parser.add_argument("--output", metavar="PNG", type=Path, required=True, help="picture to write")
     parser.add_argument("--loader", nargs="+", default=["dali", "tfdata"], help="one row each (default: dali tfdata)")
-    parser.add_argument("--split", default="train", help="default: train")
-    parser.add_argument("--augment", choices=(*AUGMENTS, "evaluation"), default="full", help="default: full")
-    parser.add_argument("--columns", metavar="N", type=positive_int, default=8, help="how many records (default: 8)")
-    parser.add_argument("--image-size", metavar="PIXELS", type=positive_int, default=160, help="default: 160")
-    parser.add_argument("--epoch", type=int, default=0, help="default: 0")
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--split", default="train", help="split of the records (default: %(default)s)")
+    parser.add_argument(
+        "--augment",
+        choices=(*AUGMENTS, "evaluation"),
+        default="full",
+        help="augmentation of the records (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--columns", metavar="N", type=positive_int, default=8, help="number of records (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--image-size",
+        metavar="PIXELS",
+        type=positive_int,
+        default=160,
+        help="side of each picture (default: %(default)s)",
+    )
+    parser.add_argument("--epoch", type=int, default=0, help="epoch that the records are from (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order and augmentation (default: %(default)s)")
     return parser
 
 
 def preview(flags: argparse.Namespace) -> None:
-    """Draws the sheet and writes it."""
+    """Draws the picture and writes it."""
     augment = AugmentSpec.evaluation() if flags.augment == "evaluation" else AugmentSpec.named(flags.augment)
     check_writable(flags.output)
     shards = ShardSet.open(flags.directory, flags.split)
@@ -56,7 +69,15 @@ def preview(flags: argparse.Namespace) -> None:
 
 
 def draw_sheet(rows: dict[str, list[Image.Image]], titles: list[str]) -> Image.Image:
-    """One row of square images for each name, the titles above the columns."""
+    """Draws one row of square images for each name, with titles above the columns.
+
+    Args:
+        rows: name of the row -> its images, all of one size.
+        titles: one for each column.
+
+    Returns:
+        The picture.
+    """
     font = ImageFont.load_default(13)
     left = _MARGIN + max(int(font.getlength(name)) for name in rows) + _MARGIN
     size = next(iter(rows.values()))[0].height
@@ -76,7 +97,7 @@ def draw_sheet(rows: dict[str, list[Image.Image]], titles: list[str]) -> Image.I
 
 
 def _fitted(encoded: bytes, size: int) -> Image.Image:
-    """The whole image in a square."""
+    """The whole image in a square of this many pixels, with a margin in grey."""
     image = Image.open(io.BytesIO(encoded)).convert("RGB")
     return ImageOps.pad(image, (size, size), color=(235, 235, 235))
 

@@ -1,1 +1,1 @@
-"""Trained models in use: loading, evaluation, export."""
+"""Uses of trained models: loading, fine-tuning, evaluation, export."""

@@ -1,4 +1,4 @@
-"""A plain folder of class folders, matched by name with the classes that a model knows."""
+"""Image files in class folders, matched by name with the classes of a model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,15 @@ if TYPE_CHECKING:
 
 
 def find(directory: Path, split: str) -> Path | None:
-    """The folder that holds the class folders: `directory`, or the split's folder in it; None if it holds shards."""
+    """The folder of the class folders.
+
+    Args:
+        directory: a data set, of shards or of files.
+        split: a folder of this name, if there is one, has the class folders; else `directory`.
+
+    Returns:
+        The folder; None if `directory` has shards, or no class folders.
+    """
     if (directory / DATASET_FILE).exists() or not directory.is_dir():
         return None
     folders = [directory / name for name in SPLIT_FOLDERS.get(split, (split,))]
@@ -27,10 +35,15 @@ def names(root: Path) -> tuple[str, ...]:
 
 
 def list_images(root: Path, classes: Sequence[str], wnids: Sequence[str | None] = ()) -> "list[ImageFile]":
-    """All files of all class folders, by class and name; names that begin with a dot are not looked at.
+    """All files of all class folders, by class and name. Names that start with a dot are ignored.
 
-    A folder bears the name of a class of the model's, or its wnid, both given in label order. Raises `UserError` for a
-    folder that is no class of the model's, or if there is no file.
+    Args:
+        root: the folder of the class folders, which have the name or the wnid of a class.
+        classes: the names of the model's classes, in label order.
+        wnids: their WordNet ids, in label order.
+
+    Raises:
+        UserError: a folder is not a class of the model, or there is no file.
     """
     from pipelines.images import ImageFile  # which imports TensorFlow
 
@@ -40,7 +53,7 @@ def list_images(root: Path, classes: Sequence[str], wnids: Sequence[str | None] 
         names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
         files += [ImageFile(path, label) for path in names]
     if not files:
-        raise UserError(f"{root}: no images in its class folders")
+        raise UserError("no images in its class folders", path=root)
     return files
 
 
@@ -49,9 +62,9 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _label(folder: Path, classes: Sequence[str], wnids: Sequence[str | None]) -> int:
-    """The number of the class that the folder is named after: by its wnid, or by a name that no other class has."""
+    """The number of the class that the folder is named after: by its wnid, or by a name that only one class has."""
     if folder.name in wnids:
         return wnids.index(folder.name)
     if classes.count(folder.name) == 1:
         return classes.index(folder.name)
-    raise UserError(f"{folder}: the model knows no class of this name; rename or remove the folder")
+    raise UserError("the model knows no class of this name", path=folder, remedy="rename or remove the folder")

@@ -1,4 +1,4 @@
-"""Runs a trained model over shards, or over images as they lie in folders, and counts what it got right."""
+"""Evaluates a trained model on shards, or on image files in class folders."""
 
 import logging
 from pathlib import Path
@@ -32,13 +32,26 @@ def over_shards(
     workers: int | None = None,
     device: str = "auto",
 ) -> Tally:
-    """Every record of a split once, on all GPUs. Raises `UserError` if model and data do not fit."""
+    """Evaluates a model on every record of a split, each counted once, on all GPUs.
+
+    Args:
+        model_file: the model.
+        shards: the split.
+        augment: how images are cut and scaled.
+        batch_size: images a step, over all GPUs.
+        loader: see `open_loader`.
+        workers: see `open_loader`.
+        device: see `open_loader`.
+
+    Raises:
+        UserError: model and data set have different numbers of classes.
+    """
     strategy = choose_strategy()
     with strategy.scope():
         model = load(model_file)
     if (known := model.output_shape[-1]) != shards.num_classes:
         folder = shards.paths[0].parent
-        raise UserError(f"{model_file}: knows {known} classes, the data set in {folder} has {shards.num_classes}")
+        raise UserError(f"knows {known} classes, the data set in {folder} has {shards.num_classes}", path=model_file)
     batch = BatchSpec(batch_size, model.input_shape[1])
     step = make_output_step(model, strategy)
     tally = Tally(shards.classes)
@@ -51,19 +64,35 @@ def over_shards(
 def over_folder(
     trained: Trained, root: Path, augment: AugmentSpec, batch_size: int, workers: int | None = None
 ) -> tuple[Tally, list[tuple[ImageFile, str]]]:
-    """Every file of the class folders in `root` once, on one device; and the files that could not be read, with why.
+    """Evaluates a model on every file of class folders, each counted once, on one device.
 
-    Folders bear the names of the model's classes, or their wnids. If nobody names these and there are as many folders
-    as classes, the folders stand in order, as everywhere in Keras. Raises `UserError` if the folders do not fit, or
-    no file can be read.
+    Folders have the names of the model's classes, or their wnids. If these are not known and there are as many folders
+    as classes, the sorted folders are the classes, as in Keras.
+
+    Args:
+        trained: the model.
+        root: the folder of the class folders.
+        augment: how images are cut and scaled.
+        batch_size: images a step.
+        workers: decoding threads; None: one for each core.
+
+    Returns:
+        The counts, and the files that could not be read, with the reason.
+
+    Raises:
+        UserError: the folders do not fit the model, or no file can be read.
     """
-    choose_strategy()  # for what it does to the memory of GPUs
+    choose_strategy()  # it limits the memory that TensorFlow takes on GPUs
     model = load(trained.model)
     known = model.output_shape[-1]
     classes = class_names(trained, known)
     if not trained.classes and len(folders := class_folders.names(root)) == known:
         classes = folders
-        _log.warning("%s: nobody names its classes; taking the %d folders in order", trained.model, known)
+        _log.warning(
+            "%s: the names of its classes are not known; using the %d folders in alphabetical order",
+            trained.model,
+            known,
+        )
     files = class_folders.list_images(root, classes, trained.wnids)
     step = make_output_step(model, tf.distribute.get_strategy())
     reader = ImageReader(BatchSpec(batch_size, model.input_shape[1]), augment, trained.short_side)
@@ -75,5 +104,6 @@ def over_folder(
             labels = np.array([file.label for file in batch.files], np.int32)
             tally.add(step(batch.images, labels, np.ones(len(labels), np.float32)))
     if not tally.records:
-        raise UserError(f"{root}: none of its files can be read ({rejected[0][0].path.name}: {rejected[0][1]})")
+        file, reason = rejected[0]
+        raise UserError(f"none of its files can be read ({file.path.name}: {reason})", path=root)
     return tally, rejected

@@ -1,4 +1,4 @@
-"""What writes a model in a format of other programs, and what reads it again to compare it with the Keras model."""
+"""Writes a model in formats of other programs, and reads it again to compare it with the Keras model."""
 
 import re
 import warnings
@@ -17,37 +17,55 @@ from pipelines.loader import BatchSpec
 from pipelines.tf_image import evaluation_work, render
 
 ONNX_OPSET = 18
-_SIZES = ((64, 64), (90, 160), (333, 221), (500, 375))  # height, width of the images that an export is compared on
+_SIZES = ((64, 64), (90, 160), (333, 221), (500, 375))  # height, width of the images for the comparison
 
 
 def use_cpu() -> None:
-    """Hides GPUs: there convolutions round to 10 bits, and nothing here is worth one."""
+    """Hides GPUs: their convolutions round to 10 bits, and this work is too small for one."""
     tf.config.set_visible_devices([], "GPU")
 
 
 def in_float32(model: keras.Model) -> keras.Model:
-    """The model, or one of the same weights that computes in float32: converters know no mixed precision."""
+    """The model, or a copy that computes in float32: converters do not support mixed precision."""
     if all(layer.compute_dtype == "float32" for layer in model.layers):
         return model
     return rebuilt(model, model.input_shape[1])
 
 
 class Exporter(ABC):
-    """One format. `takes` says what its input is."""
+    """Writes and reads one format.
+
+    Attributes:
+        takes: describes its input; {size} stands for the image size.
+    """
 
     takes: str
 
     @abstractmethod
     def write(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> None:
-        """Writes the model into the folder, which holds classes.txt. Raises `OSError` if there is no room."""
+        """Writes a model.
+
+        Args:
+            model: computes in float32.
+            batch: its image size and dtype.
+            augment: how images are cut and scaled.
+            folder: where to write; it has classes.txt already.
+
+        Raises:
+            OSError: there is no room.
+        """
 
     @abstractmethod
     def compare(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> tuple[float, int]:
-        """The largest difference of a probability from the Keras model's, and on how many images."""
+        """Compares what `write` wrote with the Keras model; takes the same arguments.
+
+        Returns:
+            The largest difference of a probability, and the number of images.
+        """
 
 
 class SavedModel(Exporter):
-    """From the bytes of JPEG files: decoding, cutting and scaling are in the graph."""
+    """A SavedModel of JPEG files: decoding, cutting and scaling are in its graph."""
 
     takes = "jpeg: string [N], JPEG files"
 
@@ -65,7 +83,7 @@ class SavedModel(Exporter):
         module.classes = tf.saved_model.Asset(str(folder / "classes.txt"))
         try:
             tf.saved_model.save(module, str(folder), signatures=serve)
-        except tf.errors.OpError as error:  # of a disk it says "FILE; REASON"
+        except tf.errors.OpError as error:  # for disks its text has "FILE; REASON"
             if reason := re.search(rf"{re.escape(str(folder))}\S*; ([^\[\n]*[^\[\s])", error.message):
                 raise OSError(reason[1]) from error
             raise
@@ -79,7 +97,7 @@ class SavedModel(Exporter):
 
 
 class Onnx(Exporter):
-    """From float images, by tf2onnx; compared by onnxruntime."""
+    """ONNX of float images, by tf2onnx; compared with onnxruntime."""
 
     takes = "images: float32 [N, {size}, {size}, 3] in -1 to 1"
 
@@ -99,19 +117,19 @@ class Onnx(Exporter):
 
 
 class TFLite(Exporter):
-    """From float images, by TensorFlow's own converter, without quantization."""
+    """TFLite of float images, by TensorFlow's converter, without quantization."""
 
     takes = Onnx.takes
 
     def write(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> None:
         serve, holder = _serve_images(model, batch), _Holder(model)
         converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], holder)
-        converter.experimental_enable_resource_variables = False  # else the file has variables without values
+        converter.experimental_enable_resource_variables = False  # otherwise the file has variables without values
         (folder / "model.tflite").write_bytes(converter.convert())
 
     def compare(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> tuple[float, int]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that another package will have the interpreter
+            warnings.simplefilter("ignore", UserWarning)  # about the interpreter's future package
             interpreter = tf.lite.Interpreter(str(folder / "model.tflite"))
         images = _noisy_images(batch)
         found = interpreter.get_signature_runner()(images=images)["probabilities"]
@@ -122,7 +140,7 @@ EXPORTERS: dict[str, Exporter] = {"savedmodel": SavedModel(), "onnx": Onnx(), "t
 
 
 class _Holder(tf.Module):
-    """What TensorFlow looks through for variables: it does not find those inside of a Keras model."""
+    """Lists a model's variables for TensorFlow, which does not find those inside a Keras model."""
 
     def __init__(self, model: keras.Model) -> None:
         super().__init__()
@@ -141,7 +159,7 @@ def _serve_images(model: keras.Model, batch: BatchSpec) -> Any:
 
 
 def _noise(height: int, width: int) -> tf.Tensor:
-    """uint8 [height, width, 3], smooth blotches of colour."""
+    """An image of smooth random colours, uint8 [height, width, 3]."""
     coarse = np.random.default_rng(height).uniform(0, 255, (8, 8, 3)).astype(np.float32)
     return tf.cast(tf.image.resize(coarse, (height, width)), tf.uint8)
 

@@ -1,16 +1,15 @@
-"""Starting from a trained model: MODEL may be a .keras or .h5 file, or a run directory. Imports Keras only to load."""
+"""Training that starts from a trained model: a .keras or .h5 file, or a run directory. Imports Keras only to load."""
 
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from kimagenet import models
+from kimagenet.inference.trained import check_probabilities, find_model, run_of
 from kimagenet.recipe import Recipe
-from kimagenet.runs.directory import RunDirectory
-from pipelines.errors import UserError
+from pipelines.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import keras
@@ -19,74 +18,75 @@ SUFFIXES = (".keras", ".h5")
 
 
 def is_saved(model: str) -> bool:
-    """Whether MODEL means a file or a run directory rather than a file of kimagenet/models."""
+    """Whether a model's name means a file or a run directory, not one of `kimagenet.models`."""
     return model not in models.names() and (model.endswith(SUFFIXES) or Path(model).is_dir())
 
 
-def find(model: str) -> Path:
-    """The absolute path of the model file: of a run its final.keras, or checkpoints/last.keras if it was interrupted.
-
-    Raises `UserError` if there is none.
-    """
-    path = Path(model).absolute()
-    if path.is_dir():
-        run = RunDirectory.existing(path)
-        path = run.final if run.final.is_file() else run.last
-    if not path.is_file():
-        raise UserError(f"{path}: no such model file")
-    return path
-
-
 def recipe_of(model: str) -> Recipe:
-    """The recipe of the run that the model is of; else the defaults, with the image size that the file names."""
-    path = find(model)
-    for folder in (path.parent, path.parent.parent):
-        if (folder / "run.json").is_file():
-            return Recipe.load(RunDirectory(folder).recipe).replace(model=str(path))
+    """The recipe of the model's run; without a run the defaults, with the image size of the model's input."""
+    path = find_model(Path(model).absolute())
+    if run := run_of(path):
+        return Recipe.load(run.recipe).replace(model=str(path))
     return Recipe(model=str(path), image_size=_image_size(path) or Recipe.image_size, crop_ratio=1.0)
 
 
-def build(path: Path, num_classes: int, image_size: int, dropout_rate: float = 0.0) -> "keras.Model":
-    """The saved network with its weights, for other images and under the current dtype policy; all of it trainable.
+def build(
+    path: Path,
+    num_classes: int,
+    image_size: int,
+    dropout_rate: float = 0.0,
+    say: Callable[[str], None] = print,
+) -> "keras.Model":
+    """Builds the network of a model file with its weights, under the current dtype policy. All layers are trainable.
 
-    A head as `kimagenet.models` make it gets the dropout rate, and is replaced, which is said, if it knows another
-    number of classes. Files are loaded in Keras' safe mode. Raises `UserError` if the file is no model that could do.
+    A head like those of `kimagenet.models` gets the dropout rate. If it has another number of classes, it is replaced,
+    with a message. Files are loaded in Keras' safe mode.
+
+    Args:
+        path: a .keras or .h5 file.
+        num_classes: classes of the data set.
+        image_size: height and width of its images, pixels.
+        dropout_rate: dropout before the last dense layer.
+        say: prints the message.
+
+    Returns:
+        A model that returns probabilities [N, num_classes].
+
+    Raises:
+        UserError: the file is not a model, or not one that fits.
     """
     import keras
 
     try:
         loaded = keras.models.load_model(path, compile=False)
         model = rebuilt(loaded, image_size)
-    # Keras raises whatever a broken or foreign file provokes.
+    # Keras raises any exception for a broken or foreign file.
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{path}: cannot be trained at {image_size} pixels ({reason})") from None
+        reason = first_line(error)
+        raise UserError(f"cannot be trained at {image_size} pixels ({reason})", path=path) from None
     known = model.output_shape[-1]
     if {"global_pool", "Logits"} <= {layer.name for layer in model.layers}:
         model = _with_head(model, num_classes, dropout_rate)
         if known != num_classes:
-            print(f"{path}: its head for {known} classes is replaced by a new one for {num_classes}")
+            say(f"{path}: its head for {known} classes is replaced by a new one for {num_classes}")
         return model
     check_probabilities(model, path)
     if known != num_classes:
-        remedy = "its last layers are not `global_pool` and `Logits`, so no other head can be put there"
-        raise UserError(f"{path}: knows {known} classes, the data set has {num_classes}; {remedy}")
+        why = "its last layers are not `global_pool` and `Logits`, so its head cannot be replaced"
+        raise UserError(f"knows {known} classes, the data set has {num_classes}; {why}", path=path)
     return model
 
 
-def check_probabilities(model: "keras.Model", path: Path) -> None:
-    """Raises `UserError` if a model of square RGB images does not answer a grey one with probabilities, or NaN."""
-    answer = model(np.zeros((1, *model.input_shape[1:]), np.float32), training=False)
-    if isinstance(answer, dict | list | tuple) or len(answer.shape) != 2:
-        raise UserError(f"{path}: gives outputs {model.output_shape}, not one probability a class")
-    answer = np.asarray(answer, np.float64)
-    if answer.min() < 0 or abs(answer.sum() - 1) > 0.01:
-        remedy = "end it with a softmax, as keras.Sequential([model, keras.layers.Softmax()])"
-        raise UserError(f"{path}: its outputs are no probabilities; {remedy}")
-
-
 def rebuilt(loaded: "keras.Model", image_size: int) -> "keras.Model":
-    """The same layers and weights with another input; layers follow the dtype policy, but the last stays float32."""
+    """Copies a model, with its weights, for another input size.
+
+    Args:
+        loaded: a model of square RGB images.
+        image_size: height and width of the new input, pixels.
+
+    Returns:
+        A model whose layers follow the current dtype policy, except the last one, which is float32.
+    """
     import keras
 
     policy = keras.config.dtype_policy().name
@@ -104,7 +104,7 @@ def rebuilt(loaded: "keras.Model", image_size: int) -> "keras.Model":
 
 
 def _with_head(model: "keras.Model", num_classes: int, dropout_rate: float) -> "keras.Model":
-    """The model with a head of its own; the weights of `Logits` go over if they fit."""
+    """The model with a new head. The weights of `Logits` are kept if they fit."""
     from kimagenet.models._layers import head
 
     pooled = model.get_layer("global_pool").output
@@ -115,7 +115,7 @@ def _with_head(model: "keras.Model", num_classes: int, dropout_rate: float) -> "
 
 
 def _image_size(path: Path) -> int | None:
-    """The height that the file's first input has, without loading it; None where that cannot be said."""
+    """The height of the file's first input, without loading the model; None if it is not known."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -126,7 +126,7 @@ def _image_size(path: Path) -> int | None:
             with h5py.File(path) as file:
                 config = json.loads(file.attrs["model_config"])
     except (OSError, KeyError, ValueError):
-        return None  # loading it will say what is wrong
+        return None  # loading the model will fail with the reason
     shape = _first(config, ("batch_shape", "batch_input_shape"))
     return shape[1] if isinstance(shape, list) and len(shape) == 4 and isinstance(shape[1], int) else None
 

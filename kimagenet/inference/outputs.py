@@ -1,4 +1,4 @@
-"""What a model says of each image of a batch: the most probable classes, and with labels the cross-entropy."""
+"""The outputs of a model for a batch: the most probable classes of each image, and its cross-entropy."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,12 +11,14 @@ from kimagenet.training.steps import as_float32, to_input
 
 
 class Outputs(NamedTuple):
-    """Of N images.
+    """The outputs for N images.
 
     Attributes:
-        classes: int32 [N, k], the most probable class first, of equally probable ones the lower number.
-        probabilities: float32 [N, k], theirs.
-        losses: float32 [N], cross-entropies. labels: int32 [N]. weights: float32 [N], 0 for padding.
+        classes: int32 [N, k], the most probable class first; of equally probable ones the lower number first.
+        probabilities: float32 [N, k], of these classes.
+        losses: float32 [N], cross-entropies.
+        labels: int32 [N], as given.
+        weights: float32 [N], 0 for padding.
     """
 
     classes: np.ndarray
@@ -27,7 +29,16 @@ class Outputs(NamedTuple):
 
 
 def make_output_step(model: keras.Model, strategy: tf.distribute.Strategy, k: int = 5) -> Callable[..., Outputs]:
-    """A step (images, labels, weights) → `Outputs` of all replicas, in the order of the global batch."""
+    """Makes the step that computes outputs.
+
+    Args:
+        model: returns probabilities [N, classes].
+        strategy: the replicas.
+        k: how many classes of each image.
+
+    Returns:
+        A step (images, labels, weights) → `Outputs` of all replicas, in the order of the global batch.
+    """
     k = min(k, model.output_shape[-1])
 
     def replica_step(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:

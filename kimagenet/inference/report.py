@@ -1,4 +1,4 @@
-"""What an evaluation shows: lines for the terminal, and the content of its JSON file."""
+"""The report of an evaluation: lines for the terminal, and the content of its JSON file."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,14 @@ _NAME_WIDTH = 32
 
 
 def lines(tally: Tally, per_class: bool = False, confusions: int = 0, calibration: bool = False) -> Iterator[str]:
-    """The figures, and the tables that are asked for."""
+    """The lines for the terminal.
+
+    Args:
+        tally: the counts.
+        per_class: add a table of all classes.
+        confusions: add this many of the most frequent confusions.
+        calibration: add the table of calibration.
+    """
     yield f"top-1 {tally.top1:.4%} ({tally.top1_correct:,})  top-5 {tally.top5:.4%} ({tally.top5_correct:,})"
     yield f"cross-entropy {tally.loss:.6f}"
     if per_class:
@@ -45,10 +52,18 @@ def content(
 ) -> dict[str, Any]:
     """The JSON of an evaluation, version 1.
 
-    Always: `version`, what is `measured` (`model`, `dataset_dir`, `split`, `crop_ratio`), `records`, `top1` and `top5`
-    (shares), `top1_correct`, `top5_correct`, `loss` (the mean cross-entropy, null if it is not finite), `rejected`
-    (files of a plain folder that could not be read: `file`, `reason`). On request `per_class`, `confusions` and
-    `calibration` (`error`, `bins`), with the fields of `ClassCount`, `Confusion` and `Bin`.
+    It always has `version`, the fields of `measured`, `records`, `top1` and `top5` (shares), `top1_correct`,
+    `top5_correct`, `loss` (mean cross-entropy, null if it is not finite) and `rejected` (`file`, `reason`). On request
+    it has `per_class`, `confusions` and `calibration` (`error`, `bins`), with the fields of `ClassCount`, `Confusion`
+    and `Bin`.
+
+    Args:
+        measured: `model`, `dataset_dir`, `split`, `crop_ratio`.
+        tally: the counts.
+        rejected: image files that could not be read, with the reason.
+        per_class: add all classes.
+        confusions: add this many of the most frequent confusions.
+        calibration: add the calibration.
     """
     found: dict[str, Any] = {"version": EVALUATION_VERSION, **measured, "records": tally.records}
     found |= {name: getattr(tally, name) for name in ("top1", "top5", "top1_correct", "top5_correct")}

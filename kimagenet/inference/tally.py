@@ -1,4 +1,4 @@
-"""Counts over an evaluation, in memory that does not grow with it: accuracy, confusions, calibration. NumPy alone."""
+"""Counts of an evaluation, in constant memory: accuracy, confusions, calibration. Needs NumPy only."""
 
 import math
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +14,15 @@ CALIBRATION_BINS = 15
 
 
 class ClassCount(NamedTuple):
-    """One class: its records, how many were right, and the class it was most often taken for (None: never wrong)."""
+    """The counts of one class.
+
+    Attributes:
+        name: its name.
+        records: records of this class.
+        top1_correct: of these, how many have it as the most probable class.
+        top5_correct: of these, how many have it among the five most probable classes.
+        taken_for: the other class that was predicted most often, or None.
+    """
 
     name: str
     records: int
@@ -24,7 +32,14 @@ class ClassCount(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """So many `records` of class `label` were taken for class `predicted`."""
+    """A class that was taken for another one.
+
+    Attributes:
+        label: the name of the class.
+        predicted: the name of the other class.
+        records: how many records of `label` were taken for it.
+        share: of the records of `label`.
+    """
 
     label: str
     predicted: str
@@ -33,7 +48,15 @@ class Confusion(NamedTuple):
 
 
 class Bin(NamedTuple):
-    """The records whose most probable class has a probability in (low, high]; means of them, None without records."""
+    """The records whose most probable class has a probability in (low, high].
+
+    Attributes:
+        low: lower edge.
+        high: upper edge.
+        records: how many.
+        confidence: mean of these probabilities; None without records.
+        accuracy: share of correct records; None without records.
+    """
 
     low: float
     high: float
@@ -43,7 +66,11 @@ class Bin(NamedTuple):
 
 
 class Tally(Shares):
-    """Adds up batches of `Outputs`; padding counts for nothing, and a NaN is never right."""
+    """Adds up batches of `Outputs`. Padding is not counted, and NaN is never correct.
+
+    Args:
+        classes: names in label order.
+    """
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         count = len(classes)
@@ -51,10 +78,10 @@ class Tally(Shares):
         self._confusion = np.zeros((count, count), np.int64)  # [label, most probable class]
         self._top1, self._top5 = np.zeros((2, count), np.int64)
         self._loss = 0.0
-        self._bins = np.zeros((3, CALIBRATION_BINS))  # records, sum of confidences, right ones
+        self._bins = np.zeros((3, CALIBRATION_BINS))  # records, sum of confidences, correct records
 
     def add(self, outputs: "Outputs") -> None:
-        """Counts a batch."""
+        """Adds a batch."""
         real = outputs.weights > 0
         labels, classes = outputs.labels[real], outputs.classes[real]
         confidence = outputs.probabilities[real, 0].astype(np.float64)
@@ -67,9 +94,20 @@ class Tally(Shares):
         for row, values in enumerate((np.ones_like(confidence), confidence, right[:, 0])):
             self._bins[row] += np.bincount(held.astype(int), values, CALIBRATION_BINS)
 
-    records = property(lambda self: int(self._confusion.sum()))
-    top1_correct = property(lambda self: int(self._top1.sum()))
-    top5_correct = property(lambda self: int(self._top5.sum()))
+    @property
+    def records(self) -> int:
+        """How many records were counted."""
+        return int(self._confusion.sum())
+
+    @property
+    def top1_correct(self) -> int:
+        """Records whose most probable class is correct."""
+        return int(self._top1.sum())
+
+    @property
+    def top5_correct(self) -> int:
+        """Records whose class is among the five most probable."""
+        return int(self._top5.sum())
 
     @property
     def loss(self) -> float:
@@ -77,7 +115,7 @@ class Tally(Shares):
         return self._loss / self.records
 
     def classes(self) -> list[ClassCount]:
-        """One line a class, in label order."""
+        """The counts of all classes, in label order."""
         wrong = self._wrong()
         worst = wrong.argmax(axis=1)
         counts = zip(self._names, self._confusion.sum(axis=1), self._top1, self._top5, strict=True)
@@ -87,7 +125,7 @@ class Tally(Shares):
         ]
 
     def confusions(self, most: int) -> list[Confusion]:
-        """The `most` frequent pairs of a class and another it was taken for; equal counts in label order."""
+        """The `most` frequent confusions; those with equal counts in label order."""
         wrong = self._wrong()
         pairs = np.argsort(-wrong, axis=None, kind="stable")[:most]
         found = []
@@ -110,7 +148,7 @@ class Tally(Shares):
     def calibration_error(self) -> float:
         """Σ over the bins of their share of the records × |accuracy − mean confidence| (Guo et al., arXiv 1706.04599).
 
-        NaN if a probability was.
+        NaN if a probability is NaN.
         """
         records, confidence, right = self._bins
         return math.fsum(np.abs(right - confidence)) / float(records.sum())

@@ -1,10 +1,11 @@
-"""A trained model that is to be used: which file it is, and what its run says of it. Imports Keras only to load."""
+"""Finds a trained model, loads it, and reads what its run knows about it. Imports Keras only to load."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kimagenet.inference.fine_tuning import check_probabilities
+import numpy as np
+
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
 from pipelines.errors import UserError, first_line
@@ -20,12 +21,16 @@ CHECKPOINTS = ("final", "best", "last")
 
 @dataclass(frozen=True)
 class Trained:
-    """A model file, and what its run says of it.
+    """A model file, and what its run knows about it.
 
     Attributes:
-        crop_ratio, batch_size: of the recipe. dataset_dir: what it was trained on.
-        classes, wnids: names and WordNet ids in label order, empty where nobody says.
-        short_side: to which the builder shrank larger images, pixels; None: it did not.
+        model: the file.
+        crop_ratio: of the recipe.
+        batch_size: of the recipe.
+        dataset_dir: the data set it was trained on, or None.
+        classes: names in label order, empty if they are not known.
+        wnids: WordNet ids in label order, empty if they are not known.
+        short_side: the shorter side that the builder shrank larger images to, pixels; None: it did not.
     """
 
     model: Path
@@ -38,32 +43,52 @@ class Trained:
 
 
 def add_flags(parser: "Parser") -> None:
-    """The flags that say which model is meant, and how its images are cut: see `find`."""
+    """Adds the flags that choose a model and the crop of its images: the arguments of `find`."""
     add = parser.add_argument
     add("target", type=Path, metavar="RUN_OR_MODEL", help="a run directory of kimagenet.train, or a .keras or .h5 file")
     add("--checkpoint", choices=CHECKPOINTS, default="final", help="which model of the run; default: final")
     add("--crop-ratio", type=float, metavar="X", help="image size over the resized shorter side; default: the run's")
 
 
+def find_model(path: Path, checkpoint: str | None = None) -> Path:
+    """Finds the model file that a run or a path means.
+
+    Args:
+        path: a run directory, or a model file.
+        checkpoint: which model of a run, one of `CHECKPOINTS`; None: final, or last if the run is not finished.
+
+    Returns:
+        The file; `path` itself if it is a file.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError("no such run directory or model file", path=path)
+    run = RunDirectory.existing(path)
+    files = {"final": run.final, "best": run.best, "last": run.last}
+    there = [name for name in CHECKPOINTS if files[name].is_file()]
+    wanted = checkpoint or ("final" if "final" in there else "last")
+    if wanted not in there:
+        remedy = f"choose {' or '.join(there)}" if there else ""
+        setting = "checkpoint" if there else ""
+        raise UserError("not written yet, the run is not finished", path=files[wanted], remedy=remedy, setting=setting)
+    return files[wanted]
+
+
+def run_of(model: Path) -> RunDirectory | None:
+    """The run that a model file is in, if there is one."""
+    found = (RunDirectory(folder) for folder in (model.parent, model.parent.parent))
+    return next((run for run in found if run.is_begun), None)
+
+
 def find(path: Path, checkpoint: str = "final") -> Trained:
-    """The model file that `path`, a run or a file, stands for. Raises `UserError` if there is none."""
-    if path.is_dir():
-        run = RunDirectory.existing(path)
-        model = {"final": run.final, "best": run.best, "last": run.last}[checkpoint]
-        if not model.is_file():
-            there = [name for name, file in (("best", run.best), ("last", run.last)) if file.is_file()]
-            hint = f"; take --checkpoint {' or '.join(there)}" if there else ""
-            raise UserError(f"{model}: not there, the run has not come that far{hint}")
-        return _of_run(model, run)
-    if not path.is_file():
-        raise UserError(f"{path}: no such run directory or model file")
-    for folder in (path.parent, path.parent.parent):
-        if (folder / "run.json").is_file():
-            return _of_run(path, RunDirectory(folder))
-    return Trained(path)
-
-
-def _of_run(model: Path, run: RunDirectory) -> Trained:
+    """Finds a model as `find_model` does, with what its run knows about it. Raises `UserError` if there is none."""
+    model = find_model(path, checkpoint)
+    if (run := run_of(model)) is None:
+        return Trained(model)
     recipe, info = Recipe.load(run.recipe), run.read_info()
     return Trained(
         model,
@@ -77,25 +102,57 @@ def _of_run(model: Path, run: RunDirectory) -> Trained:
 
 
 def load(path: Path) -> "keras.Model":
-    """A model file for inference; raises `UserError` if it is none, or not from square RGB images to [N, classes]."""
+    """Loads a model file for inference.
+
+    Returns:
+        A model of square RGB images that returns probabilities [N, classes].
+
+    Raises:
+        UserError: the file is not such a model.
+    """
     import keras
 
     try:
         model = keras.models.load_model(path, compile=False)
-    # Keras raises whatever a broken or foreign file provokes.
+    # Keras raises any exception for a broken or foreign file.
     except Exception as error:
-        raise UserError(f"{path}: Keras cannot load it ({first_line(error)})") from None
+        raise UserError(f"Keras cannot load it ({first_line(error)})", path=path) from None
     shape = model.input_shape
     if len(shape) != 4 or shape[1] is None or shape[1] != shape[2] or shape[3] != 3:
-        raise UserError(f"{path}: takes inputs {shape}, not square RGB images")
+        raise UserError(f"takes inputs of shape {shape}, not square RGB images", path=path)
     check_probabilities(model, path)
     return model
 
 
-def class_names(trained: Trained, num_classes: int, dataset_dir: Path | None = None) -> tuple[str, ...]:
-    """The names of the model's classes: of a data set, of its run, or else their numbers.
+def check_probabilities(model: "keras.Model", path: Path) -> None:
+    """Checks that a model of square RGB images returns probabilities, or NaN, for a grey image.
 
-    Raises `UserError` if they are not as many as the model knows.
+    Args:
+        model: the model.
+        path: its file, for the message.
+
+    Raises:
+        UserError: it does not.
+    """
+    answer = model(np.zeros((1, *model.input_shape[1:]), np.float32), training=False)
+    if isinstance(answer, dict | list | tuple) or len(answer.shape) != 2:
+        raise UserError(f"its outputs have the shape {model.output_shape}, not one probability per class", path=path)
+    answer = np.asarray(answer, np.float64)
+    if answer.min() < 0 or abs(answer.sum() - 1) > 0.01:
+        remedy = "end it with a softmax, for example keras.Sequential([model, keras.layers.Softmax()])"
+        raise UserError("its outputs are not probabilities", path=path, remedy=remedy)
+
+
+def class_names(trained: Trained, num_classes: int, dataset_dir: Path | None = None) -> tuple[str, ...]:
+    """The names of a model's classes: from a data set, from its run, or else their numbers.
+
+    Args:
+        trained: the model.
+        num_classes: how many classes it has.
+        dataset_dir: a data set that names them; None: the run names them.
+
+    Raises:
+        UserError: the number of names is not `num_classes`.
     """
     if dataset_dir is not None:
         names: tuple[str, ...] = tuple(info.name for info in DatasetInfo.load(dataset_dir).classes)
@@ -103,5 +160,5 @@ def class_names(trained: Trained, num_classes: int, dataset_dir: Path | None = N
         names = trained.classes or tuple(str(number) for number in range(num_classes))
     if len(names) != num_classes:
         where = dataset_dir or trained.model.parent
-        raise UserError(f"{trained.model}: knows {num_classes} classes, {where} names {len(names)}")
+        raise UserError(f"knows {num_classes} classes, but {where} names {len(names)}", path=trained.model)
     return names

@@ -1,8 +1,8 @@
-"""The models: one file each, with its recipes beside it. A new model is a new file in this folder.
+"""The models and their recipes. A new model is a new file in this folder.
 
-A model file holds `build(num_classes, image_size, dropout_rate) -> keras.Model`, `RECIPES` and `REPORTED` (both keyed
-by recipe name; the recipe that bears the model's name is the default). It imports Keras inside `build` only, for
-recipes are read where waiting seconds for Keras would hurt.
+A model file has `build(num_classes, image_size, dropout_rate) -> keras.Model`, `RECIPES` and `REPORTED`. Both are
+dictionaries by the name of the recipe; the recipe with the model's name is the default. Keras is imported inside
+`build` only, so that reading a recipe does not take seconds.
 
 Every model takes float32 [B, image_size, image_size, 3] RGB in [-1, 1] and returns float32 [B, num_classes]
 probabilities, from a Dense layer named `Logits`.
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from kimagenet.models._cost import multiply_adds
 from kimagenet.models._recipes import Reported
 from kimagenet.models._regularization import l2_kernels
+from kimagenet.ranges import Range, range_of
 from kimagenet.recipe import Recipe
 from pipelines.errors import UserError
 
@@ -24,27 +25,37 @@ if TYPE_CHECKING:
 
 __all__ = ["MIN_IMAGE_SIZE", "Reported", "build", "l2_kernels", "multiply_adds", "names", "recipes", "reported"]
 
-MIN_IMAGE_SIZE = 32  # five halvings
+MIN_IMAGE_SIZE = 32  # pixels: the networks halve the size five times
+
+_RANGES = {
+    "num_classes": Range(at_least=1),
+    "image_size": Range(at_least=MIN_IMAGE_SIZE),
+    "dropout_rate": range_of(Recipe, "dropout_rate"),
+}
 
 
 def names() -> tuple[str, ...]:
-    """The models that can be built, sorted: the files of this folder without a leading underscore."""
+    """The names of all models, sorted: the files of this folder without a leading underscore."""
     return tuple(sorted(path.stem for folder in __path__ for path in Path(folder).glob("[!_]*.py")))
 
 
 def build(name: str, num_classes: int = 1000, image_size: int = 224, dropout_rate: float = 0.0) -> "keras.Model":
     """A new, randomly initialized functional model under the current Keras dtype policy.
 
-    `image_size` in pixels, `dropout_rate` before the last layer (0 = none). Raises `UserError` for an unknown name and
-    for values out of range.
+    Args:
+        name: one of `names()`.
+        num_classes: width of the last layer.
+        image_size: height and width of the input, pixels.
+        dropout_rate: before the last layer; 0 = none.
+
+    Raises:
+        UserError: the name is unknown, or a value is out of its range.
     """
-    if num_classes < 1:
-        raise UserError(f"{name}: num_classes must be at least 1, not {num_classes}")
-    if image_size < MIN_IMAGE_SIZE:
-        raise UserError(f"{name}: image_size must be at least {MIN_IMAGE_SIZE} pixels, not {image_size}")
-    if not 0 <= dropout_rate < 1:
-        raise UserError(f"{name}: dropout_rate must be in [0, 1), not {dropout_rate}")
-    return _file(name).build(num_classes=num_classes, image_size=image_size, dropout_rate=dropout_rate)
+    arguments = {"num_classes": num_classes, "image_size": image_size, "dropout_rate": dropout_rate}
+    for setting, value in arguments.items():
+        if problem := _RANGES[setting].problem(value):
+            raise UserError(f"{name}: {setting} {problem}, not {value}", setting=setting)
+    return _file(name).build(**arguments)
 
 
 def recipes() -> dict[str, Recipe]:
@@ -53,11 +64,11 @@ def recipes() -> dict[str, Recipe]:
 
 
 def reported() -> dict[str, Reported]:
-    """The top-1 accuracy reported for each recipe, by recipe name; imports no Keras."""
+    """The accuracy that is reported for each recipe, by recipe name; imports no Keras."""
     return {key: figure for name in names() for key, figure in _file(name).REPORTED.items()}
 
 
 def _file(name: str) -> ModuleType:
     if name not in names():
-        raise UserError(f"{name}: no such model; the models are {', '.join(names())}")
+        raise UserError(f"{name}: no such model", remedy=f"the models are {', '.join(names())}")
     return import_module(f"{__name__}.{name}")

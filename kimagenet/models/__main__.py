@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from kimagenet import cli, models
 from kimagenet.catalog import layers_table, models_table
 
-DESCRIPTION = """The models at 1000 classes: parameters (batch statistics included), multiply-adds of one image
-(FLOPs are twice as many), input size, recipes, the top-1 accuracy of keras_imagenet and a published one. No figure was
-re-run here; `python -m kimagenet.train --list-recipes` names the sources. With NAME: that model's layers, as
-the papers' tables list them."""
+DESCRIPTION = """Prints a table of the models at 1000 classes: parameters (with batch statistics), multiply-adds of one
+image (FLOPs are twice as many), input size, recipes, the top-1 accuracy that keras_imagenet reports and a published
+one. The accuracies were not measured here; `python -m kimagenet.train --list-recipes` names their sources. With NAME,
+prints the layers of that model, as in the tables of papers."""
 
 
 def make_parser() -> cli.Parser:

@@ -1,6 +1,6 @@
-"""EfficientNet (Tan & Le 2019, arXiv 1905.11946), scaled by width and depth. Layer names are keras.applications'.
+"""EfficientNet (Tan & Le 2019, arXiv 1905.11946), scaled by width and depth. Imports Keras: import it inside `build`.
 
-Unlike keras.applications' there is no rescaling inside. Imports Keras, so model files import this inside `build`.
+Layers have the names of keras.applications. There is no rescaling layer here, unlike there.
 """
 
 import math
@@ -10,7 +10,7 @@ from keras import layers
 
 from kimagenet.models._layers import Tensor, classifier, image_input
 
-# Stage: kernel, expansion, stride, width, repeats; all of it before scaling.
+# Stages: kernel, expansion, stride, width, repeats, before scaling.
 STAGES = (
     (3, 1, 1, 16, 1),
     (3, 6, 2, 24, 2),
@@ -22,14 +22,23 @@ STAGES = (
 )
 STEM, TOP = 32, 1280
 DROP_CONNECT = 0.2
-# The original divides by B0's number of blocks whatever the depth, so deeper variants drop more than the paper's.
+# The original divides by B0's number of blocks at every depth, so deeper variants drop more than the paper's.
 DROP_CONNECT_BLOCKS = sum(stage[-1] for stage in STAGES)
 
 
 def efficientnet(
     name: str, width: float, depth: float, num_classes: int, image_size: int, dropout_rate: float
 ) -> keras.Model:
-    """`width` and `depth` are the paper's multipliers."""
+    """The model.
+
+    Args:
+        name: of the model.
+        width: the paper's multiplier of the widths.
+        depth: the paper's multiplier of the repeats.
+        num_classes: width of the last layer.
+        image_size: pixels.
+        dropout_rate: before the last layer.
+    """
     inputs = image_input(image_size)
     x = _conv_norm(inputs, scaled_width(STEM, width), 3, 2, "stem")
     x = _swish(x, "stem_activation")
@@ -59,7 +68,7 @@ def scaled_width(filters: int, width: float) -> int:
 
 
 def mbconv(x: Tensor, filters: int, kernel: int, expansion: int, stride: int, *, drop_rate: float, name: str) -> Tensor:
-    """Expand, depthwise, squeeze-and-excite, project, shortcut; `drop_rate` drops the branch of whole samples."""
+    """Expand, depthwise, squeeze-and-excite, project, shortcut; `drop_rate` drops the whole branch of a sample."""
     shortcut, width = x, x.shape[-1]
     if expansion != 1:
         x = _conv_norm(x, width * expansion, 1, 1, f"{name}_expand")
@@ -103,5 +112,5 @@ def _swish(x: Tensor, name: str) -> Tensor:
 
 
 def _init() -> keras.initializers.Initializer:
-    """He init on fan-out. A new one for each layer: one instance gives layers of equal shape equal values."""
+    """He initialization on fan-out. Each layer needs its own: one object gives layers of equal shape equal values."""
     return keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="truncated_normal")

@@ -5,11 +5,11 @@ from typing import Any
 import keras
 from keras import layers
 
-Tensor = Any  # a KerasTensor: float [B, H, W, C], or [B, C] behind the global pool
+Tensor = Any  # a KerasTensor: float [B, H, W, C], or [B, C] after the global pool
 
 
 def image_input(image_size: int) -> Tensor:
-    """RGB in [-1, 1], float32 [B, image_size, image_size, 3]; float32 under mixed precision too."""
+    """RGB in [-1, 1], float32 [B, image_size, image_size, 3], also under mixed precision."""
     return keras.Input((image_size, image_size, 3), dtype="float32", name="image")
 
 
@@ -19,6 +19,7 @@ def norm(x: Tensor, name: str) -> Tensor:
 
 
 def relu(x: Tensor, name: str) -> Tensor:
+    """ReLU."""
     return layers.ReLU(name=f"{name}_relu")(x)
 
 
@@ -38,29 +39,30 @@ def cbr(x: Tensor, filters: int, kernel: int, stride: int = 1, *, name: str) -> 
 
 
 def max_pool(x: Tensor, *, name: str) -> Tensor:
-    """3×3 with stride 2, `same`."""
+    """Max pooling 3×3 with stride 2, `same`."""
     return layers.MaxPooling2D(3, 2, padding="same", name=name)(x)
 
 
 def avg_pool(x: Tensor, *, name: str) -> Tensor:
-    """3×3 with stride 1, `same`: padding is not averaged in."""
+    """Average pooling 3×3 with stride 1, `same`; the average leaves the padding out."""
     return layers.AveragePooling2D(3, 1, padding="same", name=name)(x)
 
 
 def concat(branches: list[Tensor], *, name: str) -> Tensor:
+    """Joins the channels of the branches."""
     return layers.Concatenate(name=name)(branches)
 
 
 def classifier(inputs: Tensor, x: Tensor, num_classes: int, dropout_rate: float, name: str) -> keras.Model:
-    """The head that all models share, behind its global pool, and the model."""
+    """The whole model: `x` [B, H, W, C], a global pool, and the head that all models share."""
     return head(inputs, layers.GlobalAveragePooling2D(name="global_pool")(x), num_classes, dropout_rate, name)
 
 
 def head(inputs: Tensor, x: Tensor, num_classes: int, dropout_rate: float, name: str) -> keras.Model:
-    """Dropout (only if the rate is positive) and `Logits` on pooled features [B, C], and the model.
+    """The whole model: pooled features `x` [B, C], dropout (only if the rate is positive) and the layer `Logits`.
 
-    `Logits` returns probabilities (the original's name for it). It is float32 under any dtype policy: a softmax over
-    1000 classes loses too much in float16.
+    `Logits` returns probabilities; the name is the original's. It is float32 under any dtype policy, because a softmax
+    over 1000 classes loses too much precision in float16.
     """
     if dropout_rate > 0:
         x = layers.Dropout(dropout_rate, name="dropout")(x)

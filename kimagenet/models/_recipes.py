@@ -1,4 +1,4 @@
-"""What the model files say beside their build function: recipes and the accuracy somebody reported for them."""
+"""What model files need for their recipes and for the accuracies that are reported for them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from pipelines.errors import UserError
 KERAS_IMAGENET = "keras_imagenet (train_new.sh; not re-run here)"
 NOT_IN_KERAS_IMAGENET = "none: keras_imagenet has no recipe; this default is efficientnet_b0's"
 
-# What torchvision's recipe has and `modern` has not; no recipe named _modern was run on ImageNet here.
+# What torchvision's recipe has and `modern` does not have. No recipe named _modern was run on ImageNet here.
 _WITHOUT = "with TrivialAugment, repeated augmentation and training at fewer pixels than testing, which are not here"
 NO_FIGURE = "none known for exactly this network; torchvision's recipe for ResNet-50 (not run here)"
 
@@ -21,22 +21,34 @@ def torchvision(what: str) -> str:
 
 @dataclass(frozen=True)
 class Reported:
-    """The top-1 accuracy (a share, ImageNet validation) that `source` reports for a recipe; None: it reports none."""
+    """The accuracy that is reported for a recipe.
+
+    Attributes:
+        top1: on the validation images of ImageNet, in (0, 1); None if there is no figure.
+        source: who reports it.
+
+    Raises:
+        UserError: a field is wrong.
+    """
 
     top1: float | None
     source: str
 
     def __post_init__(self) -> None:
         if self.top1 is not None and not 0 < self.top1 < 1:
-            raise UserError(f"reported: top1 is a share in (0, 1), not {self.top1}")
+            raise UserError(f"the reported top1 must be in (0, 1), not {self.top1}")
         if not self.source:
-            raise UserError("reported: the source of the figure is missing")
+            raise UserError("the source of a reported figure is missing")
 
 
 def original(model: str, **changes: Any) -> Recipe:
-    """A recipe of keras_imagenet's train_new.sh: what its models have in common, and `changes`.
+    """A recipe of keras_imagenet's train_new.sh.
 
-    Adam's epsilon of 0.1 and evaluation on the whole shorter side (crop_ratio 1) are the original's too.
+    Adam's epsilon of 0.1 and the evaluation on the whole shorter side (crop_ratio 1) are also the original's.
+
+    Args:
+        model: the name of the model.
+        changes: the fields that differ from model to model.
     """
     common = Recipe(
         model=model,
@@ -52,13 +64,17 @@ def original(model: str, **changes: Any) -> Recipe:
 
 
 def modern(model: str, **changes: Any) -> Recipe:
-    """torchvision's recipe of 2021 for training from scratch, and `changes`.
+    """torchvision's recipe of 2021 for training from scratch.
 
     Source: github.com/pytorch/vision/issues/3995, for 8 × 128 images: SGD, rate 0.5, 5 epochs of warm-up and a cosine
     to 0 over 600 epochs, label smoothing 0.1, mixup 0.2 or CutMix 1.0, random erasing 0.1, a moving average of the
-    weights (there 0.99998 every 32 steps, which is about 0.99997 every step), no decay but of kernels, evaluation on
-    224 of 232 pixels. Its weight decay of 2e-5 is a gradient of 2e-5·w, which is an L2 penalty of 1e-5·Σw².
-    Left out: TrivialAugment, repeated augmentation, and 176 pixels in training.
+    weights (there 0.99998 every 32 steps, which is about 0.99997 every step), decay of kernels only, evaluation on 224
+    of 232 pixels. Its weight decay of 2e-5 is a gradient of 2e-5·w, which is an L2 penalty of 1e-5·Σw². TrivialAugment,
+    repeated augmentation and the 176 pixels of its training are left out.
+
+    Args:
+        model: the name of the model.
+        changes: the fields that differ from model to model.
     """
     common = Recipe(
         model=model,

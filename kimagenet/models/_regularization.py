@@ -1,4 +1,4 @@
-"""Which weights the L2 penalty sees."""
+"""The weights in the L2 penalty."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,10 +7,10 @@ if TYPE_CHECKING:
 
 
 def l2_kernels(model: "keras.Model") -> list[Any]:
-    """The kernel variables under the L2 penalty λ·Σw², in layer order.
+    """The kernels in the L2 penalty λ·Σw², in the order of the layers.
 
-    Kernels of the Conv2D, DepthwiseConv2D and Dense layers that stand directly in `model`; no biases, no
-    BatchNormalization, and nothing inside a nested model (OSNet's gate is one), as in keras_imagenet.
+    These are the kernels of the Conv2D, DepthwiseConv2D and Dense layers that are directly in `model`. Biases,
+    BatchNormalization and everything in a nested model (such as OSNet's gate) are left out, as in keras_imagenet.
     """
     from keras import layers
 

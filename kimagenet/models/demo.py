@@ -1,4 +1,6 @@
-"""A small network for a first run without ImageNet; no ImageNet model, and nothing that keras_imagenet has.
+"""A small network for a first run without ImageNet. It is no ImageNet model, and keras_imagenet does not have it.
+
+    python -m kimagenet.train --recipe demo --dataset-dir DIR  # no figure
 
 Made for 64 to 96 pixels, about a dozen classes and two CPU cores.
 """
@@ -44,7 +46,7 @@ def build(num_classes: int = 1000, image_size: int = 96, dropout_rate: float = 0
     for number, (width, stride) in enumerate(CONVOLUTIONS, start=1):
         name = f"conv_{number}"
         x = conv(x, width, 3, stride, name=name)
-        # A run of some hundred steps: Keras' default of 0.99 would still hold half of the initial statistics.
+        # The run has some hundred steps: with Keras' default of 0.99, half of the initial statistics would remain.
         x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
         x = relu(x, name)
     return classifier(inputs, x, num_classes, dropout_rate, "demo")

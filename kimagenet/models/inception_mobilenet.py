@@ -1,4 +1,10 @@
-"""keras_imagenet's cross of Inception and MobileNet: inception blocks whose 3×3 and 5×5 are depthwise separable."""
+"""Inception blocks whose 3×3 and 5×5 convolutions are depthwise separable, from keras_imagenet.
+
+    python -m kimagenet.train --recipe inception_mobilenet --dataset-dir DIR         # keras_imagenet: no figure
+    python -m kimagenet.train --recipe inception_mobilenet_modern --dataset-dir DIR  # torchvision's recipe: no figure
+
+Top-1 on ImageNet as its source reports it; none of these figures was measured here.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +29,7 @@ BLOCKS = {
     "3a": (64, 64),
     "3b": (64, 64, 96, 32),
     "3c": (64, 64, 96, 32),
-    "3d": (64, 96, 96, 32),  # 288 channels, not 256: the original's 96 may be a slip, but its counts include it
+    "3d": (64, 96, 96, 32),  # 288 channels, not 256: perhaps a mistake, but the original's counts include it
     "4a": (128, 128),
     "4b": (128, 128, 192, 64),
     "4c": (128, 128, 192, 64),

@@ -1,4 +1,10 @@
-"""MobileNetV2 1.0 (Sandler et al. 2018, arXiv 1801.04381): keras.applications' layers with the common head."""
+"""MobileNetV2 1.0 (Sandler et al. 2018, arXiv 1801.04381): the layers of keras.applications with the common head.
+
+    python -m kimagenet.train --recipe mobilenet_v2 --dataset-dir DIR         # keras_imagenet: 70.54%
+    python -m kimagenet.train --recipe mobilenet_v2_modern --dataset-dir DIR  # torchvision: 72.15%
+
+Top-1 on ImageNet as its source reports it; none of these figures was measured here.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,6 +1,11 @@
-"""ResNet-50, v1 (He et al. 2015, arXiv 1512.03385): keras.applications' layers with the common head.
+"""ResNet-50, version 1 (He et al. 2015, arXiv 1512.03385): the layers of keras.applications with the common head.
 
-As there, the convolutions have biases and a stage's stride sits in the first 1×1 convolution.
+    python -m kimagenet.train --recipe resnet50 --dataset-dir DIR         # keras_imagenet: no figure
+    python -m kimagenet.train --recipe resnet50_modern --dataset-dir DIR  # torchvision: 80.86%, of version 1.5
+
+Top-1 on ImageNet as its source reports it; none of these figures was measured here.
+
+As in keras.applications, the convolutions have biases, and the first 1×1 convolution of a stage has its stride.
 """
 
 from typing import TYPE_CHECKING

@@ -1,6 +1,8 @@
-"""Optimizers: Keras' own by name, and three wrappers that Keras lacks. Importing this imports TensorFlow.
+"""Optimizers: Keras' own by name, and three wrappers that Keras does not have. Importing this imports TensorFlow.
 
-Where they stand in one another: `IterSize(Lookahead(ClipGlobalNorm(inner)))`, a `LossScaleOptimizer` outside of all.
+The order of the wrappers is `IterSize(Lookahead(ClipGlobalNorm(inner)))`, with a `LossScaleOptimizer` around all.
+
+    optimizer = kimagenet.optim.Lookahead(keras.optimizers.Adam(1e-2), sync_period=5, slow_step_size=0.5)
 """
 
 from kimagenet.optim.build import build

@@ -1,4 +1,4 @@
-"""A recipe's optimizer: Keras' own by name, wrapped as the recipe says."""
+"""The optimizer of a recipe: one of Keras' own by name, with the wrappers that the recipe asks for."""
 
 from typing import Any
 
@@ -24,16 +24,22 @@ CLASSES = {
 }
 WITH_EPSILON = ("adam", "rmsprop", "adamw", "lamb", "nadam", "adamax", "adagrad", "adadelta")
 
-# Biases and the scale and offset of normalization are not decayed. Keras matches these against names and full paths.
+# Biases, and scale and offset of normalization, have no decay. Keras compares these with names and full paths.
 NOT_DECAYED = [r"(^|/)(bias|gamma|beta)(:0)?$"]
 
 
 def build(recipe: Recipe) -> keras.optimizers.Optimizer:
-    """The optimizer of a recipe: IterSize(Lookahead(ClipGlobalNorm(x))), each wrapper only where it is asked for.
+    """Builds IterSize(Lookahead(ClipGlobalNorm(x))), with only the wrappers that the recipe asks for.
 
-    IterSize stands outside, so that everything else sees one mean gradient for each update. x has the learning rate
-    `initial_lr`; assign `learning_rate` to follow a schedule. Loss scaling is left to the caller, around the result.
-    Rebuild a run's optimizer from its recipe, not from a .keras file: Keras does not save which weights it decays.
+    IterSize is outside, so everything inside gets one mean gradient for each update. Build the optimizer of a run from
+    its recipe, not from a .keras file: Keras does not save which weights have no decay.
+
+    Args:
+        recipe: its fields of the group "optimizer" and `iter_size`.
+
+    Returns:
+        The optimizer, with the learning rate `initial_lr`. To follow a schedule, assign `learning_rate`. For loss
+        scaling, put a `LossScaleOptimizer` around it.
     """
     optimizer = _inner(recipe)
     if recipe.clip_global_norm:
@@ -53,7 +59,7 @@ def _inner(recipe: Recipe) -> keras.optimizers.Optimizer:
         options["rho"] = 0.9
     if recipe.optimizer in WITH_EPSILON:
         options["epsilon"] = recipe.epsilon
-    # AdamW has a decay of its own by default, and takes no None.
+    # AdamW's default is a decay greater than 0, and it does not accept None.
     if recipe.decoupled_weight_decay or recipe.optimizer == "adamw":
         options["weight_decay"] = recipe.decoupled_weight_decay
     if recipe.ema:

@@ -1,4 +1,4 @@
-"""Gradient clipping by global norm, of the whole batch's gradient."""
+"""Gradient clipping by the global norm of the whole batch's gradient."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,12 +11,20 @@ from kimagenet.optim.wrapper import Wrapper
 
 @keras.saving.register_keras_serializable(package="kimagenet")
 class ClipGlobalNorm(Wrapper):
-    """Scales the gradient by min(1, c/‖g‖), c = `clip_norm`, ‖g‖ over all weights together (arXiv 1211.5063).
+    """Scales the gradient g by min(1, c/‖g‖), c = `clip_norm`, ‖g‖ over all weights together (arXiv 1211.5063).
 
-    Under a strategy g is the sum over replicas, that is the gradient of the global batch, where Keras' own
-    `global_clipnorm` clips each replica's share before the sum. It costs one more all-reduce of the gradients there,
-    nothing on one replica. Inside `IterSize` it clips the mean of the micro-batches. An infinite or NaN norm makes
-    gradients NaN, as in Keras: nothing is hidden. Loss scaling has to be outside, for it hands on scaled gradients.
+    Under a strategy g is the sum over all replicas, that is, the gradient of the global batch. (Keras' own
+    `global_clipnorm` clips the part of each replica before the sum.) This costs one more all-reduce of the gradients,
+    and nothing on one replica. Inside `IterSize` it clips the mean of the micro-batches. An infinite or NaN norm gives
+    NaN gradients, as in Keras.
+
+    Args:
+        inner_optimizer: the optimizer that gets the clipped gradients. No `LossScaleOptimizer`: put that outside.
+        clip_norm: c, > 0.
+        name: of this optimizer.
+
+    Raises:
+        ValueError: an argument is wrong.
     """
 
     def __init__(self, inner_optimizer: keras.optimizers.Optimizer, clip_norm: float, name: str | None = None) -> None:
@@ -34,7 +42,7 @@ class ClipGlobalNorm(Wrapper):
         if tf.distribute.get_strategy().num_replicas_in_sync > 1 and given:
             total = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, given)
         norm = tf.linalg.global_norm(total)
-        # The replica's own share is scaled, by one factor for all: the inner optimizer sums the shares.
+        # Each replica scales its own part by the same factor: the inner optimizer adds the parts up.
         scale = self.clip_norm / tf.maximum(norm, self.clip_norm)
         super().apply([None if g is None else g * tf.cast(scale, g.dtype) for g in grads], trainable_variables)
 

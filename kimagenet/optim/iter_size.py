@@ -1,4 +1,4 @@
-"""iter_size: one update from the mean gradient of several micro-batches."""
+"""Gradient accumulation: one update from the mean gradient of several micro-batches."""
 
 from typing import Any
 
@@ -10,23 +10,31 @@ from kimagenet.optim.wrapper import Wrapper, each_replica
 
 @keras.saving.register_keras_serializable(package="kimagenet")
 class IterSize(Wrapper):
-    """Applies the mean gradient of `iter_size` = n micro-batches: θ ← inner(θ, (g₁ + … + gₙ)/n), once every n calls.
+    """Applies the mean gradient of n = `iter_size` micro-batches: θ ← inner(θ, (g₁ + … + gₙ)/n), once every n calls.
 
-    It equals the inner optimizer on a batch n times as large, up to rounding, for a loss that is a mean over the batch
-    (gradient accumulation; Caffe's iter_size). Whatever is inside counts updates, not micro-batches: clipping,
-    weight decay, EMA, schedule objects, Lookahead, `iterations`. BatchNormalization is outside: it normalizes with and
-    averages over micro-batches, so it sees the small batch.
+    For a loss that is a mean over the batch, the result is that of the inner optimizer on a batch n times as large, up
+    to rounding (Caffe's iter_size). Everything inside counts updates, not micro-batches: clipping, weight decay, EMA,
+    schedule objects, Lookahead, `iterations`. BatchNormalization is not inside: its statistics are those of the small
+    micro-batches.
 
-    An epoch whose steps n does not divide carries its partial sum over into the next one. `pending` says how many
-    micro-batches wait; at the end of a run they have not moved the weights, and a checkpoint keeps them.
+    If n does not divide the steps of an epoch, the partial sum is carried over to the next epoch. At the end of a run a
+    partial sum has not changed the weights; a checkpoint keeps it.
 
-    Each replica keeps its own sum and replicas meet only at the update, so a micro-batch costs no communication.
-    Memory: one copy of the weights, none for n = 1. In a checkpoint the sums of all replicas stand added up, so a run
-    may resume on another number of them; under MultiWorkerMirroredStrategy reading `variables` is for that reason a
-    collective operation: every worker has to do it, even if only the chief writes.
+    Each replica has its own sum, and replicas communicate at the update only, so a micro-batch costs no communication.
+    Memory: one copy of the weights; none for n = 1. A checkpoint has the total over all replicas, so a run can resume
+    on another number of replicas. For that reason reading `variables` under MultiWorkerMirroredStrategy is a collective
+    operation: every worker has to do it, even if only the chief writes.
 
-    Loss scaling outside skips a micro-batch that overflows and goes on collecting until n good ones are there; inside
-    it skips the whole update, and the sums start anew. Raises `ValueError` on a bad `iter_size`.
+    Loss scaling outside skips a micro-batch that overflows, and the update comes after n good ones. Loss scaling inside
+    skips the whole update, and the sums start again at 0.
+
+    Args:
+        inner_optimizer: the optimizer that gets the mean gradient.
+        iter_size: n, at least 1.
+        name: of this optimizer.
+
+    Raises:
+        ValueError: `iter_size` is wrong.
     """
 
     def __init__(self, inner_optimizer: keras.optimizers.Optimizer, iter_size: int, name: str | None = None) -> None:
@@ -42,7 +50,7 @@ class IterSize(Wrapper):
                 self._sums = [self._replica_local(v, f"gradient_sum_{i}") for i, v in enumerate(variables)]
 
     def _replica_local(self, variable: Any, name: str) -> keras.Variable:
-        """A variable with a value of its own on each replica; read from outside it is their sum."""
+        """A variable with a separate value on each replica; outside of replicas its value is their sum."""
         local = keras.Variable(
             keras.initializers.Zeros(),
             shape=variable.shape,
@@ -57,7 +65,7 @@ class IterSize(Wrapper):
 
     @property
     def pending(self) -> int:
-        """Micro-batches that were collected since the last update, 0 … iter_size − 1."""
+        """The number of micro-batches since the last update, 0 … iter_size − 1."""
         return int(self._iterations.numpy()) % self.iter_size
 
     def _update(self, strategy: tf.distribute.Strategy, grads: list[Any], variables: list[Any]) -> None:

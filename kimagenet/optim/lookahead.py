@@ -8,29 +8,40 @@ import tensorflow as tf
 
 from kimagenet.optim.wrapper import Wrapper, chain, when
 
-# Optimizers whose whole state starts from zero, so that zeroing it makes them new.
+# Optimizers whose whole state starts at zero, so setting it to zero resets them.
 RESETTABLE = ("Adam", "AdamW", "Lamb", "Lion", "RMSprop", "SGD")
 
 
 @keras.saving.register_keras_serializable(package="kimagenet")
 class Lookahead(Wrapper):
-    """Slow weights φ that follow the inner optimizer's fast weights θ.
+    """Slow weights φ follow the fast weights θ of the inner optimizer.
 
-    φ₀ = θ₀, the weights at the first update (so weights loaded after `build` count). After every k = `sync_period`
-    updates φ ← φ + α·(θ − φ) and θ ← φ, with α = `slow_step_size`. The model's weights are θ; evaluate with φ:
-    `finalize_variable_values`, which `fit` calls at its end, puts φ into the model, in mid-cycle as well, and
-    `kimagenet.optim.evaluation_weights` does so for a while. (A `fit` after a `fit` goes on from φ, so it drops the
-    fast steps of the interrupted cycle.) α = 1 leaves the inner optimizer as it is, α = 0 never moves φ.
+    At first φ₀ = θ₀, the weights at the first update, so weights loaded after `build` count. After every k =
+    `sync_period` updates φ ← φ + α·(θ − φ), then θ ← φ, with α = `slow_step_size`. α = 1 is the inner optimizer alone;
+    α = 0 never moves φ.
 
-    Updates are counted, not calls: Lookahead(IterSize(x)) and IterSize(Lookahead(x)) are the same algorithm, and a step
-    that a `LossScaleOptimizer` on either side skips does not count. Memory: one copy of the weights.
+    The model's weights are θ. Evaluate with φ: `finalize_variable_values`, which `fit` calls at its end, puts φ into
+    the model, also between two synchronizations. `kimagenet.optim.evaluation_weights` does the same for a while. (A
+    second `fit` starts from φ, so it loses the fast updates since the last synchronization.)
 
-    `inner_state`: "maintain" leaves the inner optimizer's state at a synchronization, "reset" makes it new (momenta and
-    step count zero, the learning rate stays). `iterations` counts all updates in both cases.
+    Lookahead counts updates, not calls: Lookahead(IterSize(x)) and IterSize(Lookahead(x)) are the same algorithm, and a
+    step that a `LossScaleOptimizer` inside or outside skips does not count. Memory: one copy of the weights.
 
-    With an inner optimizer that has `use_ema`, the average is one of fast weights, and `finalize_variable_values` ends
-    with that average, as Keras defines it. Loss scaling goes outside, where `model.compile` puts it by itself; a
-    `LossScaleOptimizer` inside needs `compile(auto_scale_loss=False)`. Raises `ValueError` on bad arguments.
+    If the inner optimizer has `use_ema`, the average is over fast weights, and `finalize_variable_values` ends with
+    that average, as Keras defines it. Loss scaling belongs outside, where `model.compile` puts it; a
+    `LossScaleOptimizer` inside needs `compile(auto_scale_loss=False)`.
+
+    Args:
+        inner_optimizer: updates the fast weights.
+        sync_period: k, at least 1.
+        slow_step_size: α, in [0, 1].
+        inner_state: what happens to the state of the inner optimizer at a synchronization. "maintain": nothing;
+            "reset": momenta and step count become zero, and the learning rate stays. `iterations` counts all updates in
+            both cases.
+        name: of this optimizer.
+
+    Raises:
+        ValueError: an argument is wrong.
     """
 
     def __init__(
@@ -59,12 +70,12 @@ class Lookahead(Wrapper):
 
     @property
     def iterations(self) -> Any:
-        """Updates of the fast weights so far; a reset of the inner state does not set it back."""
+        """The number of updates of the fast weights; a reset of the inner state does not change it."""
         return self._iterations
 
     def _update(self, strategy: tf.distribute.Strategy, grads: list[Any], variables: list[Any]) -> None:
         when(tf.equal(self._iterations.value, 0), lambda: self._update_weights(strategy, _start))
-        # `+ 0` takes a snapshot: a converted variable would be read after the inner step.
+        # `+ 0` makes a copy: the variable itself would be read after the inner step.
         before = self.inner_optimizer.iterations + 0
         self._inner_apply(strategy, grads, variables)
         updated = tf.not_equal(self.inner_optimizer.iterations + 0, before)
@@ -74,7 +85,7 @@ class Lookahead(Wrapper):
 
     def _synchronize(self, strategy: tf.distribute.Strategy) -> None:
         def step(fast: tf.Variable, slow: tf.Variable) -> None:
-            # φ ← (1 − α)·φ, then φ ← φ + α·θ in one pass without a temporary: memory traffic is all that this costs.
+            # φ ← (1 − α)·φ, then φ ← φ + α·θ in one pass without a temporary: the only cost is memory traffic.
             share = tf.cast(self.slow_step_size, fast.dtype)
             slow.assign((1 - share) * slow)
             tf.raw_ops.ResourceApplyGradientDescent(var=slow.handle, alpha=-share, delta=fast)
@@ -88,18 +99,18 @@ class Lookahead(Wrapper):
                     strategy.extended.update(variable.value, lambda v: v.assign(tf.zeros_like(v)), group=False)
 
     def _update_weights(self, strategy: tf.distribute.Strategy, function: Any) -> None:
-        """Calls `function(fast, slow)` for each weight, once on each device."""
+        """Calls `function(fast, slow)` for each weight on each device."""
         for fast, slow in zip(self._trainable_variables, self._slow, strict=True):
             strategy.extended.update(_native(fast), function, args=(slow.value,), group=False)
 
     def use_slow_weights(self, var_list: Sequence[Any]) -> None:
-        """Puts the slow weights into the model's variables `var_list`; nothing before the first update."""
+        """Puts the slow weights into the model's variables `var_list`; before the first update there are none."""
         if int(self._iterations.numpy()):
             for variable in var_list:
                 variable.assign(self._slow[self._get_variable_index(variable)].value)
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """Puts the slow weights, or the inner optimizer's EMA if it keeps one, into the model's variables."""
+        """Puts the slow weights, or the EMA of the inner optimizer if it has one, into the model's variables."""
         self.use_slow_weights(var_list)
         super().finalize_variable_values(var_list)
 
@@ -113,7 +124,7 @@ def _start(fast: tf.Variable, slow: tf.Variable) -> None:
 
 
 def _native(variable: Any) -> tf.Variable:
-    """The tf.Variable (maybe a distributed one) of a Keras variable."""
+    """The tf.Variable of a Keras variable, possibly a distributed one."""
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 

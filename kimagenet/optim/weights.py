@@ -1,4 +1,4 @@
-"""The weights that a model is evaluated with."""
+"""The weights for evaluation."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +14,18 @@ from kimagenet.optim.wrapper import chain
 def evaluation_weights(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[Any], ema: bool = False
 ) -> Iterator[None]:
-    """While it lasts, the model's trainable `variables` hold what is evaluated and exported; then the run goes on.
+    """Puts the weights for evaluation and export into the model; at the end the training weights come back.
 
-    That is Lookahead's slow weights if there is one, else the weights as they are; with `ema` it is the moving average,
-    for which the innermost optimizer must have `use_ema` (`ValueError`). To be called outside of `strategy.run`.
+    These are the slow weights of Lookahead if there is one, else the weights as they are. Call it outside of
+    `strategy.run`.
+
+    Args:
+        optimizer: of the training.
+        variables: the trainable variables of the model.
+        ema: whether to take the moving average of the innermost optimizer instead.
+
+    Raises:
+        ValueError: `ema` is asked for, and the innermost optimizer has no `use_ema`.
     """
     layers = chain(optimizer)
     if ema and not layers[-1].use_ema:

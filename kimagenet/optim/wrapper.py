@@ -1,4 +1,4 @@
-"""What all wrapper optimizers share: delegation, serialization, and the way into the cross-replica context."""
+"""What all wrapper optimizers share: delegation, serialization, and the change to the cross-replica context."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -9,10 +9,13 @@ import tensorflow as tf
 
 
 class Wrapper(keras.optimizers.Optimizer, ABC):
-    """A Keras optimizer around another one, `inner_optimizer`, which owns the learning rate and updates the weights.
+    """A Keras optimizer around another one, which has the learning rate and updates the weights.
 
-    Subclasses create their variables in `_build_own` and say in `_update` what happens around `_inner_apply`.
-    `variables` lists the wrapper's own first, so that checkpoints and .keras files hold all of them.
+    Subclasses create their variables in `_build_own`, and do their work in `_update`, around `_inner_apply`.
+    `variables` has the wrapper's own variables, then the inner ones, so checkpoints and .keras files have all of them.
+
+    Attributes:
+        inner_optimizer: the other optimizer.
     """
 
     def __init__(self, inner_optimizer: keras.optimizers.Optimizer, name: str | None = None) -> None:
@@ -20,7 +23,7 @@ class Wrapper(keras.optimizers.Optimizer, ABC):
         self.inner_optimizer = inner_optimizer
 
     def build(self, variables: Sequence[Any]) -> None:
-        """Creates the inner optimizer's variables, then its own; weights that are loaded later still count."""
+        """Creates the variables of the inner optimizer, then its own. Weights that are loaded later still count."""
         if self.built:
             return
         variables = list(variables)
@@ -33,6 +36,7 @@ class Wrapper(keras.optimizers.Optimizer, ABC):
 
     @property
     def variables(self) -> list[Any]:
+        """The wrapper's own variables, then those of the inner optimizer."""
         return self._variables + self.inner_optimizer.variables
 
     @property
@@ -46,7 +50,7 @@ class Wrapper(keras.optimizers.Optimizer, ABC):
 
     @property
     def iterations(self) -> Any:
-        """Updates of the weights so far, not micro-steps and not steps that loss scaling skipped."""
+        """The number of updates of the weights, without micro-steps and steps that loss scaling skipped."""
         return self.inner_optimizer.iterations
 
     def scale_loss(self, loss: Any) -> Any:
@@ -59,7 +63,15 @@ class Wrapper(keras.optimizers.Optimizer, ABC):
         self.inner_optimizer.finalize_variable_values(var_list)
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
-        """One step. Called in a replica context with that replica's gradients, of which Keras takes the sum."""
+        """Does one step. Call it in a replica context.
+
+        Args:
+            grads: the gradients of this replica; Keras adds up those of all replicas.
+            trainable_variables: of the same length; None: those that the optimizer was built with.
+
+        Raises:
+            ValueError: it is called outside of a replica context, or without variables before `build`.
+        """
         if tf.distribute.in_cross_replica_context():
             raise ValueError(f"{type(self).__name__}.apply must be called in a replica context: use strategy.run")
         if trainable_variables is None:
@@ -73,19 +85,25 @@ class Wrapper(keras.optimizers.Optimizer, ABC):
         def update(strategy: tf.distribute.Strategy, grads: list[Any]) -> None:
             self._update(strategy, grads, trainable_variables)
 
-        # A cond whose branch updates mirrored variables has to stand in cross-replica context: merge_call leads there.
+        # A cond whose branch updates mirrored variables has to be in the cross-replica context: merge_call enters it.
         if tf.__internal__.distribute.strategy_supports_no_merge_call():
             update(tf.distribute.get_strategy(), list(grads))
         else:
             tf.distribute.get_replica_context().merge_call(update, args=(list(grads),))
 
     def stateless_apply(self, *_: Any, **__: Any) -> Any:
-        """Keras' way for JAX. Its own would change TensorFlow's variables all the same, so it is refused."""
+        """Not supported: this is Keras' way for JAX, and its version would change TensorFlow's variables."""
         raise ValueError(f"{type(self).__name__}.apply must be called, not stateless_apply")
 
     @abstractmethod
     def _update(self, strategy: tf.distribute.Strategy, grads: list[Any], variables: list[Any]) -> None:
-        """One step in cross-replica context (or on the only replica): grads [V] of per-replica values, or None."""
+        """One step in the cross-replica context, or on the only replica.
+
+        Args:
+            strategy: of the training.
+            grads: for each variable its gradient on each replica, or None.
+            variables: the trainable variables.
+        """
 
     def _inner_apply(self, strategy: tf.distribute.Strategy, grads: list[Any], variables: list[Any]) -> None:
         each_replica(strategy, lambda grads: self.inner_optimizer.apply(grads, variables), grads)
@@ -102,7 +120,7 @@ class Wrapper(keras.optimizers.Optimizer, ABC):
 
 
 def each_replica(strategy: tf.distribute.Strategy, function: Callable[[list[Any]], None], grads: list[Any]) -> None:
-    """Calls `function` with each replica's gradients, from cross-replica or from replica context."""
+    """Calls `function` with the gradients of each replica, from the cross-replica or a replica context."""
     if tf.distribute.in_cross_replica_context():
         strategy.extended.call_for_each_replica(function, args=(grads,))
     else:
@@ -110,7 +128,7 @@ def each_replica(strategy: tf.distribute.Strategy, function: Callable[[list[Any]
 
 
 def when(condition: Any, action: Callable[[], None]) -> None:
-    """Runs `action` if the scalar bool tensor `condition` is true, in a graph as well."""
+    """Runs `action` if the scalar bool tensor `condition` is true, also in a graph."""
 
     def nothing() -> None:
         return None
@@ -119,7 +137,7 @@ def when(condition: Any, action: Callable[[], None]) -> None:
 
 
 def chain(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
-    """The optimizer, what it wraps, and so on to the innermost one."""
+    """The optimizer, the one inside it, and so on to the innermost one."""
     found = [optimizer]
     while hasattr(found[-1], "inner_optimizer"):
         found.append(found[-1].inner_optimizer)

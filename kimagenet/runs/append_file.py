@@ -1,17 +1,21 @@
-"""A file that grows entry by entry, for logs: an entry is there as a whole or not yet."""
+"""A file that grows entry by entry, for logs: each entry is written completely or not at all."""
 
 import logging
 import os
 from contextlib import suppress
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
-class LogFile:
-    """Appends entries. What the disk has no room for waits in memory for the next one; a warning says so, once.
+class AppendFile:
+    """Appends entries to a file.
 
-    `header` stands before the first entry of a file that is new or was cut back to nothing.
+    Entries that a full disk has no room for wait in memory and are written with a later one; one warning says so.
+
+    Args:
+        path: the file; it and its folder are created with the first entry.
+        header: written before the first entry of an empty file.
     """
 
     def __init__(self, path: Path, header: bytes = b"") -> None:
@@ -21,7 +25,7 @@ class LogFile:
         self._has_failed = False
 
     def append(self, entry: bytes) -> None:
-        """Appends one entry; raises nothing if it cannot be written."""
+        """Appends an entry. Does not raise if it cannot be written."""
         self._waiting += entry
         size = None
         try:
@@ -32,10 +36,10 @@ class LogFile:
         except OSError as error:
             if size is not None:
                 with suppress(OSError):
-                    os.truncate(self._path, size)  # a part of it may be there
+                    os.truncate(self._path, size)  # removes what was written of it
             if not self._has_failed:
                 reason = error.strerror or error
-                logger.warning("%s: not written (%s); its lines wait in memory, training goes on", self._path, reason)
+                _log.warning("%s: not written (%s); its lines wait in memory, training continues", self._path, reason)
             self._has_failed = True
             return
         self._waiting = b""

@@ -1,13 +1,12 @@
-"""The file of a checkpoint: arrays and a few numbers, checksummed. NumPy only.
+"""The file of a checkpoint: arrays and a few numbers, with a checksum. Needs NumPy only.
 
-It is an uncompressed .npz (arrays `array_00000` …, and `state`, a JSON object as bytes) followed by the SHA-256 of all
-before it, 32 bytes. A file that was cut off or changed anywhere is found before anything of it is used.
+It is an uncompressed .npz (arrays `array_00000` …, and `state`, a JSON object as bytes), followed by the SHA-256 of
+these bytes (32 bytes). A file that is cut off or changed anywhere is refused before any of it is used.
 """
 
 import hashlib
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,18 +23,23 @@ _DIGEST_BYTES = 32
 
 
 class DamagedCheckpoint(Exception):
-    """The file is not what was written; the message says what is wrong with it."""
+    """The file is not as it was written; the message says what is wrong with it."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on: the values of its variables, in their order, and a JSON object."""
+    """The state of a run.
+
+    Attributes:
+        arrays: the values of the run's variables, in their order.
+        state: a JSON object.
+    """
 
     arrays: Sequence[np.ndarray]
     state: dict[str, Any]
 
     def write(self, path: Path) -> None:
-        """Writes the file, whole or not at all; raises `OSError`."""
+        """Writes the file completely or not at all; raises `OSError`."""
         state = json.dumps({"version": CHECKPOINT_VERSION, **self.state}).encode()
         named = {f"array_{number:05d}": array for number, array in enumerate(self.arrays)}
         with atomic_writer(path) as stream:
@@ -57,16 +61,16 @@ class Checkpoint:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 state = dict(json.loads(file["state"].tobytes()))
                 arrays = [file[name] for name in sorted(file.files) if name != "state"]
-        # Whatever zipfile, NumPy and json raise for bytes that somebody else has put together, checksum included.
+        # zipfile, NumPy and json raise many types for bytes that another program wrote with a right checksum.
         except Exception as error:
             raise DamagedCheckpoint(f"it was not written by this program ({first_line(error)})") from None
         if (version := state.pop("version", None)) != CHECKPOINT_VERSION:
-            raise DamagedCheckpoint(f"its version {version!r} is not the version {CHECKPOINT_VERSION} of this release")
+            raise DamagedCheckpoint(f"its version is {version!r}, this release reads version {CHECKPOINT_VERSION}")
         return cls(arrays, state)
 
 
 class _HashingStream(io.RawIOBase):
-    """Writes through to a file and hashes what passes. It cannot seek, so zipfile writes straight ahead."""
+    """Writes to a file and hashes the bytes. It cannot seek, so zipfile writes them in order."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -82,9 +86,3 @@ class _HashingStream(io.RawIOBase):
     def flush(self) -> None:
         if not self._stream.closed:
             self._stream.flush()
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files of a process that was killed while it wrote."""
-    for path in (*folder.glob(".*.tmp"), *folder.glob(".*.keras")):
-        os.unlink(path)

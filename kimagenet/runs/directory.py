@@ -1,16 +1,16 @@
-"""The run directory: everything a training leaves behind, each file whole or absent but for the logs.
+"""The run directory: every file of a training. Each file is complete or absent, except logs, which grow.
 
-    recipe.json              the resolved recipe; repeats the run
-    run.json                 version, the run's id, the data set, the loader, the versions of the libraries
+    recipe.json              the complete recipe; it repeats the run
+    run.json                 version, id of the run, data set, loader, versions of the libraries
     log.jsonl, summary.csv   see kimagenet.runs.reporters
     tensorboard/             see kimagenet.runs.tensorboard
-    corrupt.jsonl            records that are skipped, if there are any: see kimagenet.training.recovery
+    corrupt.jsonl            skipped records, if there are any: see kimagenet.training.recovery
     checkpoints/last.keras   after each epoch; best.keras: of the epoch with the highest validation top-1
     checkpoints/step-*.ckpt  to resume from: see kimagenet.runs.checkpoint
     final.keras              at the end
 
-The .keras files hold the weights as they are evaluated (slow or averaged ones, if the recipe has them) and no
-optimizer, so `keras.models.load_model` opens them where kimagenet is not installed.
+The .keras files contain the weights that are evaluated (slow or averaged ones, if the recipe has them) and no
+optimizer, so `keras.models.load_model` opens them without kimagenet.
 """
 
 import json
@@ -22,44 +22,90 @@ from typing import TYPE_CHECKING, Any
 
 from kimagenet.recipe import Recipe
 from pipelines.errors import UserError
-from pipelines.system.files import sync, write_atomic
+from pipelines.system.files import atomic_path, write_atomic
 
 if TYPE_CHECKING:
     import keras
 
 RUN_VERSION = 1
 
-_MARKS = ("recipe.json", "log.jsonl", "checkpoints", "final.keras")
+_PARTS = ("recipe.json", "log.jsonl", "checkpoints", "final.keras")
+_ELSEWHERE = "choose another output folder"
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The names of a run's files, and the ways to write and read them. Imports no Keras."""
+    """Names the files of a run, and reads and writes them. Does not import Keras.
+
+    Attributes:
+        path: the folder.
+    """
 
     path: Path
 
-    recipe = property(lambda self: self.path / "recipe.json")
-    info = property(lambda self: self.path / "run.json")
-    log = property(lambda self: self.path / "log.jsonl")
-    summary = property(lambda self: self.path / "summary.csv")
-    corrupt = property(lambda self: self.path / "corrupt.jsonl")
-    tensorboard = property(lambda self: self.path / "tensorboard")
-    checkpoints = property(lambda self: self.path / "checkpoints")
-    last = property(lambda self: self.path / "checkpoints" / "last.keras")
-    best = property(lambda self: self.path / "checkpoints" / "best.keras")
-    final = property(lambda self: self.path / "final.keras")
+    @property
+    def recipe(self) -> Path:
+        """recipe.json."""
+        return self.path / "recipe.json"
+
+    @property
+    def info(self) -> Path:
+        """run.json. A folder is a run directory if it has this file."""
+        return self.path / "run.json"
+
+    @property
+    def log(self) -> Path:
+        """log.jsonl."""
+        return self.path / "log.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """summary.csv."""
+        return self.path / "summary.csv"
+
+    @property
+    def corrupt(self) -> Path:
+        """corrupt.jsonl."""
+        return self.path / "corrupt.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's files."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints, and of the models of the last and the best epoch."""
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        """The model after the last epoch so far."""
+        return self.checkpoints / "last.keras"
+
+    @property
+    def best(self) -> Path:
+        """The model after the epoch with the highest validation top-1."""
+        return self.checkpoints / "best.keras"
+
+    @property
+    def final(self) -> Path:
+        """The model at the end of the run."""
+        return self.path / "final.keras"
 
     @classmethod
     def at(cls, path: Path) -> "RunDirectory":
-        """For a run that is to begin, or one to go on with (`is_begun`).
+        """The directory of a new run, or of one to continue (`is_begun`).
 
-        Raises `UserError` if `path` is no folder, or holds parts of something that is no run.
+        Raises:
+            UserError: `path` is not a folder, or has files of a run but no run.json.
         """
         if path.exists() and not path.is_dir():
-            raise UserError(f"{path}: not a folder; choose another --output")
+            raise UserError("not a folder", path=path, remedy=_ELSEWHERE, setting="output")
         run = cls(path)
-        if not run.is_begun and any((path / name).exists() for name in _MARKS):
-            raise UserError(f"{path}: holds parts of a run, but no run.json; choose another --output or remove it")
+        if not run.is_begun and any((path / name).exists() for name in _PARTS):
+            what, remedy = "has files of a run, but no run.json", f"{_ELSEWHERE}, or remove it"
+            raise UserError(what, path=path, remedy=remedy, setting="output")
         return run
 
     @property
@@ -69,31 +115,41 @@ class RunDirectory:
 
     @classmethod
     def existing(cls, path: Path) -> "RunDirectory":
-        """For a run that is there; raises `UserError` if it is not."""
+        """The directory of a run that exists; raises `UserError` if there is none."""
         if not (path / "run.json").is_file():
-            raise UserError(f"{path}: not a run directory (it has no run.json)")
+            raise UserError("not a run directory (it has no run.json)", path=path)
         return cls(path)
 
     def begin(self, recipe: Recipe, info: dict[str, Any]) -> None:
-        """Writes recipe.json and run.json, into a new folder or over those of the run that goes on."""
+        """Writes recipe.json and run.json, into a new folder or over those of a run that is resumed.
+
+        Args:
+            recipe: the recipe of the run.
+            info: the content of run.json, except `version` and `id`.
+
+        Raises:
+            UserError: the folder cannot be written, or another run has begun in it.
+        """
         info = {"version": RUN_VERSION, "id": self.id if self.is_begun else uuid.uuid4().hex, **info}
         try:
             if not self.is_begun:
                 self.path.mkdir(parents=True, exist_ok=True)
-                self.checkpoints.mkdir()  # not there yet: of two runs that start at once, one gets the folder
+                self.checkpoints.mkdir()  # must not exist: of two runs that start at the same time, one gets the folder
             write_atomic(self.recipe, recipe.to_json().encode())
             write_atomic(self.info, (json.dumps(info, indent=1) + "\n").encode())
         except FileExistsError:
-            raise UserError(f"{self.path}: another run has just begun here; choose another --output") from None
+            what = "another run has just begun here"
+            raise UserError(what, path=self.path, remedy=_ELSEWHERE, setting="output") from None
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}); choose another --output") from None
+            what = f"cannot be written ({error.strerror})"
+            raise UserError(what, path=self.path, remedy=_ELSEWHERE, setting="output") from None
 
     def checkpoint(self, step: int) -> Path:
-        """The checkpoint after so many steps of the whole run."""
+        """The checkpoint after `step` steps of the whole run."""
         return self.checkpoints / f"step-{step:09d}.ckpt"
 
     def find_checkpoints(self) -> list[Path]:
-        """What there is to resume from, the newest first."""
+        """The checkpoints, the newest first."""
         return sorted(self.checkpoints.glob("step-*.ckpt"), reverse=True)
 
     def log_sizes(self) -> dict[str, int]:
@@ -102,14 +158,14 @@ class RunDirectory:
         return {str(path.relative_to(self.path)): path.stat().st_size for path in files if path.exists()}
 
     def cut_logs(self, sizes: dict[str, int]) -> None:
-        """Cuts the log files back to what they were when `log_sizes` gave `sizes`."""
+        """Cuts the log files back to the `sizes` that `log_sizes` gave; files that are not listed to 0 bytes."""
         for name, size in self.log_sizes().items():
             if size > sizes.get(name, 0):
                 os.truncate(self.path / name, sizes.get(name, 0))
 
     @property
     def id(self) -> str:
-        """What tells this run's checkpoints from those of others; raises `UserError` as `read_info` does."""
+        """Identifies the checkpoints of this run; raises `UserError` as `read_info` does."""
         return self.read_info().get("id", "")
 
     def read_info(self) -> dict[str, Any]:
@@ -117,22 +173,16 @@ class RunDirectory:
         try:
             info = json.loads(self.info.read_bytes())
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{self.info}: not a JSON file ({error})") from None
+            raise UserError(f"not a JSON file ({error})", path=self.info) from None
         if not isinstance(info, dict) or info.get("version") != RUN_VERSION:
-            raise UserError(f"{self.info}: not the version {RUN_VERSION} of this release")
+            raise UserError(f"not of version {RUN_VERSION}, which this release reads", path=self.info)
         return info
 
 
 def save_model(model: "keras.Model", path: Path) -> None:
-    """Writes a functional model without its optimizer under a temporary name, syncs it, renames it to `path`."""
+    """Writes a functional model without its optimizer, completely or not at all; raises `OSError`."""
     import keras
 
     bare = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.keras")
-    try:
+    with atomic_path(path, ".keras") as temporary:  # Keras chooses the format by the suffix
         bare.save(temporary)
-        sync(temporary)
-        os.replace(temporary, path)
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)

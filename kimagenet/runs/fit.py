@@ -1,4 +1,4 @@
-"""Carries a training out and leaves its run directory complete, whatever ends it."""
+"""Trains a run and leaves its run directory complete, however it ends."""
 
 import atexit
 import json
@@ -9,19 +9,20 @@ from contextlib import closing, contextmanager
 from signal import SIGINT, SIGTERM, getsignal, signal
 from typing import Any
 
+import keras
 import tensorflow as tf
 
-from kimagenet.runs.saving import KeepCheckpoints, KeepLastAndBest
 from kimagenet.cli import EXIT_RESUME
+from kimagenet.runs.directory import RunDirectory, save_model
 from kimagenet.runs.reporters import JsonLines, ProgressLine, SummaryCsv
+from kimagenet.runs.saving import KeepCheckpoints, KeepLastAndBest
+from kimagenet.runs.tensorboard import TensorBoardEvents
 from kimagenet.training.loop import Loop, NonFiniteLoss, Stopped
 from kimagenet.training.results import Position
-from kimagenet.runs.directory import RunDirectory, save_model
-from kimagenet.runs.tensorboard import TensorBoardEvents
 from pipelines.errors import RunFailed, ToBeResumed, UserError
 from pipelines.system.files import write_atomic
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def fit(
@@ -34,50 +35,48 @@ def fit(
     checkpoint_steps: int = 1000,
     keep_checkpoints: int = 3,
 ) -> int:
-    """Trains from `start` to the end; returns the exit code.
+    """Trains from `start` to the end.
 
-    A signal to stop and a batch that cannot be read leave a checkpoint of the last step; a loss that is not finite
-    leaves nonfinite.json and nonfinite.ckpt. Of several workers only the chief writes. Raises `UserError`s.
+    After a signal to stop, or a batch that cannot be read, there is a checkpoint of the last step. After a loss that is
+    not finite there are nonfinite.json and nonfinite.ckpt.
+
+    Args:
+        loop: the loop, restored to `start`.
+        epochs: epochs of the whole run.
+        run: the run directory, begun.
+        start: where to start.
+        is_chief: whether this process writes files.
+        checkpoint_steps: steps from one checkpoint to the next.
+        keep_checkpoints: how many checkpoints to keep.
+
+    Returns:
+        The exit code: 0, or `EXIT_RESUME` if it was stopped.
+
+    Raises:
+        RunFailed: a batch cannot be read, or a loss is not finite.
+        ToBeResumed: a file could not be written, or another worker was lost.
     """
     checkpoints = KeepCheckpoints(loop, run if is_chief else None, checkpoint_steps, keep_checkpoints)
-    callbacks: list[Any] = [checkpoints]
     progress = ProgressLine(loop, epochs)
-    if is_chief:
-        reporters = [
-            progress,
-            JsonLines(loop, run.log, epochs),
-            SummaryCsv(loop, run.summary),
-            TensorBoardEvents(loop, run.tensorboard),
-        ]
-        callbacks = [*reporters, KeepLastAndBest(loop, run), checkpoints]
+    callbacks = [*(_writers(loop, epochs, run, progress) if is_chief else ()), checkpoints]
     try:
-        with stop_on_signals(loop.request_stop), closing(progress):
+        with stop_on_signals(loop.request_stop, is_chief), closing(progress):
             loop.fit(epochs, callbacks, start)
     except Stopped:
-        if not checkpoints.write_now():
-            raise ToBeResumed(
-                f"{run.path}: stopped, but without a checkpoint of the last step; make room, then the same command "
-                "again goes on from the one before, or from the beginning if there is none"
-            ) from None
-        if is_chief:
-            _save_last(loop, run)
-        done = f"stopped after {loop.global_step:,} of {epochs * loop.steps_per_epoch:,} steps"
-        print(f"{done}; the same command again, or --resume --output {run.path}, goes on from there", flush=True)
-        return EXIT_RESUME
+        return _end_stopped(loop, epochs, run, checkpoints, is_chief)
     except NonFiniteLoss as error:
         raise _explained(error, loop, run, checkpoints, is_chief) from None
     except UserError:
-        if not loop.training.has_peers:  # the others' part of the values cannot be had
+        if not loop.training.has_peers:  # with other workers, taking the values needs all of them
             checkpoints.write_now()
         raise
     except tf.errors.OpError as error:
         if not loop.training.has_peers:
             raise
-        atexit.register(os._exit, EXIT_RESUME)  # TensorFlow's own farewell would wait for the lost worker
-        raise ToBeResumed(
-            f"another worker was lost at step {loop.global_step:,} ({type(error).__name__}); start all workers again "
-            f"with --resume --output {run.path}"
-        ) from None
+        atexit.register(os._exit, EXIT_RESUME)  # TensorFlow's own exit would wait for the lost worker
+        what = f"another worker was lost at step {loop.global_step:,} ({type(error).__name__})"
+        remedy = "start all workers again to resume the run"
+        raise ToBeResumed(what, path=run.path, remedy=remedy, setting="resume") from None
     finally:
         checkpoints.close()
     if is_chief:
@@ -85,53 +84,91 @@ def fit(
     return 0
 
 
+def _writers(loop: Loop, epochs: int, run: RunDirectory, progress: ProgressLine) -> list[keras.callbacks.Callback]:
+    """The callbacks of the chief, in the order in which they write."""
+    return [
+        progress,
+        JsonLines(loop, run.log, epochs),
+        SummaryCsv(loop, run.summary),
+        TensorBoardEvents(loop, run.tensorboard),
+        KeepLastAndBest(loop, run),
+    ]
+
+
+def _end_stopped(loop: Loop, epochs: int, run: RunDirectory, checkpoints: KeepCheckpoints, is_chief: bool) -> int:
+    """Saves a run that was stopped; returns the exit code."""
+    done = f"stopped after {loop.global_step:,} of {epochs * loop.steps_per_epoch:,} steps"
+    if not checkpoints.write_now():
+        remedy = (
+            "make room, then run the same command again: it continues at the last checkpoint that was written, "
+            "or at the beginning"
+        )
+        raise ToBeResumed(f"{done}, but without a checkpoint of the last step", path=run.path, remedy=remedy) from None
+    if is_chief:
+        _save_last(loop, run)
+        print(f"{run.path}: {done}", flush=True)
+    return EXIT_RESUME
+
+
 def _save_final(loop: Loop, run: RunDirectory) -> None:
     try:
         save_model(loop.model, run.final)
     except OSError as error:
-        raise ToBeResumed(
-            f"{run.final}: not written ({error.strerror or error}); the training is done: make room, then the same "
-            "command again writes it"
-        ) from None
+        what = f"not written ({error.strerror or error}), but the training is complete"
+        remedy = "make room, then run the same command again to write it"
+        raise ToBeResumed(what, path=run.final, remedy=remedy) from None
 
 
 def _save_last(loop: Loop, run: RunDirectory) -> None:
-    """last.keras for those who want to use what there is; the checkpoint is what counts."""
+    """Saves last.keras, for use before the run is resumed. Resuming needs the checkpoint only."""
     try:
         with loop.evaluation_weights():
             save_model(loop.model, run.last)
     except OSError as error:
-        logger.warning("%s: not written (%s)", run.last, error.strerror or error)
+        _log.warning("%s: not written (%s)", run.last, error.strerror or error)
 
 
 def _explained(
     error: NonFiniteLoss, loop: Loop, run: RunDirectory, checkpoints: KeepCheckpoints, is_chief: bool
 ) -> RunFailed:
-    """Keeps what there is to look at: the records of the batch, and the state after its update."""
-    state = "the state in nonfinite.ckpt" if checkpoints.write_now(run.checkpoints / "nonfinite.ckpt") else "no state"
+    """Saves what helps to find the cause: the records of the batch, and the state after its update."""
+    has_state = checkpoints.write_now(run.checkpoints / "nonfinite.ckpt")
     if not is_chief:
         return RunFailed(str(error))
     records = loop.training.records(error.epoch, error.step)
     path = run.path / "nonfinite.json"
+    found = {"epoch": error.epoch, "step": error.step, "records": records}
     try:
-        found = {"epoch": error.epoch, "step": error.step, "records": records}
         write_atomic(path, (json.dumps(found, indent=1) + "\n").encode())
-    except OSError:
-        return RunFailed(f"{error}; there is no room for {path}; the records of that batch are {', '.join(records)}")
-    return RunFailed(f"{error}; the records of that batch are in {path}, {state}; try a lower rate and --force-resume")
+        where = f"in {path.name}"
+    except OSError as failure:
+        where = f"{', '.join(records)} ({path.name} was not written: {failure.strerror or failure})"
+    state = "the state after it is in checkpoints/nonfinite.ckpt" if has_state else "its state was not written"
+    return RunFailed(
+        f"{error}; the records of that batch are {where}, {state}",
+        path=run.path,
+        remedy="choose a lower initial_lr and resume the run",
+        setting="force_resume",
+    )
 
 
 @contextmanager
-def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM call `request_stop` once; the second one raises `KeyboardInterrupt`."""
+def stop_on_signals(request_stop: Callable[[], None], is_chief: bool = True) -> Iterator[None]:
+    """Within it, the first Ctrl-C or SIGTERM calls `request_stop`, and the second raises `KeyboardInterrupt`.
+
+    Args:
+        request_stop: what to call.
+        is_chief: whether to print a message.
+    """
     requested = False
 
     def handle(number: int, _: Any) -> None:
         nonlocal requested
         if requested:
-            raise KeyboardInterrupt("left at once; the run can be resumed from its last checkpoint")
+            raise KeyboardInterrupt("the run can be resumed from its last checkpoint")
         requested = True
-        print("\nstopping after this step (once more: at once)", flush=True)
+        if is_chief:
+            print("\nstopping after this step; a second Ctrl-C or SIGTERM stops at once", flush=True)
         request_stop()
 
     before = {number: getsignal(number) for number in (SIGINT, SIGTERM)}

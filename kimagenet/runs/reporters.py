@@ -1,21 +1,20 @@
-"""What a run says: a progress line, log.jsonl, summary.csv. Each is a Keras callback beside a `Loop`.
+"""The reports of a run: a progress line, log.jsonl and summary.csv. Each is a Keras callback that reads a `Loop`.
 
 log.jsonl has one JSON object per line. All have `event` and `time` (Unix seconds):
 
-* `start`, at the beginning, and `resume` where a run goes on: `version` (1), `epochs`, `steps_per_epoch`,
-  `global_batch`, `replicas` (devices that share it), `global_step`. Lines of steps that a resumed run does again are
-  removed before
-* `step`, every --log-steps steps and after the last of an epoch: `epoch` and `step` (from 0), `global_step` (steps
-  done), `learning_rate`, and of the steps since the last such line or a resume `loss`, `top1` (means), and, without
-  the first few steps of a run, `images_per_second` (all replicas together) and `data_wait` (the share of the time
-  spent waiting for data)
-* `epoch`: `epoch`, `global_step`, `learning_rate` (the last), `loss`, `top1`, `images_per_second`, `data_wait` of the
-  epoch; `skipped`, the corrupt records that the run goes on without so far (see kimagenet.training.recovery); `val_loss`,
-  `val_top1`, `val_top5` where there is a validation split, and `val_raw_loss`, `val_raw_top1`, `val_raw_top5` beside
-  them if the recipe averages weights: of the weights as they are
-* `end`: `global_step`; it is missing if the run was cut off
+* `start` at the beginning, `resume` where a run is resumed: `version` (1), `epochs`, `steps_per_epoch`, `global_batch`,
+  `replicas` (devices that share it), `global_step`. Lines of steps that a resumed run repeats are removed first.
+* `step` every `log_steps` steps and after the last step of an epoch: `epoch` and `step` (from 0), `global_step` (steps
+  done), `learning_rate`; means over the steps since the last such line or a resume: `loss`, `top1`; and, except for the
+  first few steps of a run, `images_per_second` (all replicas together) and `data_wait` (share of the time spent waiting
+  for data).
+* `epoch`: `epoch`, `global_step`, `learning_rate` (the last one); `loss`, `top1`, `images_per_second`, `data_wait` of
+  the epoch; `skipped`, the number of corrupt records skipped so far (see kimagenet.training.recovery); `val_loss`,
+  `val_top1`, `val_top5` if there is a validation split; `val_raw_loss`, `val_raw_top1`, `val_raw_top5` if the recipe
+  averages weights, for the weights that are not averaged.
+* `end`: `global_step`. It is missing if the run was interrupted.
 
-summary.csv has the same numbers of each epoch, for spreadsheets; `SUMMARY` names its columns.
+summary.csv has the same numbers for each epoch, for spreadsheets. `SUMMARY` names its columns.
 """
 
 import json
@@ -28,7 +27,7 @@ from typing import Any, TextIO
 
 import keras
 
-from kimagenet.runs.append_file import LogFile
+from kimagenet.runs.append_file import AppendFile
 from kimagenet.training.loop import Loop
 from kimagenet.training.results import Totals
 
@@ -44,7 +43,12 @@ _QUIET_SECONDS = 20.0
 
 
 class Reporter(keras.callbacks.Callback):
-    """Base: `step` gets the means of the steps since the last log step, `epoch` those of an epoch."""
+    """Base of the reports: `step` gets the means since the last log step, `epoch` those of an epoch.
+
+    Attributes:
+        loop: the loop that is reported.
+        current_epoch: the epoch that is trained, from 0.
+    """
 
     needs_every_loss = False
 
@@ -55,10 +59,19 @@ class Reporter(keras.callbacks.Callback):
         self._since_step = Totals()
 
     def step(self, step: int, values: dict[str, float]) -> None:
-        """After a log step."""
+        """Reports a log step.
+
+        Args:
+            step: the step in the epoch, from 0.
+            values: `loss`, `top1`, `learning_rate`; after the warm-up also `images_per_second` and `data_wait`.
+        """
 
     def epoch(self, values: dict[str, float]) -> None:
-        """After an epoch and its validation."""
+        """Reports an epoch, after its validation.
+
+        Args:
+            values: as for a log step, with `skipped` and the `val_…` values.
+        """
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.current_epoch = epoch
@@ -75,9 +88,14 @@ class Reporter(keras.callbacks.Callback):
 
 
 class ProgressLine(Reporter):
-    """A line for each epoch, and within it one that a terminal rewrites; else a line for each log step.
+    """Prints a line for each epoch. Within an epoch, a terminal shows one line that is updated.
 
-    Where the log steps are far apart, a line comes all the same after `_QUIET_SECONDS`.
+    In other streams there is a line for each log step, and one after `_QUIET_SECONDS` without any.
+
+    Args:
+        loop: the loop that is reported.
+        epochs: epochs of the whole run.
+        stream: where to print; None: stdout.
     """
 
     def __init__(self, loop: Loop, epochs: int, stream: TextIO | None = None) -> None:
@@ -90,7 +108,7 @@ class ProgressLine(Reporter):
         self._validation_began = self._validation_seconds = 0.0
 
     def close(self) -> None:
-        """Ends a line that the terminal would rewrite, so that what is said next begins a new one."""
+        """Ends the line that a terminal would update, so that the next text starts on a new line."""
         if self._line_is_open:
             self._write("\n")
 
@@ -104,7 +122,9 @@ class ProgressLine(Reporter):
             self._write(self._line(batch) + "\n")
 
     def step(self, step: int, values: dict[str, float]) -> None:
-        if not self._on_terminal and step + 1 < self.loop.steps_per_epoch:  # at its end the epoch's own line comes
+        if (
+            not self._on_terminal and step + 1 < self.loop.steps_per_epoch
+        ):  # the last step is followed by the epoch's line
             self._write(self._line(step) + "\n")
 
     def epoch(self, values: dict[str, float]) -> None:
@@ -129,7 +149,7 @@ class ProgressLine(Reporter):
         return f"{position}{self._left(step)}  {_means(totals.means())}{self._speed(totals.speed())}"
 
     def _left(self, step: int) -> str:
-        """The time left of the whole run, once the speed is known."""
+        """The time left of the whole run, if the speed is known."""
         if not self.loop.totals.images:
             return ""
         seconds_per_step = self.loop.totals.seconds / self.loop.totals.images * self.loop.training.global_batch
@@ -138,7 +158,7 @@ class ProgressLine(Reporter):
         return f"  {duration(steps * seconds_per_step + epochs * self._validation_seconds)} left"
 
     def _speed(self, values: dict[str, float]) -> str:
-        """In total, and on several replicas on each of them."""
+        """Images per second in total and, of several replicas, of each; and the wait for data."""
         if "images_per_second" not in values:
             return ""
         rate, replicas = values["images_per_second"], self.loop.training.replicas
@@ -153,11 +173,17 @@ class ProgressLine(Reporter):
 
 
 class JsonLines(Reporter):
-    """Appends to log.jsonl line by line, so that a run can be followed and a cut-off one be read."""
+    """Appends to log.jsonl line by line, so that a run can be followed, also one that is interrupted.
+
+    Args:
+        loop: the loop that is reported.
+        path: the file.
+        epochs: epochs of the whole run.
+    """
 
     def __init__(self, loop: Loop, path: Path, epochs: int) -> None:
         super().__init__(loop)
-        self._file = LogFile(path)
+        self._file = AppendFile(path)
         self._epochs = epochs
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -181,18 +207,18 @@ class JsonLines(Reporter):
         self._write("end", global_step=self.loop.global_step)
 
     def _write(self, event: str, **values: Any) -> None:
-        # JSON knows no NaN and no infinity: they are null.
+        # JSON has no NaN and no infinity: they become null.
         known = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = json.dumps({"event": event, "time": round(time.time(), 3), **known}, allow_nan=False)
         self._file.append((line + "\n").encode())
 
 
 class SummaryCsv(Reporter):
-    """Appends a line to summary.csv for each epoch: the columns `SUMMARY`, empty where a run has no such number."""
+    """Appends a line to summary.csv for each epoch: the columns `SUMMARY`, empty if a run has no such number."""
 
     def __init__(self, loop: Loop, path: Path) -> None:
         super().__init__(loop)
-        self._file = LogFile(path, (",".join(SUMMARY) + "\n").encode())
+        self._file = AppendFile(path, (",".join(SUMMARY) + "\n").encode())
 
     def epoch(self, values: dict[str, float]) -> None:
         known = {**values, "epoch": self.current_epoch, "global_step": self.loop.global_step}
@@ -201,7 +227,7 @@ class SummaryCsv(Reporter):
 
 
 def fitted(line: str, columns: int) -> str:
-    """The line in so few columns: with shorter words first, then cut off."""
+    """Shortens a line to a number of columns: with shorter words first, then by cutting it off."""
     for long, short in (("images/s", "img/s"), ("data wait", "wait"), ("  ", " "), (" left", "")):
         if len(line) > columns:
             line = line.replace(long, short)
@@ -209,7 +235,7 @@ def fitted(line: str, columns: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """0:07, 12:34, 1:23:45."""
+    """A duration as 0:07, 12:34 or 1:23:45."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,6 +1,6 @@
-"""What a run shows in TensorBoard. Written as log.jsonl is, by appending, so that a resumed run can cut it back.
+"""The curves of a run for TensorBoard. They are appended like log.jsonl, so that a resumed run can cut them back.
 
-TensorFlow's own writer would begin another file at each start, raise when the disk is full and leave half an event.
+TensorFlow's own writer would create another file at each start, raise if the disk is full, and leave half an event.
 """
 
 import io
@@ -14,29 +14,33 @@ from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 
+from kimagenet.runs.append_file import AppendFile
 from kimagenet.runs.reporters import Reporter
-from kimagenet.runs.append_file import LogFile
 from kimagenet.training.loop import Loop
 from kimagenet.training.steps import to_input
 from pipelines.shards.records import frame
 
-FILE_NAME = "events.out.tfevents"  # TensorBoard knows its files by the last word
+FILE_NAME = "events.out.tfevents"  # TensorBoard recognizes its files by the last word
 
-# TensorBoard shows the charts of one group beside each other; the others are of the group "quality".
+# TensorBoard shows the charts of a group together. All other values are in the group "quality".
 GROUPS = {"learning_rate": "schedule", "images_per_second": "speed", "data_wait": "speed"}
 
 
 class TensorBoardEvents(Reporter):
-    """The numbers of log.jsonl over `global_step`: curves `train` and `validation` in the same charts.
+    """Writes the numbers of log.jsonl over `global_step`, as curves `train` and `validation` in the same charts.
 
-    And a sheet of the first images of the first batch, as the loader gave them.
+    It also writes one picture: the first images of the first batch, as the loader gave them.
+
+    Args:
+        loop: the loop that is reported.
+        directory: the folder of TensorBoard's files.
     """
 
     def __init__(self, loop: Loop, directory: Path) -> None:
         super().__init__(loop)
         header = _encode(Event(wall_time=time.time(), file_version="brain.Event:2"))
         self._train, self._validation = (
-            LogFile(directory / name / FILE_NAME, header) for name in ("train", "validation")
+            AppendFile(directory / name / FILE_NAME, header) for name in ("train", "validation")
         )
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -53,16 +57,22 @@ class TensorBoardEvents(Reporter):
         found = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
         self._append(self._validation, *_scalars(found))
 
-    def _append(self, file: LogFile, *values: Summary.Value) -> None:
+    def _append(self, file: AppendFile, *values: Summary.Value) -> None:
         if values:
             event = Event(wall_time=time.time(), step=self.loop.global_step, summary=Summary(value=values))
             file.append(_encode(event))
 
 
 def sheet(images: tf.Tensor, columns: int = 8, rows: int = 4) -> np.ndarray:
-    """The first images [B, H, W, 3] of a batch, of any dtype that loaders give: uint8 [rows·H, columns·W, 3].
+    """Arranges the first images of a batch in one picture. The rest of the last row is black.
 
-    A last row that they do not fill ends in black; there are no more rows than needed.
+    Args:
+        images: [B, H, W, 3], of any dtype that loaders give.
+        columns: the most images in a row.
+        rows: the most rows.
+
+    Returns:
+        uint8 [rows·H, columns·W, 3].
     """
     pictures = to_input(images[: columns * rows]).numpy()
     pictures = np.clip(np.rint((pictures + 1) * 127.5), 0, 255).astype(np.uint8)
@@ -78,7 +88,7 @@ def _scalars(values: dict[str, float]) -> list[Summary.Value]:
 
 
 def _picture(tag: str, pixels: np.ndarray) -> Summary.Value:
-    """A PNG of uint8 [H, W, 3]."""
+    """The summary of a picture, uint8 [H, W, 3], as PNG."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     height, width, channels = pixels.shape

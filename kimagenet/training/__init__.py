@@ -1,1 +1,1 @@
-"""From batches to updates: the loop, its steps, mixing, devices, recovery from corrupt records."""
+"""From batches to optimizer steps: the loop, its steps, mixing, devices, recovery from corrupt records."""

@@ -1,37 +1,49 @@
-"""How each device of a run gets its batches."""
+"""Gives each device of a run its batches."""
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from kimagenet.training.recovery import CorruptRecords
+from kimagenet.training.recovery import CorruptRecords, Recovery
 from kimagenet.training.strategy import local_ranks
 from pipelines.augment import AugmentSpec
-from pipelines.errors import Blocked, RunFailed, UserError
+from pipelines.decoding import DecoderOptions
+from pipelines.errors import UserError
 from pipelines.loader import BatchSpec, Loader
 from pipelines.loaders import open_loader
-from pipelines.shards.corrupt import CorruptRecord, find_corrupt, problem_of_shards
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.processes import cpu_count
 from pipelines.system.watch import NoAnswer, Watch
 
-logger = logging.getLogger(__name__)
-
-TRIES_AGAIN = 3  # of a step that fails though its records can be read and decoded
-
 
 class Feed:
-    """One split for all replicas of a strategy: a loader for each replica of this process, rank by rank of one plan.
+    """Reads one split for all replicas: a loader for each replica of this process, rank by rank of one plan.
 
-    So every replica decodes its own part, a global batch is the same whatever the number of replicas is, and
-    tf.distribute's rules of sharding and splitting never come into play.
+    So each replica decodes its own part, a global batch is the same for any number of replicas, and the rules of
+    tf.distribute for sharding and splitting are not needed.
 
-    `corrupt` says what becomes of records that cannot be decoded; `timeout` is how many seconds a batch may take,
-    0 = for ever. Raises `UserError` if records may be skipped and other processes would have to know.
+    Args:
+        strategy: the replicas.
+        loaders: one for each replica of this process, in the order of their ranks.
+        corrupt: what to do about records that cannot be decoded; None: end the run.
+        timeout: how many seconds a batch may take; 0 = no limit.
+
+    Attributes:
+        strategy: as given.
+        loaders: as given.
+        loader: the name of the loaders.
+        device: where they decode, "cpu" or "gpu".
+        replicas: how many devices share a batch, those of other processes included.
+        shards: the split.
+        global_batch: images a step, over all replicas.
+        steps_per_epoch: steps of a whole epoch.
+        dropped_records: records that an epoch leaves out because they do not fill a batch.
+        recovery: decides what happens after a step that could not be read.
+
+    Raises:
+        UserError: records may be skipped, but there are other processes, which would not know.
     """
 
     def __init__(
@@ -44,28 +56,30 @@ class Feed:
         self._ranks = local_ranks(strategy)
         if len(loaders) != len(self._ranks):
             raise ValueError(f"{len(loaders)} loaders for {len(self._ranks)} replicas")
+        first = loaders[0]
         self.strategy = strategy
-        self.replicas = strategy.num_replicas_in_sync
         self.loaders = loaders
-        self.corrupt = CorruptRecords() if corrupt is None else corrupt
-        if self.has_peers and self.corrupt.policy == "skip":
-            raise UserError(
-                "--on-corrupt skip: one worker cannot tell the others; take stop, and quarantine what it finds"
-            )
+        self.loader = first.name
+        self.device = first.device
+        self.replicas = strategy.num_replicas_in_sync
+        self.shards = first.shards
+        self.global_batch = first.batch.batch_size * self.replicas
+        self.steps_per_epoch = first.steps_per_epoch
+        self.dropped_records = first.dropped_records
+        self.recovery = Recovery(loaders, CorruptRecords() if corrupt is None else corrupt, timeout)
         self._watches = [Watch(timeout) for _ in loaders] if timeout else []
         self._is_blocked = False
-        self.shards = loaders[0].shards
-        self.global_batch = loaders[0].batch.batch_size * self.replicas
-        self.steps_per_epoch = loaders[0].steps_per_epoch
-        self.dropped_records = loaders[0].dropped_records
+
+    @property
+    def corrupt(self) -> CorruptRecords:
+        """The corrupt records of the run, those of its other splits included."""
+        return self.recovery.corrupt
 
     @property
     def description(self) -> str:
-        """What reads, for the banner: "dali on the cpu"."""
-        first = self.loaders[0]
-        device = first.options.device if first.name == "dali" else "cpu"
+        """The loader in words: "dali on the cpu", "2 × dali on the gpu"."""
         count = f"{self.replicas} × " if self.replicas > 1 else ""
-        return f"{count}{first.name} on the {device}"
+        return f"{count}{self.loader} on the {self.device}"
 
     @property
     def has_peers(self) -> bool:
@@ -73,7 +87,7 @@ class Feed:
         return len(self.loaders) < self.replicas
 
     def records(self, epoch: int, step: int) -> list[str]:
-        """The records of a step, of all replicas, other processes' included: shard, number and byte."""
+        """The records of a step, of all replicas, those of other processes included: shard, number and byte."""
         found = []
         for rank in range(self.replicas):
             plan = replace(self.loaders[0].plan(epoch, step), rank=rank)
@@ -82,45 +96,34 @@ class Feed:
                 found.append(f"{path}: record {record} of the split, at byte {self.shards.offsets[record]}")
         return found
 
-    def _numbers(self, epoch: int, step: int) -> list[int]:
-        parts = [loader.plan(epoch, step).records[: loader.batch.batch_size] for loader in self.loaders]
-        return np.concatenate(parts).tolist()
-
-    def skip(self, records: Sequence[int]) -> None:
-        """Takes records out of all epochs from now on; see `Loader.skip`."""
-        for loader in self.loaders:
-            loader.skip(records)
-
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
-        """The batches of an epoch from `start_step` on, each ready for `strategy.run`.
+        """Reads an epoch.
 
-        There are fewer than `steps_per_epoch` if records are skipped. Where a step fails and none of its records is to
-        blame, it is read again, `TRIES_AGAIN` times. Raises `RunFailed` with the file, and if it is known the record,
-        if a batch cannot be read.
+        Args:
+            epoch: which one, from 0.
+            start_step: the first step to read.
+
+        Returns:
+            The batches, each ready for `strategy.run`; fewer than `steps_per_epoch` if records are skipped.
+
+        Raises:
+            RunFailed: a batch cannot be read; see `Recovery.after`.
         """
         step, tries = start_step, 0
         iterators = self._open(epoch, step)
         while True:
-            failure: Exception
             try:
                 batch = self._deal(iterators)
             except StopIteration:
                 return
-            except (tf.errors.OpError, NoAnswer) as error:
-                failure = error
+            except (tf.errors.OpError, NoAnswer) as failure:
+                self._is_blocked = isinstance(failure, NoAnswer)
+                tries = self.recovery.after(failure, epoch, step, tries)
             else:
                 yield batch
                 step, tries = step + 1, 0
                 continue
-            try:
-                if found := self._find_corrupt(epoch, step, failure):
-                    self._go_on_without(found, epoch, step)
-                else:
-                    tries += 1
-                    self._try_again(epoch, step, tries, failure)
-            finally:
-                del failure  # and with it what it holds of the old iterators; left here, it would hold itself
-            iterators = self._open(epoch, step)
+            iterators = self._open(epoch, step)  # not in the `except` block: the failure holds the old ones
 
     def _open(self, epoch: int, step: int) -> list[Iterator[Any]]:
         iterators = (loader.batches(epoch, step) for loader in self.loaders)
@@ -128,49 +131,8 @@ class Feed:
             return list(iterators)
         return [watch.iterate(iterator) for watch, iterator in zip(self._watches, iterators, strict=True)]
 
-    def _find_corrupt(self, epoch: int, step: int, failure: Exception) -> list[CorruptRecord]:
-        """The records that made a step fail, if it was records. Raises `RunFailed` if a shard cannot be read at all.
-
-        Transient read errors are over when this returns: it has read the whole batch, with patience.
-        """
-        numbers = self._numbers(epoch, step)
-        self._is_blocked = isinstance(failure, NoAnswer)
-        try:
-            problem = problem_of_shards(self.shards, numbers)
-            if self._is_blocked:
-                late = f"did not come within --data-timeout {self._watches[0].seconds:g}, though its shards answer"
-                raise Blocked(problem or f"{self._name(epoch, step)} {late}") from failure
-            if problem:
-                raise RunFailed(problem) from failure
-            return find_corrupt(self.shards, numbers)
-        except OSError as error:
-            raise RunFailed(f"{error.filename}: {error.strerror}") from failure
-
-    def _name(self, epoch: int, step: int) -> str:
-        return f"{self.loaders[0].name}: epoch {epoch}, step {step} of the {self.shards.split} split"
-
-    def _try_again(self, epoch: int, step: int, tries: int, failure: Exception) -> None:
-        """Has the step read anew, since its records are good. Raises `RunFailed` if that was done often enough."""
-        if tries > TRIES_AGAIN:
-            raise RunFailed(f"{self._name(epoch, step)} cannot be read: {_reason(failure)}") from failure
-        what = f"failed ({_reason(failure)}), but all its records can be read; try {tries} of {TRIES_AGAIN}"
-        logger.warning("%s %s", self._name(epoch, step), what)
-        self.skip([])  # what was opened ahead may have failed, too
-
-    def _go_on_without(self, found: list[CorruptRecord], epoch: int, step: int) -> None:
-        """Skips the records. Raises `RunFailed` if the run may not, or if too few are left for a batch."""
-        self.corrupt.judge(found, epoch, step)
-        self.skip([record.record for record in found])
-        try:
-            self.loaders[0].plan(epoch, step)
-        except UserError as error:
-            left = np.setdiff1d(self.shards.usable, self.loaders[0].skipped)
-            if found := find_corrupt(self.shards, left):  # no step would ever meet them
-                self._go_on_without(found, epoch, step)
-            raise RunFailed(str(error)) from None
-
     def _deal(self, iterators: list[Iterator[Any]]) -> Any:
-        """One batch, or one for each replica."""
+        """The next batch, or one for each replica."""
         if len(iterators) == 1:
             return next(iterators[0])
         return self.strategy.experimental_distribute_values_from_function(
@@ -178,8 +140,8 @@ class Feed:
         )
 
     def close(self) -> None:
-        """Closes the loaders, unless they are stuck in a read: that would never end."""
-        self._watches = []  # each ends with the last of its iterators, which it has to let go
+        """Closes the loaders. Loaders that wait for a read which may never return are left."""
+        self._watches = []  # each ends with the last of its iterators, which it has to free
         for loader in [] if self._is_blocked else self.loaders:
             loader.close()
 
@@ -204,44 +166,49 @@ def open_feed(
     strict: bool = False,
     corrupt: CorruptRecords | None = None,
     timeout: float = 0.0,
+    decoder: DecoderOptions | None = None,
 ) -> Feed:
-    """Opens a loader for each replica; the arguments are those of `open_loader` and `Feed`, `batch` is the global one.
+    """Opens a loader for each replica of this process.
 
-    `workers` are shared among this process's replicas, each of which decodes on its own GPU. Raises `UserError` if the
-    batch does not divide among them.
+    Args:
+        strategy: the replicas.
+        name: a loader, or "auto"; see `open_loader`.
+        shards: the split.
+        batch: the global batch, which the replicas share.
+        augment: the augmentation.
+        seed: of the plan.
+        workers: decoding threads of this process, shared among its replicas; None: one for each core.
+        prefetch: batches kept ready by each loader.
+        device: where DALI decodes: "cpu", "gpu" (each replica on its own GPU), or "auto".
+        strict: do not use tf.data instead if DALI cannot be used.
+        decoder: settings of the GPU's decoder; None: the defaults.
+        corrupt: see `Feed`.
+        timeout: see `Feed`.
+
+    Raises:
+        UserError: the batch cannot be divided among the replicas, or a wrong name or value.
     """
     replicas, ranks = strategy.num_replicas_in_sync, local_ranks(strategy)
     if batch.batch_size % replicas:
-        raise UserError(f"a batch of {batch.batch_size} does not divide among {replicas} devices; change --batch-size")
+        raise UserError(
+            f"a batch of {batch.batch_size} cannot be divided among {replicas} devices",
+            remedy=f"choose a multiple of {replicas}",
+            setting="batch_size",
+        )
     if len(ranks) > 1:
         workers = max(1, (workers or cpu_count()) // len(ranks))
     part = BatchSpec(batch.batch_size // replicas, batch.image_size, batch.dtype)
+    options: dict[str, Any] = {
+        "seed": seed,
+        "workers": workers,
+        "prefetch": prefetch,
+        "device": device,
+        "strict": strict,
+        "decoder": decoder,
+    }
     loaders: list[Loader] = []
     for gpu, rank in enumerate(ranks):
-        # The first one may have fallen back to another loader, and said so.
+        # The first loader may have been replaced by another one, with a warning.
         chosen = loaders[0].name if loaders else name
-        loaders.append(
-            open_loader(
-                chosen,
-                shards,
-                part,
-                augment,
-                seed=seed,
-                rank=rank,
-                world_size=replicas,
-                workers=workers,
-                prefetch=prefetch,
-                device=device,
-                gpu=gpu,
-                strict=strict,
-            )
-        )
+        loaders.append(open_loader(chosen, shards, part, augment, rank=rank, world_size=replicas, gpu=gpu, **options))
     return Feed(strategy, loaders, corrupt, timeout)
-
-
-def _reason(error: Exception) -> str:
-    """The line that says why, out of TensorFlow's and DALI's pages."""
-    lines = [line.strip() for line in getattr(error, "message", str(error)).splitlines() if line.strip()]
-    if "encountered:" in lines[:-1]:  # DALI, after its traceback
-        return lines[lines.index("encountered:") + 1]
-    return lines[0] if lines else type(error).__name__

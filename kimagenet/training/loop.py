@@ -1,8 +1,8 @@
-"""The loop: batches to optimizer steps, epoch by epoch, on one device or many.
+"""The training loop: batches to optimizer steps, epoch by epoch, on one device or many.
 
-It owns the position (epoch, step), the learning rate and the clock. All else that happens now and then, logging and
-checkpoints included, is a `keras.callbacks.Callback`. Own reasons to exist beside `model.fit`: it can start at any
-step of any epoch, iter_size and several workers work under tf.distribute, and it knows how long it waited for data.
+It owns the position (epoch, step), the learning rate and the clock. Everything else that happens between steps, such as
+logs and checkpoints, is a `keras.callbacks.Callback`. It is used instead of `model.fit` because it can start at any
+step of any epoch, works with iter_size and several workers under tf.distribute, and measures its wait for data.
 """
 
 import math
@@ -20,18 +20,23 @@ from kimagenet.schedule import Schedule
 from kimagenet.training.feed import Feed
 from kimagenet.training.mixing import MixSpec
 from kimagenet.training.results import Evaluation, Position, Totals
-from kimagenet.training.steps import make_evaluation_step, make_training_step
+from kimagenet.training.steps import Step, make_evaluation_step, make_training_step
 from kimagenet.training.strategy import make_statistics_mean
 
-WARM_UP_STEPS = 3  # of a run, kept out of the clock: they trace, allocate and fill caches
+WARM_UP_STEPS = 3  # the first steps of a run are not timed: they trace, allocate and fill caches
 
 
 class Stopped(Exception):
-    """`Loop.request_stop` took effect: the loop stands between two steps, at its `position`."""
+    """`Loop.request_stop` took effect. The loop is between two steps, at its `position`."""
 
 
 class NonFiniteLoss(Exception):
-    """The loss of step `step` of epoch `epoch` is NaN or infinite; the weights have taken its update already."""
+    """The loss of a step is NaN or infinite. The weights already contain its update.
+
+    Attributes:
+        epoch: the epoch, from 0.
+        step: the step in it, from 0.
+    """
 
     def __init__(self, epoch: int, step: int, loss: float) -> None:
         super().__init__(f"epoch {epoch}, step {step}: the loss is {loss}")
@@ -39,8 +44,14 @@ class NonFiniteLoss(Exception):
         self.step = step
 
 
-def evaluate(step: Any, feed: Feed, before_step: Callable[[], None] = lambda: None) -> Evaluation:
-    """Reads an evaluation feed once through `make_evaluation_step`'s step. Sums are float64, counts exact."""
+def evaluate(step: Step, feed: Feed, before_step: Callable[[], None] = lambda: None) -> Evaluation:
+    """Evaluates a model on a whole split. Sums are float64, counts are exact.
+
+    Args:
+        step: from `make_evaluation_step`.
+        feed: evaluation batches.
+        before_step: called before each step; may raise to end the evaluation.
+    """
     sums = np.zeros(4)
     for batch in feed.epoch(0):
         before_step()
@@ -50,17 +61,32 @@ def evaluate(step: Any, feed: Feed, before_step: Callable[[], None] = lambda: No
 
 
 class Loop:
-    """Trains a model. `position`, `global_step` and `totals` say how far it is; a run's callbacks may read them.
+    """Trains a model.
 
     Args:
-        model: built in the strategy's scope, returns probabilities. It is compiled with the optimizer, so that
+        model: built in the strategy's scope, returns probabilities. The loop compiles it with the optimizer, so that
             Keras' callbacks find `model.optimizer`.
         optimizer: any Keras optimizer, made in the scope; mixed_float16 adds loss scaling around it.
-        training: batches of (images, labels, …). validation: of (images, labels, weights), or None.
+        training: batches of (images, labels).
+        validation: batches of (images, labels, weights), or None.
         schedule: sets the learning rate before each step; None leaves it to the optimizer and the callbacks.
-        weight_decay, label_smoothing, mixing, seed, xla: see `make_training_step`.
-        ema: evaluate with the optimizer's moving average of the weights, and beside it the weights as they are.
-        log_steps: how often the callbacks need the loss of the very last step.
+        weight_decay: see `make_training_step`.
+        label_smoothing: see `make_training_step`.
+        mixing: see `make_training_step`.
+        seed: see `make_training_step`.
+        xla: see `make_training_step`.
+        ema: evaluate with the optimizer's moving average of the weights, and also with the weights as they are.
+        log_steps: steps from one log step to the next.
+
+    Attributes:
+        model: the model that is trained.
+        training: the batches it is trained on.
+        validation: the batches it is validated on, or None.
+        steps_per_epoch: steps of a whole epoch.
+        log_steps: as given.
+        totals: sums over the steps so far; after a resume, those since the beginning of its epoch.
+        images: the images of the last step as the loader gave them, or None.
+        is_best: whether the last validation has the highest top-1 so far.
     """
 
     def __init__(
@@ -89,11 +115,11 @@ class Loop:
         self.steps_per_epoch = training.steps_per_epoch
         self.log_steps = log_steps
         self.totals = Totals()
-        self.images: Any = None  # of the last step, as the loader gave them
+        self.images: Any = None
+        self.is_best = False
         self._epoch = self._step = 0
         self._epoch_began = Totals()
         self._best_top1 = -1.0
-        self.is_best = False  # whether the last epoch's validation was the best so far
         self._schedule = schedule
         self._ema = ema
         self._training_step = make_training_step(
@@ -113,47 +139,59 @@ class Loop:
         self._stop_is_requested = self._all_stop = False
         self._warm_up = WARM_UP_STEPS
 
+    # ---- Where the run is
+
     @property
     def global_step(self) -> int:
-        """Steps done since the run's beginning."""
+        """Steps done since the beginning of the run."""
         return self._epoch * self.steps_per_epoch + self._step
 
     @property
     def epoch_totals(self) -> Totals:
-        """Of this epoch's steps, those before a resume included."""
+        """Sums over the steps of this epoch, those before a resume included."""
         return self.totals - self._epoch_began
 
     @property
     def position(self) -> Position:
-        """Where the run stands between two steps; waits for the loss of the last one."""
+        """The position between two steps. Waits for the loss of the last step."""
         self._count_step_in_flight()
         return Position(self._epoch, self._step, self.epoch_totals if self._step else Totals(), self._best_top1)
 
     @property
     def num_skipped(self) -> int:
-        """Corrupt records that the run goes on without, of both splits."""
+        """How many corrupt records the run skips, in both splits."""
         return len(self.training.corrupt)
+
+    def is_log_step(self, step: int) -> bool:
+        """Whether the totals are complete after this step of an epoch: every `log_steps`, and after the last one."""
+        return (step + 1) % self.log_steps == 0 or step + 1 == self.steps_per_epoch
+
+    # ---- What a checkpoint contains
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """All that a run has to keep: weights, statistics, seeds of layers; state of the optimizer and its wrappers."""
+        """All state of a run: weights, statistics, seeds of layers; state of the optimizer and its wrappers."""
         return [*self.model.variables, *self.model.optimizer.variables]
 
     def values(self) -> list[np.ndarray]:
-        """Copies of the `variables`, the same on all workers: a collective operation."""
+        """Copies of the `variables`, equal on all workers. A collective operation."""
         self._average_statistics()
         return [np.array(variable.numpy()) for variable in self.variables]
 
-    def skip_as_before(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Takes the corrupt records out that a run which goes on has listed."""
+    def skip_again(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Skips the corrupt records that a checkpoint lists, in the form of `CorruptRecords.lines`."""
         self.training.corrupt.lines = list(lines)
         for feed in (self.training, self.validation):
             if feed is not None:
-                feed.skip(feed.corrupt.of(feed.shards.split))
+                feed.recovery.skip_listed()
+
+    # ---- Training
 
     def request_stop(self) -> None:
-        """Lets `fit` raise `Stopped` at the end of a step, of the same one on all workers, or, without others, of a
-        validation's step."""
+        """Lets `fit` raise `Stopped` after the current step; several workers stop at the same step.
+
+        A single worker also stops between two steps of a validation.
+        """
         self._stop_is_requested = True
 
     def fit(
@@ -162,31 +200,41 @@ class Loop:
         callbacks: Sequence[keras.callbacks.Callback] = (),
         start: Position | None = None,
     ) -> keras.callbacks.History:
-        """Trains from `start` (None: the beginning) to the end of epoch `epochs` − 1.
+        """Trains to the end of epoch `epochs` − 1. At the end the model has the weights that are evaluated.
 
-        Callbacks see logs `loss`, `top1` (means of the epoch so far) and `learning_rate`, at the end of an epoch also
-        `val_loss`, `val_top1`, `val_top5` (with `ema` also `val_raw_…`, of the weights that are not averaged), and
-        the weights that are trained; `evaluation_weights` gives those that were evaluated. At the end the model holds
-        the latter. A callback with `on_train_batch_end` makes the loop wait for every step's loss, unless it has
-        `needs_every_loss = False`: then logs may lack the last step's, except where `is_log_step`, and an accelerator
-        is never left idle. Raises `NonFiniteLoss`, and `Stopped`.
+        Callbacks get logs `loss`, `top1` (means of the epoch so far) and `learning_rate`; at the end of an epoch also
+        `val_loss`, `val_top1`, `val_top5`, and with `ema` `val_raw_…` for the weights that are not averaged. They see
+        the weights that are trained; `evaluation_weights` gives those that are evaluated. A callback with
+        `on_train_batch_end` makes the loop wait for the loss of every step, unless it has `needs_every_loss = False`:
+        then logs may lack the loss of the last step, except where `is_log_step`, and the device is never idle.
+
+        Args:
+            epochs: epochs of the whole run.
+            callbacks: called as Keras does.
+            start: where to start; None: the beginning.
+
+        Returns:
+            Keras' history of the epochs.
+
+        Raises:
+            NonFiniteLoss: a loss is NaN or infinite.
+            Stopped: `request_stop` was called.
         """
         start = start or Position()
         self._epoch, self._step, self._best_top1 = start.epoch, start.step, start.best_top1
         self._epoch_began = self.totals
         self.totals += start.totals
         self._all_stop = False
-        steps = self.steps_per_epoch
         listeners = keras.callbacks.CallbackList(
-            list(callbacks), add_history=True, model=self.model, epochs=epochs, steps=steps, verbose=0
+            list(callbacks), add_history=True, model=self.model, epochs=epochs, steps=self.steps_per_epoch, verbose=0
         )
-        everyone_waits = any(getattr(callback, "needs_every_loss", _hears_steps(callback)) for callback in callbacks)
+        every_loss = any(getattr(callback, "needs_every_loss", _hears_steps(callback)) for callback in callbacks)
         self.model.stop_training = False
         logs: dict[str, float] = {}
         listeners.on_train_begin()
         for epoch in range(start.epoch, epochs):
             listeners.on_epoch_begin(epoch)
-            logs = self._train_epoch(epoch, self._step, listeners, everyone_waits)
+            logs = self._train_epoch(epoch, self._step, listeners, every_loss)
             if self.validation is not None:
                 logs |= self._validate(self.validation, listeners)
             self.is_best = logs.get("val_top1", -1.0) > self._best_top1
@@ -204,22 +252,18 @@ class Loop:
         return self.model.history
 
     def evaluation_weights(self) -> AbstractContextManager[None]:
-        """While it lasts, the model holds the weights that are evaluated: slow ones, averaged ones, or as they are."""
+        """Within it, the model has the weights that are evaluated: slow ones, averaged ones, or as they are."""
         return evaluation_weights(self.model.optimizer, self.model.trainable_variables, ema=self._ema)
 
-    def is_log_step(self, step: int) -> bool:
-        """Whether the totals are complete after this step of an epoch: every `log_steps`, and the last one."""
-        return (step + 1) % self.log_steps == 0 or step + 1 == self.steps_per_epoch
-
     def _train_epoch(
-        self, epoch: int, first: int, listeners: keras.callbacks.CallbackList, everyone_waits: bool
+        self, epoch: int, first: int, listeners: keras.callbacks.CallbackList, every_loss: bool
     ) -> dict[str, float]:
         batches = self.training.epoch(epoch, first)
         logs = {"learning_rate": self._set_learning_rate(epoch, min(first, self.steps_per_epoch - 1))}
         mark = perf_counter()
         for step in range(first, self.steps_per_epoch):
             asked = perf_counter()
-            if (batch := next(batches, None)) is None:  # an epoch that lacks skipped records ends sooner
+            if (batch := next(batches, None)) is None:  # without its skipped records an epoch ends sooner
                 self._step = self.steps_per_epoch
                 break
             images, labels, *_ = batch
@@ -229,11 +273,11 @@ class Loop:
             self.images = images
             stop = tf.constant(self._stop_is_requested, tf.float32)
             result = self._training_step(images, labels, tf.constant(self.global_step, tf.int64), stop)
-            # At most one step ahead: the device never idles, and the loader's queue fills up if data is fast enough.
+            # At most one step ahead: the device is never idle, and the loader's queue fills up if data is fast enough.
             self._count_step_in_flight()
             self._in_flight = epoch, step, result
             self._step = step + 1
-            if everyone_waits or self.is_log_step(step):
+            if every_loss or self.is_log_step(step):
                 self._count_step_in_flight()
             now = perf_counter()
             self._count_time(now - mark, waited)
@@ -268,10 +312,12 @@ class Loop:
         if self._schedule is None:
             return float(tf.convert_to_tensor(optimizer.learning_rate).numpy())
         position = epoch + step / self.steps_per_epoch
-        if position < self._schedule.warmup_epochs:  # taken at the step's end, so that the first step's is not zero
+        if position < self._schedule.warmup_epochs:  # at the end of the step, so that the first rate is not zero
             position += 1 / self.steps_per_epoch
         optimizer.learning_rate = self._schedule.at(position)
         return self._schedule.at(position)
+
+    # ---- Validation
 
     def _validate(self, validation: Feed, listeners: keras.callbacks.CallbackList) -> dict[str, float]:
         listeners.on_test_begin()
@@ -287,9 +333,11 @@ class Loop:
         result = evaluate(self._evaluation_step, validation, self._stop_alone)
         return {"loss": result.loss, "top1": result.top1, "top5": result.top5}
 
+    # ---- Stopping
+
     @property
     def _has_to_stop(self) -> bool:
-        # Several workers have to stop at the same step: they only learn of each other's wish in a training step.
+        # Several workers stop at the same step: they learn of a request only in a training step.
         return self._all_stop or (self._stop_is_requested and not self.training.has_peers)
 
     def _stop_alone(self) -> None:

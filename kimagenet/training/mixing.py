@@ -1,7 +1,7 @@
-"""Augmentation of a whole batch on the training device: mixup, CutMix and random erasing, alike behind every loader.
+"""Augmentation of a whole batch on the training device: mixup, CutMix and random erasing, the same for every loader.
 
-Pure functions: what is drawn belongs to (run's seed, global step, replica), so a run that is resumed draws the same.
-What follows from the draws is arithmetic on fixed shapes, which XLA takes as it is.
+Pure functions. Draws belong to (run's seed, global step, replica), so a resumed run draws the same. Everything after
+the draws is arithmetic on fixed shapes, which XLA can compile.
 """
 
 import math
@@ -18,18 +18,21 @@ if TYPE_CHECKING:
 ERASED_AREA = (0.02, 1 / 3)  # share of the image
 ERASED_ASPECT = (0.3, 1 / 0.3)  # height / width, log-uniform
 
-# Each draw reads fixed columns, so switching one augmentation off leaves the others' draws alone.
+# Each augmentation reads fixed columns, so switching one off does not change the draws of the others.
 _KIND, _RADIUS, _ANGLE, _CUT_Y, _CUT_X, _HIT, _AREA, _ASPECT, _ERASE_Y, _ERASE_X = range(10)
 
 
 @dataclass(frozen=True)
 class MixSpec:
-    """What is done to a batch; the default is nothing.
+    """How a batch is mixed; by default not at all.
 
     Attributes:
         mixup: α of λ ~ Beta(α, α) (arXiv 1710.09412); 0 = none.
         cutmix: α of λ ~ Beta(α, α) (arXiv 1905.04899); 0 = none. With both, each image draws one of the two.
         erase: probability that a rectangle of an image is erased (arXiv 1708.04896).
+
+    Raises:
+        UserError: a value is out of range.
     """
 
     mixup: float = 0.0
@@ -39,20 +42,29 @@ class MixSpec:
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"mixing: {name} must not be negative, not {getattr(self, name)}")
+                raise UserError(f"{name} must be finite and not negative, not {getattr(self, name)}", setting=name)
         if not 0 <= self.erase <= 1:
-            raise UserError(f"mixing: erase must be in [0, 1], not {self.erase}")
+            raise UserError(f"erase must be in [0, 1], not {self.erase}", setting="erase")
 
     @classmethod
     def of(cls, recipe: "Recipe") -> "MixSpec":
-        """What a recipe asks for."""
+        """The mixing of a recipe."""
         return cls(recipe.mixup, recipe.cutmix, recipe.erase)
 
 
 def draw(batch_size: tf.Tensor | int, run_seed: int, global_step: tf.Tensor | int, replica: int) -> tf.Tensor:
-    """The uniforms in [0, 1) of one batch on one replica: float32 [B, 10], a row for each image.
+    """Draws the random numbers of one batch on one replica.
 
-    Not to be compiled by XLA, whose generators give other numbers than TensorFlow's for the same seed.
+    XLA must not compile it: its generators give other numbers than TensorFlow's for the same seed.
+
+    Args:
+        batch_size: images on this replica, B.
+        run_seed: the seed of the run.
+        global_step: steps done before this one.
+        replica: number of the replica.
+
+    Returns:
+        float32 [B, 10], uniform in [0, 1), a row for each image.
     """
     seed = tf.stack([tf.constant(run_seed, tf.int64), tf.cast(global_step, tf.int64)])
     seed = tf.random.fold_in(seed, tf.cast(replica, tf.int64), alg="philox")
@@ -60,20 +72,36 @@ def draw(batch_size: tf.Tensor | int, run_seed: int, global_step: tf.Tensor | in
 
 
 def mix(images: tf.Tensor, targets: tf.Tensor, spec: MixSpec, uniform: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Images float32 [B, H, W, 3] in [−1, 1] and targets float32 [B, C], erased and mixed; `uniform` from `draw`.
+    """Erases and mixes a batch. Each image is mixed with the one before it in the batch, whose order is random.
 
-    Each image is mixed with the one before it in the batch, whose order is random, by draws of its own.
+    Args:
+        images: float32 [B, H, W, 3] in [−1, 1].
+        targets: float32 [B, C].
+        spec: what to do.
+        uniform: from `draw`.
+
+    Returns:
+        Images and targets of the same shapes.
     """
     height, width = images.shape[1], images.shape[2]
     if spec.erase:
-        images = images * (1 - _erased(uniform, spec.erase, height, width))  # 0 is mid-grey, the range's middle
+        images = images * (1 - _erased(uniform, spec.erase, height, width))  # 0 is grey, the middle of the range
     if spec.mixup or spec.cutmix:
         images, targets = blend(images, targets, _own_weights(uniform, spec, height, width))
     return images, targets
 
 
 def blend(images: tf.Tensor, targets: tf.Tensor, own: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """x ← w·x + (1 − w)·x of the image before, pixel by pixel; targets by the mean of w. `own` = w, [B, H, W, 1]."""
+    """Blends each image with the one before it: w·x + (1 − w)·x_before per pixel, targets with the mean of w.
+
+    Args:
+        images: float32 [B, H, W, 3].
+        targets: float32 [B, C].
+        own: w, float32 [B, H, W, 1] or a shape that broadcasts to it.
+
+    Returns:
+        Images and targets of the same shapes.
+    """
     share = tf.reduce_mean(own, axis=(1, 2))
     return (
         own * images + (1 - own) * tf.roll(images, 1, axis=0),
@@ -82,10 +110,18 @@ def blend(images: tf.Tensor, targets: tf.Tensor, own: tf.Tensor) -> tuple[tf.Ten
 
 
 def symmetric_beta(radius: tf.Tensor, angle: tf.Tensor, alpha: float) -> tf.Tensor:
-    """Beta(α, α) from two uniforms in [0, 1), for any α > 0, without rejection.
+    """Draws from Beta(α, α) without rejection, for any α > 0.
 
-    Bailey's polar Student t of 2α degrees of freedom (Math. Comp. 62, 1994): (1 + t/√(2α + t²))/2 is Beta(α, α).
-    Written so that small α does not overflow.
+    Bailey's polar method gives Student's t with 2α degrees of freedom (Math. Comp. 62, 1994), and
+    (1 + t/√(2α + t²))/2 is Beta(α, α). The form used here does not overflow for small α.
+
+    Args:
+        radius: uniform in [0, 1).
+        angle: uniform in [0, 1), of the same shape.
+        alpha: α.
+
+    Returns:
+        float32 of the same shape, in [0, 1].
     """
     u = radius ** (1 / alpha)
     cosine = tf.cos(2 * math.pi * angle)
@@ -95,7 +131,7 @@ def symmetric_beta(radius: tf.Tensor, angle: tf.Tensor, alpha: float) -> tf.Tens
 
 def _own_weights(uniform: tf.Tensor, spec: MixSpec, height: int, width: int) -> tf.Tensor:
     """The weight of an image in its mixture, [B, H, W, 1]: λ everywhere, or 0 in a rectangle and 1 outside."""
-    # 1 where the image takes part in CutMix.
+    # 1 for images that CutMix mixes, 0 for mixup.
     cuts = tf.cast(uniform[:, _KIND] < 0.5, tf.float32) if spec.mixup and spec.cutmix else float(spec.cutmix > 0)
     share, pasted = 1.0, 0.0
     if spec.mixup:
@@ -107,7 +143,7 @@ def _own_weights(uniform: tf.Tensor, spec: MixSpec, height: int, width: int) -> 
 
 
 def _cut(uniform: tf.Tensor, alpha: float, height: int, width: int) -> tf.Tensor:
-    """1 in CutMix's rectangle: √(1 − λ) of either side, its centre anywhere, what hangs over is lost."""
+    """1 in CutMix's rectangle: √(1 − λ) of each side, its centre anywhere; parts outside the image are lost."""
     side = tf.sqrt(1 - symmetric_beta(uniform[:, _RADIUS], uniform[:, _ANGLE], alpha))
 
     def span(centre: tf.Tensor, length: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -118,7 +154,7 @@ def _cut(uniform: tf.Tensor, alpha: float, height: int, width: int) -> tf.Tensor
 
 
 def _erased(uniform: tf.Tensor, probability: float, height: int, width: int) -> tf.Tensor:
-    """1 in the rectangle that random erasing takes; a side longer than the image's is cut to it, not drawn again."""
+    """1 in the erased rectangle. A side longer than the image's is cut to it, not drawn again as in the paper."""
     low, high = ERASED_AREA
     area = (low + (high - low) * uniform[:, _AREA]) * height * width
     first, last = (math.log(aspect) for aspect in ERASED_ASPECT)
@@ -138,7 +174,7 @@ def _erased(uniform: tf.Tensor, probability: float, height: int, width: int) -> 
 def _rectangle(
     rows: tuple[tf.Tensor, tf.Tensor], columns: tuple[tf.Tensor, tf.Tensor], height: int, width: int
 ) -> tf.Tensor:
-    """float32 [B, H, W, 1], 1 where both coordinates lie in [start, end), each [B]."""
+    """float32 [B, H, W, 1], 1 where both coordinates are in their [start, end), each [B]."""
 
     def inside(span: tuple[tf.Tensor, tf.Tensor], length: int) -> tf.Tensor:
         at = tf.range(length, dtype=tf.float32)

@@ -1,4 +1,4 @@
-"""What training and evaluation count: sums over steps, the position in a run, an evaluation's accuracy."""
+"""Results of training and evaluation: sums over steps, the position in a run, accuracy."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,11 +6,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over training steps; a difference of two is the sum over the steps between them.
+    """Sums over training steps. The difference of two is the sum over the steps between them.
 
     Attributes:
-        steps: steps whose loss is known. loss, top1: sums of the steps' means.
-        images, seconds, waited: of the steps after the warm-up; `waited` is the time in the data's `next`.
+        steps: steps whose loss is known.
+        loss: sum of their mean losses.
+        top1: sum of their top-1 shares.
+        images: images of the steps after the warm-up.
+        seconds: the time of these steps.
+        waited: the part of it spent waiting for data, seconds.
     """
 
     steps: int = 0
@@ -34,7 +38,7 @@ class Totals:
         return {"loss": self.loss / self.steps, "top1": self.top1 / self.steps} if self.steps else {}
 
     def speed(self) -> dict[str, float]:
-        """Images per second, and the share of the time spent waiting for data; empty within the warm-up."""
+        """Images per second, and the share of time spent waiting for data; empty during the warm-up."""
         if not self.images:
             return {}
         return {"images_per_second": self.images / self.seconds, "data_wait": self.waited / self.seconds}
@@ -42,10 +46,13 @@ class Totals:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands: the next step is step `step` of epoch `epoch`, both from 0.
+    """The position of a run between two steps.
 
     Attributes:
-        totals: of the epoch's steps before. best_top1: the highest validation top-1 of the epochs before, or −1.
+        epoch: the epoch of the next step, from 0.
+        step: the next step in it, from 0.
+        totals: sums over the earlier steps of the epoch.
+        best_top1: the highest validation top-1 of the earlier epochs, or −1.
     """
 
     epoch: int = 0
@@ -55,7 +62,7 @@ class Position:
 
 
 class Shares:
-    """What counts of right ones among all records come to."""
+    """Base of results with counts: gives their shares of all records."""
 
     records: Any
     top1_correct: Any
@@ -63,7 +70,7 @@ class Shares:
 
     @property
     def top1(self) -> float:
-        """The share of records whose most probable class is right."""
+        """The share of records whose most probable class is correct."""
         return self.top1_correct / self.records
 
     @property
@@ -74,7 +81,14 @@ class Shares:
 
 @dataclass(frozen=True)
 class Evaluation(Shares):
-    """An exact evaluation: every record counted once. `loss` is the mean cross-entropy."""
+    """An exact evaluation: every record is counted once.
+
+    Attributes:
+        records: records counted.
+        top1_correct: records whose most probable class is correct.
+        top5_correct: records whose class is among the five most probable.
+        loss: mean cross-entropy.
+    """
 
     records: int
     top1_correct: int

@@ -1,4 +1,4 @@
-"""The two functions that run on the device: one training step, one evaluation step. Each over all replicas at once."""
+"""The two functions that run on the devices, on all replicas at once: a training step and an evaluation step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,18 +25,59 @@ def make_training_step(
     seed: int = 0,
     xla: bool = False,
 ) -> Step:
-    """A step (images, labels, global step = 0, stop = 0) → float32 [3]: loss, top-1, the sum of all replicas' `stop`.
+    """Makes the training step.
 
-    loss = mean over the global batch of −Σ target·log p, plus λ·Σw² over `l2_kernels(model)` with λ = `weight_decay`,
-    plus the model's own losses. target = one-hot·(1 − s) + s/classes, s = `label_smoothing`; then images and targets
-    are mixed as `mixing` says, by draws that belong to (`seed`, global step, replica). Top-1 is the share of images
-    whose most probable class is their own label, not what was mixed in. p are the model's probabilities: Keras takes
-    the logarithm from the softmax's input, so nothing underflows. Each replica hands in a `stop`, so that all of them
-    learn in the same step that one wants to.
+    loss = mean over the global batch of −Σ target·log p, plus λ·Σw² over `l2_kernels(model)`, plus the model's own
+    losses. Targets are one-hot·(1 − s) + s/classes, before images and targets are mixed. p are the model's
+    probabilities: Keras takes the logarithm from the input of the softmax, so nothing underflows. Top-1 is the share
+    of images whose most probable class is their own label, not the mixed-in one.
+
+    Args:
+        model: returns probabilities [B, C].
+        optimizer: built for the model's trainable variables.
+        strategy: the replicas.
+        global_batch: images a step, over all replicas.
+        weight_decay: λ.
+        label_smoothing: s.
+        mixing: how images are mixed; None: not at all.
+        seed: of the mixing; its draws belong to (seed, global step, replica).
+        xla: compile the step with XLA; for one device only.
+
+    Returns:
+        A step (images, labels, global step = 0, stop = 0) → float32 [3]: loss, top-1, the sum of `stop` over all
+        replicas. So all replicas learn in the same step that one of them wants to stop.
+
+    Raises:
+        UserError: XLA with several devices.
     """
     replicas = strategy.num_replicas_in_sync
-    if xla and replicas > 1:  # TensorFlow cannot add up gradients of several devices inside of what XLA compiles
-        raise UserError(f"xla works with one device, not with {replicas}: leave --xla out")
+    if xla and replicas > 1:  # TensorFlow cannot add up gradients of several devices in code that XLA compiles
+        raise UserError(f"XLA works with one device, not with {replicas}", remedy="switch xla off", setting="xla")
+    update = _make_update(model, optimizer, global_batch, replicas, weight_decay, label_smoothing, mixing)
+    if xla:
+        update = tf.function(update, jit_compile=True)
+
+    def replica_step(
+        images: tf.Tensor, labels: tf.Tensor, global_step: tf.Tensor | int = 0, stop: tf.Tensor | float = 0.0
+    ) -> tf.Tensor:
+        # Not in the code that XLA compiles: see `draw`.
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        sums = update(images, labels, draw(tf.shape(images)[0], seed, global_step, replica))
+        return tf.concat([sums, [stop]], axis=0)
+
+    return _on_replicas(replica_step, strategy)
+
+
+def _make_update(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    global_batch: int,
+    replicas: int,
+    weight_decay: float,
+    label_smoothing: float,
+    mixing: MixSpec | None,
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
+    """The part of a training step that XLA may compile: (images, labels, draws) → loss, top-1 of one replica."""
     kernels = l2_kernels(model) if weight_decay > 0 else []
     variables = model.trainable_variables
     num_classes = model.output_shape[-1]
@@ -50,31 +91,26 @@ def make_training_step(
             probabilities = as_float32(model(images, training=True))
             entropies = keras.losses.categorical_crossentropy(targets, probabilities)
             penalty = tf.add_n([tf.reduce_sum(tf.square(kernel)) for kernel in kernels]) if kernels else 0.0
-            # Optimizers sum the replicas' gradients: each replica gives its share of the mean, and of the penalty.
+            # Optimizers add up the gradients of replicas: each gives its share of the mean and of the penalty.
             shared = weight_decay * penalty + sum(model.losses)
             loss = tf.reduce_sum(entropies) / global_batch + shared / replicas
             scaled = optimizer.scale_loss(loss)
         optimizer.apply(tape.gradient(scaled, variables), variables)
         return tf.stack([loss, tf.reduce_sum(_is_among_best(probabilities, labels, 1)) / global_batch])
 
-    if xla:
-        update = tf.function(update, jit_compile=True)
-
-    def replica_step(
-        images: tf.Tensor, labels: tf.Tensor, global_step: tf.Tensor | int = 0, stop: tf.Tensor | float = 0.0
-    ) -> tf.Tensor:
-        # Outside of what XLA compiles: see `draw`.
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        sums = update(images, labels, draw(tf.shape(images)[0], seed, global_step, replica))
-        return tf.concat([sums, [stop]], axis=0)
-
-    return _on_replicas(replica_step, strategy)
+    return update
 
 
 def make_evaluation_step(model: keras.Model, strategy: tf.distribute.Strategy) -> Step:
-    """A step (images, labels, weights) → float32 [4]: sums of weight × (cross-entropy, top-1 hit, top-5 hit, 1).
+    """Makes the evaluation step. The cross-entropy is plain: no smoothing, no penalty.
 
-    Padding has weight 0 and counts for nothing. The cross-entropy is plain: no smoothing, no penalty.
+    Args:
+        model: returns probabilities [B, C].
+        strategy: the replicas.
+
+    Returns:
+        A step (images, labels, weights) → float32 [4]: sums of weight × (cross-entropy, top-1 hit, top-5 hit, 1).
+        Padding has weight 0.
     """
 
     def replica_step(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
@@ -88,23 +124,23 @@ def make_evaluation_step(model: keras.Model, strategy: tf.distribute.Strategy) -
 
 
 def to_input(images: tf.Tensor) -> tf.Tensor:
-    """What models take: float32 in [−1, 1]; uint8 images are scaled here, on the device, as x·2/255 − 1."""
+    """The input of models: float32 in [−1, 1]. uint8 images are scaled here, on the device, as x·2/255 − 1."""
     if images.dtype == tf.uint8:
         return tf.cast(images, tf.float32) * (2 / 255) - 1
     return tf.cast(images, tf.float32)
 
 
 def as_float32(probabilities: tf.Tensor) -> tf.Tensor:
-    """A model's output in float32; untouched if it is that already."""
-    # A cast, even to the same type, would hide the softmax from Keras' cross-entropy.
+    """A model's output in float32; unchanged if it is float32 already."""
+    # A cast, even to the same dtype, would hide the softmax from Keras' cross-entropy.
     return probabilities if probabilities.dtype == tf.float32 else tf.cast(probabilities, tf.float32)
 
 
 def _is_among_best(probabilities: tf.Tensor, labels: tf.Tensor, k: int) -> tf.Tensor:
-    """float32 [B], 1 where fewer than k classes stand before the label's.
+    """float32 [B], 1 where fewer than k classes rank before the label's.
 
-    Of equal classes the lower number stands first, so a model that says the same of all classes does not win, and a
-    NaN is never right (`tf.math.in_top_k` counts every tie as a hit).
+    Of equally probable classes the lower number ranks first, so equal probabilities for all classes are not always a
+    hit, and NaN never is (`tf.math.in_top_k` counts every tie as a hit).
     """
     labels = labels[:, None]
     own = tf.gather(probabilities, labels, batch_dims=1)
@@ -115,7 +151,7 @@ def _is_among_best(probabilities: tf.Tensor, labels: tf.Tensor, k: int) -> tf.Te
 
 
 def _on_replicas(replica_step: Callable[..., Any], strategy: tf.distribute.Strategy) -> Step:
-    """Runs a step on every replica and adds up what they return."""
+    """Runs a step on every replica and adds up the results."""
 
     @tf.function
     def step(*batch: Any) -> tf.Tensor:

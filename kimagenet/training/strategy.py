@@ -1,4 +1,4 @@
-"""Which devices take part in a run, and what they have to agree on."""
+"""Which devices take part in a run, and what they agree on."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,9 +9,13 @@ from kimagenet.training.cluster import Cluster
 
 
 def choose_strategy() -> tf.distribute.Strategy:
-    """MultiWorkerMirroredStrategy if TF_CONFIG names several workers; MirroredStrategy over several GPUs; else neither.
+    """Chooses how a run is distributed.
 
-    Call it before anything else touches a GPU: TensorFlow is told to leave memory to DALI.
+    Call it before anything else uses a GPU: it lets TensorFlow leave GPU memory to DALI.
+
+    Returns:
+        MultiWorkerMirroredStrategy if TF_CONFIG names several workers, MirroredStrategy for several GPUs, else
+        TensorFlow's default.
     """
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
@@ -22,14 +26,14 @@ def choose_strategy() -> tf.distribute.Strategy:
 
 
 def local_ranks(strategy: tf.distribute.Strategy) -> range:
-    """Which replicas of all are this process's own."""
+    """The ranks of the replicas of this process."""
     cluster = Cluster.from_environment()
     local = strategy.num_replicas_in_sync // cluster.size
     return range(local * cluster.rank, local * (cluster.rank + 1))
 
 
 def all_agree(strategy: tf.distribute.Strategy, value: int) -> bool:
-    """Whether all processes give the same `value`; a collective operation. If they do not, one at least gets False."""
+    """Whether all processes have the same `value`. A collective operation; if not, at least one process gets False."""
 
     @tf.function
     def total() -> tf.Tensor:
@@ -40,15 +44,15 @@ def all_agree(strategy: tf.distribute.Strategy, value: int) -> bool:
 
 
 def synchronize_batch_norm(model: keras.Model) -> None:
-    """BatchNormalization takes mean and variance over the batches of all replicas, so that these change nothing."""
+    """Lets BatchNormalization use mean and variance over the batches of all replicas: their number changes nothing."""
     for layer in _batch_norms(model):
         layer.synchronized = True
 
 
 def make_statistics_mean(model: keras.Model, strategy: tf.distribute.Strategy) -> Callable[[], None]:
-    """A function that gives BatchNormalization's moving statistics their mean over the replicas.
+    """Makes a function that sets BatchNormalization's moving statistics to their mean over the replicas.
 
-    Without it each replica keeps its own, where layers are not synchronized, and only those of the first are saved.
+    Without it, replicas whose layers are not synchronized keep different ones, and only those of the first are saved.
     """
     layers = [layer for layer in _batch_norms(model) if not layer.synchronized]
     statistics = [value for layer in layers for value in (layer.moving_mean, layer.moving_variance)]

@@ -1,16 +1,16 @@
-"""A source of images becomes shards, indexes, image sizes and dataset.json.
+"""Builds shards, indexes, image sizes and dataset.json from a source of images.
 
-The plan comes first: a seeded shuffle of each split, cut into shards whose sizes differ by one at most. Each shard is
-then a pure function of its own list of images, so shards are written by many processes, and a build that was stopped
-goes on where it was: finished shards are known by a small note in the folder `.build`, which the last step removes.
-dataset.json is written last; a folder without it holds no data set.
+First the images of each split are shuffled with a seed and cut into shards whose sizes differ by at most one. Each
+shard is a pure function of its list of images. So many processes can write shards at once, and a stopped build
+continues where it stopped: the folder `.build` has a small note for each finished shard. dataset.json is written after
+all shards; a folder without it is not a data set.
 """
 
 import json
-import os
-import shutil
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,16 +18,17 @@ from pathlib import Path
 import numpy as np
 import PIL
 
+from pipelines.building.leftovers import PLAN_FILE, STATE_FOLDER, clean_up
 from pipelines.building.shard_writer import (
     LABEL_BASE,
-    STATE_FOLDER,
     ShardResult,
     ShardTask,
     digest,
     finished,
+    unchanged,
     write_shard,
 )
-from pipelines.building.sources import WHOLE_FILE, Entry, Rejected, Source
+from pipelines.building.sources import Entry, RejectedFile, Source
 from pipelines.errors import UserError
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, ShardInfo, SplitInfo, shard_name
 from pipelines.shards.shard_set import write_sizes
@@ -37,18 +38,24 @@ from pipelines.system.progress import Progress, silent
 
 MIN_RECORDS_PER_SHARD = 64
 REJECTED_FILE = "rejected.jsonl"
-_PLAN_FILE = "plan.json"
+_STAT_THREADS = 16  # a network file system answers many requests at once
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How shards are made. The same source and options give the same bytes, whatever the number of workers.
+    """How shards are made. The same source and options give the same bytes with any number of workers.
 
     Attributes:
-        train_shards, validation_shards: how many are wanted; a shard gets MIN_RECORDS_PER_SHARD images or more.
-        short_side: larger images are shrunk to this shorter side, pixels; None keeps them.
-        quality: JPEG quality of images that are encoded anew.
-        seed: of the shuffle.
+        train_shards: number of training shards; fewer if a shard would have fewer than MIN_RECORDS_PER_SHARD images.
+        validation_shards: the same for validation.
+        short_side: images with a longer shorter side are shrunk to this one, in pixels; None keeps all sizes.
+        quality: JPEG quality of images that are encoded again, 1 to 100.
+        seed: seed of the shuffle.
+
+    Raises:
+        UserError: a value is out of range.
     """
 
     train_shards: int = 1024
@@ -60,39 +67,45 @@ class BuildOptions:
     def __post_init__(self) -> None:
         for name in ("train_shards", "validation_shards"):
             if not 1 <= getattr(self, name) <= 99999:
-                raise UserError(f"--{name.replace('_', '-')} must be 1 to 99999, not {getattr(self, name)}")
+                raise UserError(f"{name} must be 1 to 99999, not {getattr(self, name)}", setting=name)
         if self.short_side is not None and self.short_side < 1:
-            raise UserError(f"--short-side must be at least 1, not {self.short_side}")
+            raise UserError(f"short_side must be at least 1, not {self.short_side}", setting="short_side")
         if not 1 <= self.quality <= 100:
-            raise UserError(f"--quality must be 1 to 100, not {self.quality}")
+            raise UserError(f"quality must be 1 to 100, not {self.quality}", setting="quality")
         if self.seed < 0:
-            raise UserError(f"--seed must not be negative, not {self.seed}")
+            raise UserError(f"seed must be 0 or more, not {self.seed}", setting="seed")
 
     def num_shards(self, split: str, images: int) -> int:
-        """How many shards `images` images of a split are cut into."""
+        """The number of shards for a split of `images` images."""
         wanted = {"train": self.train_shards, "validation": self.validation_shards}[split]
         return max(1, min(wanted, images // MIN_RECORDS_PER_SHARD))
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did: the dataset.json it wrote, the files it rejected, how many images it encoded anew and why."""
+    """The result of a build.
+
+    Attributes:
+        info: the content of dataset.json.
+        rejected: the files that did not become records.
+        reencoded: the number of images that were encoded again, by reason.
+    """
 
     info: DatasetInfo
-    rejected: tuple[Rejected, ...]
+    rejected: tuple[RejectedFile, ...]
     reencoded: dict[str, int]
 
 
 def shuffled_shards(entries: Sequence[Entry], num_shards: int, seed: int) -> list[list[Entry]]:
-    """A seeded global shuffle, cut into shards whose sizes differ by one at most."""
+    """Shuffles all entries with a seed and cuts them into shards whose sizes differ by at most one."""
     order = np.random.default_rng(seed).permutation(len(entries))
     return [[entries[i] for i in part.tolist()] for part in np.array_split(order, num_shards)]
 
 
 def rebalanced(shards: list[list[Entry]]) -> list[list[Entry]]:
-    """The same entries in shards whose sizes differ by one at most; as few as possible change their shard."""
+    """The same entries in shards whose sizes differ by at most one; as few entries as possible change their shard."""
     total, count = sum(map(len, shards)), len(shards)
-    # The longest shards keep the odd ones, so that fewer have to move.
+    # The longest shards get one entry more, so that fewer entries move.
     longest_first = sorted(range(count), key=lambda i: (-len(shards[i]), i))
     targets = {i: total // count + (rank < total % count) for rank, i in enumerate(longest_first)}
     spare = [entry for i, shard in enumerate(shards) for entry in shard[targets[i] :]]
@@ -107,12 +120,24 @@ def rebalanced(shards: list[list[Entry]]) -> list[list[Entry]]:
 def build(
     source: Source, output: str | Path, options: BuildOptions, workers: int = 1, progress: Progress = silent
 ) -> BuildReport:
-    """Builds a data set into the folder `output`, which must be new, empty or an unfinished build of the same.
+    """Builds a data set. Files that cannot be decoded are left out and listed in rejected.jsonl.
 
-    Files that cannot be decoded are left out and listed in rejected.jsonl. Raises `UserError` if the folder
-    holds something else, cannot be written, or too few images can be decoded.
+    Args:
+        source: the images and their classes.
+        output: the folder to write; new, empty, or an unfinished build of the same source and options.
+        options: how shards are made.
+        workers: number of processes.
+        progress: called with the number of images done.
+
+    Returns:
+        What was built, rejected and encoded again.
+
+    Raises:
+        UserError: the folder contains something else or cannot be written, or too few images can be decoded.
     """
     output = Path(output).expanduser().absolute()
+    if report := finish(output, source.root, options):
+        return report
     rejected = list(source.rejected)
     reencoded: Counter[str] = Counter()
     splits: dict[str, SplitInfo] = {}
@@ -124,9 +149,7 @@ def build(
             rejected += lost
             for result in results:
                 reencoded.update(result.reencoded)
-        if rejected:
-            lines = "".join(json.dumps(item._asdict()) + "\n" for item in rejected)
-            write_atomic(output / REJECTED_FILE, lines.encode())
+        _write_rejected(output / REJECTED_FILE, rejected)
         made = {**asdict(options), "layout": source.layout, "reencoded": dict(sorted(reencoded.items()))}
         info = DatasetInfo(
             label_base=LABEL_BASE,
@@ -134,57 +157,102 @@ def build(
             splits=splits,
             build={**made, "rejected": len(rejected)},
         )
+        remove_leftovers(output)  # a worker whose parent was killed may have left one after the last removal
         info.save(output)
+        clean_up(output)
     except OSError as error:
-        what = f"{output}: {error.strerror or error}"
-        raise UserError(f"{what}; finished shards are kept, the same command goes on from there") from None
-    shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
+        remedy = "fix this and repeat the same command; it keeps the finished shards"
+        raise UserError(error.strerror or str(error), path=output, remedy=remedy) from None
     return BuildReport(info, tuple(rejected), made["reencoded"])
 
 
+def finish(output: Path, root: Path, options: BuildOptions) -> BuildReport | None:
+    """Ends a build that was stopped after it had written dataset.json: removes the files that only builds need.
+
+    Args:
+        output: the folder of the build.
+        root: the folder of the source.
+        options: how shards are made.
+
+    Returns:
+        The result, if the build was of this source and these options; None if it was another or there was none.
+
+    Raises:
+        OSError: a file cannot be read or removed.
+        UserError: dataset.json is damaged.
+    """
+    state = output / STATE_FOLDER
+    if not (state.exists() and (output / DATASET_FILE).exists()):
+        return None
+    info = DatasetInfo.load(output)
+    try:
+        plan = json.loads((state / PLAN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        plan = {}
+    clean_up(output)
+    logger.warning("%s: removed; the build was stopped after its last shard, and is complete", state)
+    if (plan.get("options"), plan.get("root")) != (asdict(options), str(root.absolute())):
+        return None
+    return BuildReport(info, tuple(_read_rejected(output / REJECTED_FILE)), info.build.get("reencoded", {}))
+
+
+def _write_rejected(path: Path, rejected: Sequence[RejectedFile]) -> None:
+    """Writes rejected.jsonl; a stopped build may have left one of files that are good now."""
+    if rejected:
+        write_atomic(path, "".join(json.dumps(item._asdict()) + "\n" for item in rejected).encode())
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _read_rejected(path: Path) -> list[RejectedFile]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [RejectedFile(**json.loads(line)) for line in lines]
+
+
 def scratch_folder(output: Path) -> Path:
-    """Where a source may keep files while `output` is built."""
+    """The folder for temporary files of a source while `output` is built."""
     return output / STATE_FOLDER / "source"
 
 
 def check_output(output: Path) -> None:
-    """Raises `UserError` unless the folder is new, empty or holds an unfinished build."""
+    """Checks that a data set can be built into a folder.
+
+    Raises:
+        UserError: the folder has a data set or other files; an unfinished build is accepted.
+    """
     if (output / DATASET_FILE).exists():
-        raise UserError(f"{output}: holds a data set already; give another --output or remove the folder")
-    if not output.exists() or (output / STATE_FOLDER / _PLAN_FILE).exists():
+        remedy = "choose another output folder or remove this one"
+        raise UserError("the folder already has a data set", path=output, remedy=remedy, setting="output")
+    if not output.exists() or (output / STATE_FOLDER / PLAN_FILE).exists():
         return
     if any(path.name != STATE_FOLDER for path in output.iterdir()):
-        raise UserError(f"{output}: the folder is not empty; give another --output")
+        raise UserError("the folder is not empty", path=output, remedy="choose another output folder", setting="output")
 
 
 def _prepare(output: Path, source: Source, options: BuildOptions) -> None:
-    """Makes the folder, or makes sure that an unfinished build in it is this one."""
+    """Makes the folder, or checks that the unfinished build in it has the same plan."""
     plan = {
         "options": asdict(options),
+        "root": str(source.root.absolute()),
+        # With the sizes and times of tars: in a tar that was replaced other bytes are at these offsets.
         "source": digest(repr(tuple(entry)) for entries in source.splits.values() for entry in entries),
-        "tars": digest(_tars(source)),
         "classes": digest(f"{item.wnid} {item.name}" for item in source.classes),
         "pillow": PIL.__version__,
     }
     state = output / STATE_FOLDER
     check_output(output)
-    if (state / _PLAN_FILE).exists():
-        if json.loads((state / _PLAN_FILE).read_text(encoding="utf-8")) != plan:
+    if (state / PLAN_FILE).exists():
+        if json.loads((state / PLAN_FILE).read_text(encoding="utf-8")) != plan:
             raise UserError(
-                f"{output}: holds an unfinished build of other images or options; repeat that one or remove the folder"
+                "the folder has an unfinished build of other images or options",
+                path=output,
+                remedy="repeat the command of that build or remove the folder",
             )
         remove_leftovers(output)
         remove_leftovers(state)
         return
     state.mkdir(parents=True, exist_ok=True)
-    write_atomic(state / _PLAN_FILE, json.dumps(plan, indent=1).encode())
-
-
-def _tars(source: Source) -> list[str]:
-    """Each tar that images lie in, with size and time: another tar has other bytes at the same offsets."""
-    files = {entry.place.file for entries in source.splits.values() for entry in entries if entry.offset != WHOLE_FILE}
-    stats = [(file, os.stat(file)) for file in sorted(files)]
-    return [f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats]
+    write_atomic(state / PLAN_FILE, json.dumps(plan, indent=1).encode())
 
 
 def _build_split(
@@ -194,12 +262,12 @@ def _build_split(
     options: BuildOptions,
     workers: int,
     progress: Progress,
-) -> tuple[list[ShardResult], list[Rejected]]:
-    """Writes all shards of a split; their results in order, and the files that are in none of them."""
+) -> tuple[list[ShardResult], list[RejectedFile]]:
+    """Writes all shards of a split. Returns their results in order, and the files that could not be decoded."""
     entries = source.splits[split]
     count = options.num_shards(split, len(entries))
     shards = shuffled_shards(entries, count, options.seed)
-    rejected: list[Rejected] = []
+    rejected: list[RejectedFile] = []
     while True:
         tasks = [
             ShardTask(
@@ -210,23 +278,24 @@ def _build_split(
         results = _run(tasks, workers, partial(progress, f"{split} shards"))
         if not any(result.rejected for result in results):
             return results, sorted(rejected)
-        # Shards that lost images are filled up from others and written once more, so that sizes stay balanced.
+        # Shards that lost images get some from other shards and are written again, so that sizes stay balanced.
         shards = []
         for task, result in zip(tasks, results, strict=True):
             lost = dict(result.rejected)
-            rejected += [Rejected(split, task.entries[i].path, reason) for i, reason in lost.items()]
+            rejected += [RejectedFile(split, task.entries[i].path, reason) for i, reason in lost.items()]
             shards.append([entry for i, entry in enumerate(task.entries) if i not in lost])
         if sum(map(len, shards)) < count:
             rejected.sort()
             what = f"{len(rejected):,} of {len(entries):,} {split} images cannot be decoded"
-            raise UserError(f"{source.root}: {what}; the first is {rejected[0].path}: {rejected[0].reason}")
+            first = f"the first is {rejected[0].path}: {rejected[0].reason}"
+            raise UserError(f"{what}, {first}", path=source.root, remedy="add images that can be decoded")
         shards = rebalanced(shards)
 
 
 def _run(tasks: list[ShardTask], workers: int, progress: Callable[[int, int], None]) -> list[ShardResult]:
-    """Writes the shards that are not there yet; the results in the order of the tasks."""
+    """Writes the shards that are not finished. Returns the results in the order of the tasks."""
     images = {task.path.name: len(task.entries) for task in tasks}
-    results = {task.path.name: result for task in tasks if (result := finished(task))}
+    results = _finished(tasks)
     done, total = sum(images[name] for name in results), sum(images.values())
     progress(done, total)
     for result in run_tasks(write_shard, [task for task in tasks if task.path.name not in results], workers):
@@ -236,7 +305,19 @@ def _run(tasks: list[ShardTask], workers: int, progress: Callable[[int, int], No
     return [results[task.path.name] for task in tasks]
 
 
+def _finished(tasks: Sequence[ShardTask]) -> dict[str, ShardResult]:
+    """The results of shards that an earlier run finished, of images that have not changed since."""
+    results = [(task, result) for task in tasks if (result := finished(task))]
+    with ThreadPoolExecutor(_STAT_THREADS) as pool:
+        same = list(pool.map(unchanged, *zip(*results, strict=True))) if results else []
+    if changed := [task for (task, _), kept in zip(results, same, strict=True) if not kept]:
+        shards = "1 finished shard is" if len(changed) == 1 else f"{len(changed):,} finished shards are"
+        logger.warning("%s: %s written again, because source files changed", changed[0].path.parent, shards)
+    return {result.name: result for (_, result), kept in zip(results, same, strict=True) if kept}
+
+
 def _split_info(output: Path, split: str, results: list[ShardResult]) -> SplitInfo:
+    """Writes the image sizes of a split. Returns its part of dataset.json."""
     sizes = f"{split}-sizes.npy"
     write_sizes(output / sizes, np.concatenate([np.array(result.sizes, np.int32) for result in results]))
     shards = [ShardInfo(file=r.name, records=len(r.sizes), bytes=r.bytes, crc32c=r.crc32c) for r in results]

@@ -1,11 +1,12 @@
-"""Checks a folder of shards, whoever wrote them, and takes damaged records out of every plan.
+"""Checks a folder of shards of any writer, and quarantines damaged records so that no plan contains them.
 
-Of each shard: both CRCs of every record, its features, its label, its image (decoded to its last block), its index, its
-image sizes, its checksum. A record with a fault is put into quarantine; what is wrong with an index, the sizes or
-dataset.json is mended by `tools.build_index`, which leaves quarantined records out.
+Checked in each shard: both CRCs of every record, its features, its label and its image (decoded to its last block); the
+index, the image sizes and the checksum of the shard. A faulty record can be quarantined. `tools.build_index` repairs
+indexes, sizes and dataset.json, and leaves quarantined records out.
 """
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -14,6 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.building.adopt import MAX_LABEL, Numbers, adopt_shards, find_shards, known_shards
+from pipelines.building.class_names import Numbering, contradiction_with_classes, find_contradiction, merged
+from pipelines.building.leftovers import check_finished, find_leftovers, size_text
 from pipelines.building.shard_checker import CheckTask, Fault, ShardCheck, check_shard
 from pipelines.errors import UserError
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, SplitInfo
@@ -27,13 +30,15 @@ REPORT_VERSION = 1
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        info: dataset.json, None if there is none that can be read.
-        records: how many there are in each split. images_decoded: whether all images were decoded.
-        faults: in the order of the shards, without those of records that are in quarantine already.
-        quarantined: how many records are in quarantine already.
+        directory: the folder of shards.
+        info: the content of dataset.json; None if it is missing or damaged.
+        records: number of records in each split.
+        images_decoded: whether all images were decoded.
+        faults: in the order of the shards, without faults of records that are already quarantined.
+        quarantined: number of records that are already quarantined.
     """
 
     directory: Path
@@ -45,7 +50,7 @@ class CheckReport:
 
     @property
     def damaged(self) -> dict[str, Numbers]:
-        """Shard name -> the faulty records in it."""
+        """The faulty records of each shard: file name -> record numbers."""
         found: dict[str, set[int]] = {}
         for fault in self.faults:
             if fault.record is not None:
@@ -68,17 +73,22 @@ class CheckReport:
 def check_shards(
     directory: str | Path, decode: bool = True, workers: int = 1, progress: Progress = silent
 ) -> CheckReport:
-    """Checks every record of every split; changes nothing.
+    """Checks every record of every split. Changes nothing.
 
     Args:
-        directory: with dataset.json, or without: then what it would say (labels, counts) is not checked.
-        decode: decode every image; else everything but that.
-        workers: processes.
-        progress: told how many records are done.
+        directory: the folder of shards; without dataset.json, label range and counts are not checked.
+        decode: decode every image; False checks everything else.
+        workers: number of processes.
+        progress: called with the number of records done.
 
-    Raises `UserError` if there are no shards at all.
+    Returns:
+        The faults.
+
+    Raises:
+        UserError: there are no shards, the folder has an unfinished build, or a shard cannot be read.
     """
     directory = Path(directory).expanduser().absolute()
+    check_finished(directory)
     info, faults = _load_info(directory)
     splits = _shard_names(directory, info)
     tasks, more = check_tasks(directory, info, decode)
@@ -91,8 +101,12 @@ def check_shards(
             results[result.name] = result
             progress("checking", sum(result.records for result in results.values()), total)
     except OSError as error:
-        raise UserError(f"{error.filename or directory}: {error.strerror or error}") from None
+        raise UserError(error.strerror or str(error), path=error.filename or directory) from None
     known = {name: numbers for name, (_, numbers) in known_shards(info).items()} if info else {}
+    more += _check_leftovers(directory)
+    more += _check_class_names(
+        info, {split: {name: results[name].names for name in shards} for split, shards in splits.items()}
+    )
     found = [fault for name in names for fault in results[name].faults]
     fresh = [fault for fault in found if fault.record is None or fault.record not in known.get(fault.file, ())]
     return CheckReport(
@@ -105,10 +119,36 @@ def check_shards(
     )
 
 
-def quarantine(report: CheckReport, workers: int = 1) -> DatasetInfo:
-    """Adds the faulty records to the quarantine of dataset.json, which is made with all that belongs to it if missing.
+def _check_class_names(info: DatasetInfo | None, names: Mapping[str, Mapping[str, Numbering]]) -> list[Fault]:
+    """The fault that shards, splits or dataset.json number the classes differently."""
+    if found := find_contradiction(names):
+        return [Fault(found.file, f"{found.what}; write the shards again with the same labels")]
+    if info and (what := contradiction_with_classes(info.classes, info.label_base, merged(names))):
+        return [Fault(DATASET_FILE, f"{what}; remove dataset.json if it belongs to other shards")]
+    return []
 
-    Raises `UserError` if that is not possible.
+
+def _check_leftovers(directory: Path) -> list[Fault]:
+    """The files that stopped processes left."""
+    remedy = f"remove it, or run `python -m tools.build_index {shlex.quote(str(directory))}`"
+    return [
+        Fault(path.name, f"a process that was stopped left it ({size_text(path)}); {remedy}")
+        for path in find_leftovers(directory)
+    ]
+
+
+def quarantine(report: CheckReport, workers: int = 1) -> DatasetInfo:
+    """Adds the faulty records to the quarantine in dataset.json. Makes dataset.json and the indexes if it is missing.
+
+    Args:
+        report: the faults.
+        workers: number of processes.
+
+    Returns:
+        The new content of dataset.json.
+
+    Raises:
+        UserError: dataset.json cannot be made or written.
     """
     if report.info is None:
         return adopt_shards(report.directory, workers=workers, damaged=report.damaged)
@@ -117,11 +157,12 @@ def quarantine(report: CheckReport, workers: int = 1) -> DatasetInfo:
     try:
         info.save(report.directory)
     except OSError as error:
-        raise UserError(f"{report.directory / DATASET_FILE}: {error.strerror or error}") from None
+        raise UserError(error.strerror or str(error), path=report.directory / DATASET_FILE) from None
     return info
 
 
 def _with_damaged(part: SplitInfo, damaged: Mapping[str, Numbers]) -> SplitInfo:
+    """The split with more records in quarantine."""
     numbers = set(part.quarantine)
     first = 0
     for shard in part.shards:
@@ -131,36 +172,52 @@ def _with_damaged(part: SplitInfo, damaged: Mapping[str, Numbers]) -> SplitInfo:
 
 
 def _load_info(directory: Path) -> tuple[DatasetInfo | None, list[Fault]]:
+    """The content of dataset.json, or the fault that it has."""
     try:
         return DatasetInfo.load(directory), []
     except UserError as error:
         if not directory.is_dir():
             raise
-        return None, [Fault(DATASET_FILE, str(error).removeprefix(f"{directory / DATASET_FILE}: "))]
+        return None, [Fault.of(DATASET_FILE, error)]
 
 
 def _shard_names(directory: Path, info: DatasetInfo | None) -> dict[str, list[str]]:
+    """The shards of each split, by dataset.json or else by their file names."""
     if info is None:
         return find_shards(directory)
     return {split: [shard.file for shard in part.shards] for split, part in info.splits.items()}
 
 
 def check_tasks(directory: Path, info: DatasetInfo | None, decode: bool) -> tuple[list[CheckTask], list[Fault]]:
-    """One task a shard, split by split, and what is wrong with the sidecars that they would be checked against."""
+    """Makes one task for each shard, split by split.
+
+    Args:
+        directory: the folder of shards.
+        info: the content of dataset.json, if there is one.
+        decode: whether images are decoded.
+
+    Returns:
+        The tasks, and the faults of the files of image sizes.
+
+    Raises:
+        UserError: without dataset.json: there are no shards, or one is missing.
+    """
     if info is None:
         names = chain.from_iterable(find_shards(directory).values())
         return [CheckTask(directory / name, None, "", None, range(MAX_LABEL + 1), decode) for name in names], []
     labels = range(info.label_base, info.label_base + info.num_classes)
+    quarantined = known_shards(info)
     tasks, faults = [], []
     for split, part in info.splits.items():
         sizes: np.ndarray | None = None
         try:
             sizes = read_sizes(directory, split, part)
         except UserError as error:
-            faults.append(Fault(part.sizes, str(error).removeprefix(f"{directory / part.sizes}: ")))
+            faults.append(Fault.of(part.sizes, error))
         first = 0
         for shard in part.shards:
             rows = None if sizes is None else sizes[first : first + shard.records]
-            tasks.append(CheckTask(directory / shard.file, shard, part.sizes, rows, labels, decode))
+            left_out = quarantined[shard.file][1]
+            tasks.append(CheckTask(directory / shard.file, shard, part.sizes, rows, labels, decode, left_out))
             first += shard.records
     return tasks, faults

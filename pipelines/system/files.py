@@ -41,9 +41,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _in_place(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
+    """A temporary name beside `path`, for libraries that write a file by its name and look at the suffix.
+
+    After the block the file is synced and renamed to `path`. If the block raises, `path` is left as it was.
+    """
+    with _in_place(path, suffix) as temporary:
+        yield temporary
+        sync(temporary)
+
+
+@contextmanager
+def _in_place(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
     """A temporary name beside `path`. What the block creates there is renamed to `path`, or removed after an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -67,7 +78,7 @@ def _name(error: OSError, temporary: Path, path: Path) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Removes the temporary files that killed processes left in a folder. No other process may be writing there."""
-    for leftover in folder.glob(".*.[0-9]*.tmp"):
+    for leftover in (*folder.glob(".*.[0-9]*.tmp"), *folder.glob(".*.[0-9]*.keras")):
         with suppress(OSError):  # in a read-only folder: the caller's next write reports it
             leftover.unlink()
 

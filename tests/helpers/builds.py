@@ -1,10 +1,9 @@
-"""What tests of the builder share: folders of images, and readers of what was built."""
+"""Helpers of the builder's tests: folders of images, and readers of the shards."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from pipelines.building.build import BuildOptions
 from pipelines.shards import records
@@ -17,7 +16,7 @@ OPTIONS = BuildOptions(train_shards=2, validation_shards=2)
 
 
 def write_images(root: Path) -> Path:
-    """Folders of good JPEGs, names with spaces and non-ASCII letters included."""
+    """Writes folders of good JPEGs. Names have spaces and non-ASCII letters."""
     rng = np.random.default_rng(0)
     for split, count in (("train", TRAIN_PER_CLASS), ("validation", VALIDATION_PER_CLASS)):
         for label, name in enumerate(CLASSES):
@@ -31,7 +30,9 @@ def write_images(root: Path) -> Path:
 
 
 def read_with_tensorflow(directory: Path, split: str) -> list[dict[str, Any]]:
-    """Every record of a split, in order, read by TensorFlow alone."""
+    """Every record of a split, in order, read with TensorFlow only."""
+    import tensorflow as tf
+
     features = {
         records.ENCODED: tf.io.FixedLenFeature([], tf.string),
         records.HEIGHT: tf.io.FixedLenFeature([], tf.int64),
@@ -50,5 +51,5 @@ def read_with_tensorflow(directory: Path, split: str) -> list[dict[str, Any]]:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
+    """The bytes of every file below a folder, by relative path."""
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}

@@ -1,4 +1,4 @@
-"""What goes wrong with files, to be done to copies: for every suite that tests what happens then."""
+"""Damages copies of files in the ways that disks and networks do."""
 
 import ctypes
 import os
@@ -16,7 +16,7 @@ from pipelines.shards.records import ENCODED, decode_example
 
 
 def copy_dataset(dataset: Path, target: Path) -> Path:
-    """A copy of a data set that may be damaged; its `.npy` and `.json` files are links."""
+    """A copy of a data set for a test to damage. Its `.npy`, `.json` and `.idx` files are links."""
     target.mkdir(parents=True)
     for path in dataset.iterdir():
         if path.suffix in (".npy", ".json", ".idx"):
@@ -27,7 +27,7 @@ def copy_dataset(dataset: Path, target: Path) -> Path:
 
 
 def image_range(shards: ShardSet, record: int) -> tuple[Path, int, int]:
-    """The shard of a record, and the first byte and the length of the JPEG in it."""
+    """The shard of a record, and the first byte and the length of its JPEG."""
     path, start = shards.paths[shards.shard[record]], int(shards.offsets[record]) + 12
     with open(path, "rb") as stream:
         stream.seek(start)
@@ -37,14 +37,14 @@ def image_range(shards: ShardSet, record: int) -> tuple[Path, int, int]:
 
 
 def overwrite(path: Path, offset: int, data: bytes) -> None:
-    """Bit rot: other bytes in the place of some, the file's length stays."""
+    """Replaces some bytes of a file."""
     with open(path, "r+b") as stream:
         stream.seek(offset)
         stream.write(data)
 
 
 def flip_bit(path: Path, offset: int, bit: int = 0) -> None:
-    """The other value of one bit."""
+    """Flips one bit of a file."""
     with open(path, "rb") as stream:
         stream.seek(offset)
         (byte,) = stream.read(1)
@@ -52,19 +52,19 @@ def flip_bit(path: Path, offset: int, bit: int = 0) -> None:
 
 
 def zero_image_head(shards: ShardSet, record: int) -> None:
-    """No decoder takes it for an image any more."""
+    """Damages the start of a JPEG, so that no decoder accepts it."""
     path, start, _ = image_range(shards, record)
     overwrite(path, start, bytes(20))
 
 
 def zero_image_tail(shards: ShardSet, record: int) -> None:
-    """A JPEG that breaks off: a decoder that reads only a region may take it."""
+    """Damages the end of a JPEG. A decoder that reads only a region may accept it."""
     path, start, length = image_range(shards, record)
     overwrite(path, start + length // 4, bytes(length - length // 4))
 
 
 def break_example(shards: ShardSet, record: int) -> None:
-    """Its bytes are no `tf.train.Example` any more."""
+    """Damages a record, so that it is not a `tf.train.Example`."""
     overwrite(shards.paths[shards.shard[record]], int(shards.offsets[record]) + 12, b"\xff" * 10)
 
 
@@ -76,31 +76,31 @@ RECORD_DAMAGES: dict[str, Callable[[ShardSet, int], None]] = {
 
 
 def corrupt(shards: ShardSet, numbers: Iterable[int], kind: str = "image head") -> None:
-    """Damages some records, each in the same way."""
+    """Damages some records in one of the ways of RECORD_DAMAGES."""
     for number in numbers:
         RECORD_DAMAGES[kind](shards, int(number))
 
 
 def truncate(path: Path, share: float = 0.5) -> None:
-    """A file that has shrunk."""
+    """Shortens a file to a share of its length."""
     os.truncate(path, int(path.stat().st_size * share))
 
 
 def replace_by_fifo(path: Path) -> None:
-    """A file on a server that is gone: whoever opens it waits. See `release_fifo`."""
+    """Makes opening a file block, as on a server that does not answer. See `release_fifo`."""
     path.unlink()
     os.mkfifo(path)
 
 
 def release_fifo(path: Path) -> None:
-    """Lets those go who wait for a FIFO: they read an empty file. Nobody waits any more for it afterwards."""
+    """Ends the waiting of all that opened a FIFO: they read an empty file."""
     descriptor = os.open(path, os.O_RDWR)
     path.unlink()
     os.close(descriptor)
 
 
 def failing_reads(monkeypatch: pytest.MonkeyPatch, number: int, times: int | None = None) -> list[int]:
-    """`os.pread` fails with this errno, so many times or for good; the list grows by one for each failure."""
+    """Makes `os.pread` fail with this errno, `times` times or always. The list gets one entry for each failure."""
     real, failures = os.pread, list[int]()
 
     def pread(descriptor: int, length: int, offset: int) -> bytes:
@@ -115,7 +115,7 @@ def failing_reads(monkeypatch: pytest.MonkeyPatch, number: int, times: int | Non
 
 @contextmanager
 def full_disk(num_bytes: int) -> Iterator[None]:
-    """Within it, no file of this process can grow beyond `num_bytes`: a write stops in the middle with EFBIG."""
+    """Within this context no file of this process can grow beyond `num_bytes`: writing more fails with EFBIG."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
@@ -128,10 +128,10 @@ def full_disk(num_bytes: int) -> Iterator[None]:
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Within it, nothing can be written below a folder that exists: root heeds no permissions, but mounts."""
+    """Within this context nothing can be written below a folder. A mount does it: permissions do not stop root."""
     for arguments in (["--bind", folder, folder], ["-o", "remount,bind,ro", folder]):
         if subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode:
-            pytest.skip("mounting is not allowed here, and root heeds no permissions")
+            pytest.skip("mounting is not allowed here, and permissions do not stop root")
     try:
         yield
     finally:
@@ -143,7 +143,7 @@ _CAPABILITIES_3, _DAC_OVERRIDE = 0x20080522, 1 << 1  # linux/capability.h
 
 @contextmanager
 def no_permission(folder: Path) -> Iterator[None]:
-    """Within it, nothing can be made in a folder, not even by root: this thread lacks CAP_DAC_OVERRIDE for a while."""
+    """Within this context nothing can be created in a folder, not even by root: the thread lacks CAP_DAC_OVERRIDE."""
     libc, header = ctypes.CDLL(None, use_errno=True), (ctypes.c_uint32 * 2)(_CAPABILITIES_3, 0)
     sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then those from 32 on
     assert libc.capget(header, sets) == 0

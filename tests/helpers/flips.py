@@ -1,4 +1,4 @@
-"""Single bits of a data set, turned over: which file, record and byte a checker has to name."""
+"""Flips single bits of a data set, and knows the file, record and byte that a checker has to name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,15 @@ REGIONS = ("length", "length CRC", "features", "image", "data CRC", "index")
 
 @dataclass(frozen=True)
 class Flip:
-    """One bit; `record` and its `offset` are None in an index."""
+    """One bit to flip.
+
+    Attributes:
+        file: the file name.
+        byte: the byte in the file.
+        bit: the bit in the byte, 0 to 7.
+        record: the record that has it; None in an index.
+        offset: the first byte of that record; None in an index.
+    """
 
     file: str
     byte: int
@@ -24,7 +32,7 @@ class Flip:
 
     @classmethod
     def of_record(cls, shard: Path, record: int, region: str, bit: int) -> "Flip":
-        """A bit of a region of a record, counted from the region's start, round and round."""
+        """A bit of a region of a record, counted from the start of the region, modulo its number of bits."""
         offset, size = list(read_index(shard).pairs())[record]
         with open(shard, "rb") as stream:
             stream.seek(offset)
@@ -42,7 +50,7 @@ class Flip:
         return cls(shard.name, offset + first + bit // 8, bit % 8, record, offset)
 
     def apply(self, folder: Path) -> None:
-        """Turns the bit over."""
+        """Flips the bit."""
         path = folder / self.file
         data = bytearray(path.read_bytes())
         data[self.byte] ^= 1 << self.bit
@@ -50,7 +58,7 @@ class Flip:
 
 
 def draw_flips(folder: Path, regions: Sequence[str], seed: int) -> list[Flip]:
-    """A random bit for each region that is named, in random shards."""
+    """A random bit for each region of `regions`, in random shards."""
     rng = np.random.default_rng(seed)
     shards = sorted(path for path in folder.glob("*-?????-of-?????"))
     flips = []

@@ -1,9 +1,9 @@
-"""Kills a run with SIGKILL at random steps, again and again, and compares it with one that was left alone.
+"""Kills a run with SIGKILL at random steps, many times, and compares it with a run that was not killed.
 
 python -m tests.helpers.kill_proof --output DIR --loader dali --kills 20
 
-Compared bit for bit: the weights in final.keras, and the batches that each step took: their labels, which name the
-records, for each training record has a label of its own, and a digest of the images.
+It compares bit for bit the weights in final.keras and the batches of each step: a digest of their images, and their
+labels, which identify the records because each training record has a different label.
 """
 
 import argparse
@@ -48,17 +48,17 @@ def noting_batches(notes: Path) -> Iterator[None]:
 
 
 def read_notes(notes: Path) -> dict[int, dict[str, Any]]:
-    """What each step read. A step that was done several times has to have read the same each time."""
+    """The batch of each step. A step that was done several times must have read the same each time."""
     found: dict[int, dict[str, Any]] = {}
     for line in notes.read_text().splitlines():
         note = json.loads(line)
-        assert found.setdefault(note["step"], note) == note, f"step {note['step']} was not the same again"
+        assert found.setdefault(note["step"], note) == note, f"step {note['step']} was different when it was repeated"
     assert sorted(found) == list(range(len(found))), "steps are missing"
     return found
 
 
 def kill_at(arguments: list[str], notes: Path, step: int, delay: float = 0.0) -> None:
-    """Starts a training in a process of its own; SIGKILL once it has begun the step, and after `delay` seconds."""
+    """Starts a training in another process and kills it `delay` seconds after it has begun the step."""
     command = [sys.executable, "-m", "tests.helpers.kill_proof", f"--notes={notes}", *arguments]
     with open(notes, "a+") as stream, subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         try:
@@ -72,7 +72,7 @@ def kill_at(arguments: list[str], notes: Path, step: int, delay: float = 0.0) ->
 
 
 def planned_labels(dataset: Path, steps: int) -> list[list[int]]:
-    """The labels of each step's records, by the plan alone."""
+    """The labels of each step's records, according to the plan."""
     from pipelines import AugmentSpec, EpochPlan, ShardSet
 
     shards = ShardSet.open(dataset, "train")

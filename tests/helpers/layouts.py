@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipelines.building.sources import imagenet
 
-# File name -> bytes; None stands for a directory of that name.
+# File name -> bytes; None is a folder of that name.
 Files = Mapping[str, bytes | None]
 # wnid -> files
 Classes = Mapping[str, Files]
@@ -29,7 +29,7 @@ def tar(files: Iterable[tuple[str, bytes | None]]) -> bytes:
 
 
 def devkit(ids: Iterable[int]) -> bytes:
-    """The official devkit, as far as it is read: a ground truth."""
+    """The parts of the official devkit that are read: the ground truth."""
     text = "".join(f"{number}\n" for number in ids).encode()
     folder = "ILSVRC2012_devkit_t12"
     truth = f"{folder}/data/ILSVRC2012_validation_ground_truth.txt"
@@ -37,13 +37,13 @@ def devkit(ids: Iterable[int]) -> bytes:
 
 
 def true_ids() -> list[int]:
-    """A ground truth whose ids number the classes in an order of their own."""
+    """A ground truth with ids that number the classes in another order."""
     ids = {wnid: (number * 7 + 489) % 1000 + 1 for number, wnid in enumerate(imagenet.wnids())}
     return [ids[wnid] for wnid in imagenet.validation_labels().values()]
 
 
 def write_folder(folder: Path, files: Files) -> None:
-    """The files themselves."""
+    """Writes files into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         if data is None:
@@ -60,13 +60,13 @@ def class_folders(root: Path, train: Classes, validation: Classes) -> None:
 
 
 def flat_validation(root: Path, train: Classes, validation: Classes) -> None:
-    """train/<wnid>/, val/ with all validation images in it."""
+    """train/<wnid>/ and all validation images directly in val/."""
     class_folders(root, train, {})
     write_folder(root / "val", _merged(validation))
 
 
 def official_tars(root: Path, train: Classes, validation: Classes) -> None:
-    """Tars of ImageNet's own site; classes and images in no good order, a devkit beside them."""
+    """The tars of ImageNet's site with classes and images in another order, and the devkit."""
     root.mkdir(parents=True)
     inner = [(f"{wnid}.tar", tar(reversed(files.items()))) for wnid, files in train.items()]
     (root / "ILSVRC2012_img_train.tar").write_bytes(tar(reversed(inner)))
@@ -75,7 +75,7 @@ def official_tars(root: Path, train: Classes, validation: Classes) -> None:
 
 
 def kaggle(root: Path, train: Classes, validation: Classes) -> None:
-    """Kaggle's tree and tables."""
+    """Kaggle's folders and tables."""
     base = root / "ILSVRC" / "Data" / "CLS-LOC"
     class_folders(base, train, {})
     write_folder(base / "val", _merged(validation))
@@ -98,7 +98,7 @@ def hugging_face(root: Path, train: Classes, validation: Classes) -> None:
 
 
 def hugging_face_plain(root: Path, train: Classes, validation: Classes) -> None:
-    """The same tars, uncompressed; everything in a folder of its own, as `tar c .` leaves it."""
+    """The same tars, uncompressed, with names that begin with ./ as `tar c .` writes them."""
     write_folder(root, _hugging_face(train, validation, prefix="./"))
 
 
@@ -119,7 +119,7 @@ def _hugging_face(train: Classes, validation: Classes, prefix: str = "") -> dict
 
 
 def _suffixed(classes: Classes, prefix: str) -> list[tuple[str, bytes | None]]:
-    """a.JPEG of the class n01440764 as a_n01440764.JPEG."""
+    """a.JPEG of the class n01440764 becomes a_n01440764.JPEG."""
     return [
         (f"{prefix}{Path(name).stem}_{wnid}{Path(name).suffix}", data)
         for wnid, files in classes.items()

@@ -1,4 +1,4 @@
-"""A run directory with a model of random weights, its shards, and the image files of all kinds they were built from."""
+"""A run directory with a model of random weights, its shards, and the image files of many kinds behind them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.helpers.data import photo
 
 IMAGE_SIZE = 32
 SHORT_SIDE = 90  # the larger images are shrunk by the builder
-# One image a class: its name, size (height, width), format, and how it is saved. A record is known by its label.
+# One image per class: its name, size (height, width), format and how it is saved. Its label identifies a record.
 KINDS = {
     "cmyk": ((70, 80), "JPEG", {}),
     "exif": ((60, 100), "JPEG", {}),
@@ -29,7 +29,14 @@ KINDS = {
 
 @dataclass(frozen=True)
 class OddRun:
-    """Where things lie; `files` are the validation images by class."""
+    """The files of the run.
+
+    Attributes:
+        run: the run directory.
+        dataset_dir: its shards.
+        images: the folder of the image files.
+        files: the validation images by class.
+    """
 
     run: RunDirectory
     dataset_dir: Path
@@ -38,7 +45,7 @@ class OddRun:
 
 
 def write_odd_run(directory: Path) -> OddRun:
-    """Draws the images, builds the shards, saves the model."""
+    """Generates the images, builds the shards, saves the model."""
     import keras
 
     from kimagenet import models

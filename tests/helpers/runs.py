@@ -1,4 +1,4 @@
-"""What runs left behind, as tests read it."""
+"""Reads the files of a run for tests."""
 
 import json
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ def read_log(run: RunDirectory, event: str | None = None) -> list[dict[str, Any]
 
 
 def read_events(directory: Path) -> Iterator[Any]:
-    """TensorBoard's events, checksums checked, in their order."""
+    """TensorBoard's events in their order, with checksums checked."""
     for path in sorted(directory.iterdir()):
         for record in tf.data.TFRecordDataset(str(path)):
             yield tf.compat.v1.Event.FromString(record.numpy())
 
 
 def final_weights(run: RunDirectory) -> list[np.ndarray]:
-    """What is in final.keras."""
+    """The weights in final.keras."""
     return keras.models.load_model(run.final).get_weights()

@@ -1,70 +1,92 @@
-"""Images in folders: train/<class>/ beside validation/<class>/, or beside ImageNet's validation images, unsorted."""
+"""Images in folders: train/<class>/ and validation/<class>/, or ImageNet's validation images in one folder."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipelines.building.sources import imagenet
-from pipelines.building.sources.source import Found, Place, Rejected, Source, collect
+from pipelines.building.sources.source import Found, Place, RejectedFile
 from pipelines.errors import UserError
 
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val")}
-LOOSE = "lies in no class folder"
-Labels = Callable[[], Mapping[str, str]]
+LOOSE = "not in a class folder"
 
 
-def find_splits(root: Path) -> dict[str, Path]:
-    """The folders of train and, if there is one, of validation; empty if there is no train."""
-    found = {
-        split: next((root / n for n in names if (root / n).is_dir()), None) for split, names in SPLIT_FOLDERS.items()
-    }
-    return {split: folder for split, folder in found.items() if folder} if found["train"] else {}
+def find_split(root: Path, split: str) -> Path | None:
+    """The folder of a split, if it exists."""
+    return next((root / name for name in SPLIT_FOLDERS[split] if (root / name).is_dir()), None)
 
 
 def is_flat(folder: Path) -> bool:
-    """Whether a folder holds ImageNet's validation images unsorted."""
+    """Whether a folder has ImageNet's validation images without class folders."""
     return any(imagenet.VALIDATION_NAME.fullmatch(item.name) for item in _visible(folder))
 
 
-def read_folders(layout: str, root: Path, folders: Mapping[str, Path], labels: Labels) -> Source:
-    """Lists train/<class>/* and validation/<class>/* or validation/*, for which `labels` gives file name -> class."""
-    names = sorted(item.name for item in _visible(folders["train"]) if item.is_dir())
+def list_classes(folder: Path) -> list[str]:
+    """The names of the class folders of train, sorted.
+
+    Raises:
+        UserError: there are none.
+    """
+    names = sorted(item.name for item in _visible(folder) if item.is_dir())
     if not names:
-        raise UserError(f"{folders['train']}: no class folders; images belong in {folders['train'].name}/<class>/")
-    splits = {"train": _list_split(root, folders["train"], names, {}, flat=False)}
-    if folder := folders.get("validation"):
-        flat = is_flat(folder)
-        splits["validation"] = _list_split(root, folder, names, labels() if flat else {}, flat)
-    return collect(layout, root, splits, names)
+        raise UserError("no class folders", path=folder, remedy=f"put the images into {folder.name}/<class>/")
+    return names
 
 
-def _list_split(
-    root: Path, folder: Path, classes: list[str], labels: Mapping[str, str], flat: bool
-) -> Iterator[Found | Rejected]:
-    known = set(classes)
+def list_split(
+    root: Path, folder: Path, classes: Sequence[str] | None, labels: Mapping[str, str] | None
+) -> Iterator[Found | RejectedFile]:
+    """Lists the files of a split in its class folders, or directly in `folder`.
+
+    Args:
+        root: the folder that paths are relative to.
+        folder: the folder of the split.
+        classes: the classes of train; None if they are not known yet.
+        labels: file name -> class of images directly in `folder`; None if all are in class folders.
+
+    Yields:
+        `Found` for each file that has a class, `RejectedFile` for the others.
+
+    Raises:
+        UserError: train does not have a class.
+    """
+    known = set(classes or ())
     place = Place(str(folder), str(folder.relative_to(root)))
     for item in _visible(folder):
-        if item.is_dir() and item.name in known:
+        if item.is_dir() and (item.name in known or (classes is None and labels is None)):
             yield from _list_folder(root, folder / item.name, item.name)
-        elif item.is_dir() and not flat:
-            raise UserError(f"{item.path}: no such class in train; rename or remove the folder")
+        elif item.is_dir() and labels is None:
+            raise _unknown_class(item, known)
+        elif labels is None:
+            yield _file(item, place, "", LOOSE)
         else:
-            yield _file(item, place, labels.get(item.name, ""), "no label is known for this name" if flat else LOOSE)
+            yield _file(item, place, labels.get(item.name, ""), "the label of this file name is not known")
 
 
-def _list_folder(root: Path, folder: Path, class_name: str) -> Iterator[Found | Rejected]:
+def _unknown_class(item: os.DirEntry[str], known: Collection[str]) -> UserError:
+    form = unicodedata.normalize("NFC", item.name)
+    for name in known:
+        if unicodedata.normalize("NFC", name) == form:
+            what = f"train has a class that looks alike, {name!a}, not {item.name!a}"
+            return UserError(what, path=item.path, remedy="rename the folder to the name in train")
+    return UserError("train has no such class", path=item.path, remedy="rename or remove the folder")
+
+
+def _list_folder(root: Path, folder: Path, class_name: str) -> Iterator[Found | RejectedFile]:
     place = Place(str(folder), str(folder.relative_to(root)))
     for item in _visible(folder):
         yield _file(item, place, class_name)
 
 
-def _file(item: os.DirEntry[str], place: Place, class_name: str, unknown: str = LOOSE) -> Found | Rejected:
+def _file(item: os.DirEntry[str], place: Place, class_name: str, unknown: str = LOOSE) -> Found | RejectedFile:
     found = Found(class_name, place, item.name)
-    if item.is_file():  # through links, which in a folder are the user's own
+    if item.is_file():  # links are followed: in a folder the user made them
         return found if class_name else found.rejected(unknown)
     if item.is_dir():
-        return found.rejected("Is a directory")
-    return found.rejected("the link leads nowhere" if item.is_symlink() else "not a regular file")
+        return found.rejected("a folder, not a file")
+    return found.rejected("a link to a file that is missing" if item.is_symlink() else "not a regular file")
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
@@ -72,4 +94,4 @@ def _visible(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as items:
             return [item for item in items if not item.name.startswith(".")]
     except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}") from None
+        raise UserError(error.strerror or str(error), path=folder) from None

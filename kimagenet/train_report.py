@@ -1,0 +1,84 @@
+"""What a training says about itself at its start: the lines in the terminal, and run.json."""
+
+import dataclasses
+import os
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from kimagenet.recipe import Recipe
+from kimagenet.train_settings import Settings
+from pipelines.shards.dataset import DatasetInfo
+
+if TYPE_CHECKING:
+    from kimagenet.training.feed import Feed
+    from kimagenet.training.loop import Loop
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """All fields of the recipe as `name=value`, wrapped."""
+    pairs = " ".join(f"{name}={value}" for name, value in dataclasses.asdict(recipe).items())
+    return textwrap.fill(f"recipe  {pairs}", 118, subsequent_indent=" " * 8, break_on_hyphens=False)
+
+
+def banner(settings: Settings, loop: "Loop") -> str:
+    """Four lines with the numbers of the training: data, loader, model, run."""
+    recipe, training, validation = settings.recipe, loop.training, loop.validation
+    records = f"{len(training.shards.usable):,} training records"
+    if validation:
+        records += f", {len(validation.shards.usable):,} validation records"
+    else:
+        records += ", no validation split, so no validation"
+    steps = f"{training.steps_per_epoch:,} steps of {training.global_batch} per epoch{_details(recipe, training)}"
+    epochs = f"{recipe.epochs} epoch{'s' * (recipe.epochs != 1)}"
+    total = recipe.epochs * training.steps_per_epoch
+    updates = f", {total // recipe.iter_size:,} updates" if recipe.iter_size > 1 else ""
+    lines = (
+        f"data    {settings.dataset_dir}: {records}, {training.shards.num_classes} classes",
+        f"loader  {training.description}: {steps}",
+        f"model   {recipe.model}: {loop.model.count_params():,} parameters, {recipe.image_size} px",
+        f"run     {settings.run.path}: {epochs}, {total:,} steps{updates}",
+    )
+    return "\n".join(lines)
+
+
+def _details(recipe: Recipe, training: "Feed") -> str:
+    """The batch of each replica, the steps of an update, the records that an epoch leaves out."""
+    replicas, dropped = training.replicas, training.dropped_records
+    parts = [f"{training.global_batch // replicas} on each of {replicas} replicas"] if replicas > 1 else []
+    parts += [f"one update every {recipe.iter_size} steps"] if recipe.iter_size > 1 else []
+    if dropped:
+        plural = "s" * (dropped != 1)
+        parts.append(f"{dropped} record{plural} dropped this epoch (different one{plural} each epoch)")
+    return f"; {', '.join(parts)}" if parts else ""
+
+
+def describe_run(settings: Settings, loop: "Loop", identity: dict[str, str]) -> dict[str, Any]:
+    """The content of run.json, see docs/data-format.md.
+
+    Args:
+        settings: what the run does.
+        loop: its open loaders.
+        identity: what `kimagenet.runs.identity` says about the data set.
+    """
+    import keras
+    import tensorflow as tf
+
+    info = DatasetInfo.load(settings.dataset_dir)
+    training = loop.training
+    feeds = [feed for feed in (training, loop.validation) if feed]
+    return {
+        "dataset_dir": os.path.abspath(settings.dataset_dir),
+        "identity": identity,
+        "wnids": [known.wnid for known in info.classes],
+        "short_side": info.build.get("short_side"),
+        "records": {feed.shards.split: len(feed.shards.usable) for feed in feeds},
+        "classes": list(training.shards.classes),
+        "loader": {
+            "name": training.loaders[0].name,
+            "device": training.loaders[0].device,
+            "replicas": training.replicas,
+        },
+        "decoder": dataclasses.asdict(training.loaders[0].options.decoder),
+        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "python": sys.version.split()[0]},
+    }

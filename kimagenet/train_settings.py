@@ -1,0 +1,246 @@
+"""What a training is going to do: the decisions from its flags and an earlier run, in one frozen value.
+
+Each setting is taken from the first of these that has it:
+
+1. the flag on the command line;
+2. with --resume, or if the run in --output has begun: the run's own files. --resume takes the recipe and the folder of
+   the data set from them. A run that has begun also keeps its loader: loaders differ by rounding, and the rest of the
+   run must be the same bit for bit;
+3. for the recipe: the one of --recipe (before the run's own), the one of a saved MODEL's run, keras_imagenet's defaults
+   for three models, the MODEL's own recipe, in this order;
+4. the default: ImageNet in its usual place if it is there, else the generated demo data set with the demo's recipe.
+"""
+
+import argparse
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from kimagenet import models
+from kimagenet.decoder_flags import decoder_options
+from kimagenet.inference import fine_tuning, trained
+from kimagenet.recipe import Recipe
+from kimagenet.runs.directory import RunDirectory
+from kimagenet.train_flags import DEFAULT_DATASET_DIR
+from kimagenet.training.cluster import Cluster
+from pipelines import loaders
+from pipelines.decoding import DecoderOptions
+from pipelines.errors import UserError
+
+# The original's batch_size and iter_size if no flag says them; for other models it demanded the flags.
+ORIGINAL_BATCHES = {"mobilenet_v2": (64, 4), "resnet50": (16, 16), "googlenet_bn": (64, 4)}
+
+
+@dataclass(frozen=True)
+class LoaderSettings:
+    """How the records are read.
+
+    Attributes:
+        name: a loader, or "auto".
+        device: where DALI decodes: "cpu", "gpu" or "auto".
+        dtype: of the images.
+        workers: decoding threads; None: one for each core.
+        prefetch: batches kept ready.
+        is_strict: whether it is an error if DALI cannot be used.
+        on_corrupt: what happens to records that cannot be decoded: "stop" or "skip".
+        max_corrupt: how many records may be skipped.
+        timeout: seconds that a batch may take; 0: no limit.
+        decoder: settings of the GPU's decoder.
+    """
+
+    name: str
+    device: str
+    dtype: str
+    workers: int | None
+    prefetch: int
+    is_strict: bool
+    on_corrupt: str
+    max_corrupt: int
+    timeout: float
+    decoder: DecoderOptions
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training.
+
+    Attributes:
+        recipe: what is trained and how.
+        run: where the results go.
+        dataset_dir: the folder of shards; of the demo, which may have to be generated first.
+        is_demo: whether the data set is the demo.
+        is_resumed: whether a run in `run` is continued.
+        is_forced: whether the run is continued even if the recipe or the data set have changed.
+        loader: how the records are read.
+        cluster: which of several workers this process is.
+        log_steps: steps between two log lines.
+        checkpoint_steps: steps between two checkpoints.
+        keep_checkpoints: how many checkpoints are kept.
+        plot_schedule: the file for a plot of the learning rate, instead of a training; None: train.
+        note: what the user has to know about these choices, "" if nothing.
+    """
+
+    recipe: Recipe
+    run: RunDirectory
+    dataset_dir: Path
+    is_demo: bool
+    is_resumed: bool
+    is_forced: bool
+    loader: LoaderSettings
+    cluster: Cluster
+    log_steps: int
+    checkpoint_steps: int
+    keep_checkpoints: int
+    plot_schedule: Path | None
+    note: str
+
+
+def resolve(flags: argparse.Namespace, cluster: Cluster) -> Settings:
+    """Decides everything about a training, in the order of precedence above. Reads files, writes and prints nothing.
+
+    Args:
+        flags: what `train_flags.make_parser()` parsed.
+        cluster: which of several workers this process is.
+
+    Raises:
+        UserError: the flags contradict each other, or name something that is not there.
+    """
+    is_resume_asked = flags.resume or flags.force_resume
+    given = _given_run(flags, cluster, is_resume_asked)
+    earlier = given if is_resume_asked else None
+    dataset_dir, is_demo = _dataset(flags.dataset_dir, earlier)
+    recipe, note = resolve_recipe(flags, is_demo, Recipe.load(earlier.recipe) if earlier else None)
+    recipe = _with_known_model(recipe)
+    run = given or RunDirectory.at(Path("runs") / f"{Path(recipe.model).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+    loader = LoaderSettings(
+        name=loader_of(run) if flags.loader == "auto" and run.is_begun else flags.loader,
+        device=flags.data_device,
+        dtype=flags.data_dtype,
+        workers=flags.workers,
+        prefetch=flags.prefetch,
+        is_strict=flags.strict_loader,
+        on_corrupt=flags.on_corrupt,
+        max_corrupt=flags.max_corrupt,
+        timeout=flags.data_timeout,
+        decoder=decoder_options(flags),
+    )
+    return Settings(
+        recipe=recipe,
+        run=run,
+        dataset_dir=dataset_dir,
+        is_demo=is_demo,
+        is_resumed=run.is_begun,
+        is_forced=flags.force_resume,
+        loader=loader,
+        cluster=cluster,
+        log_steps=flags.log_steps,
+        checkpoint_steps=flags.checkpoint_steps,
+        keep_checkpoints=flags.keep_checkpoints,
+        plot_schedule=flags.plot_schedule,
+        note=note,
+    )
+
+
+def _given_run(flags: argparse.Namespace, cluster: Cluster, is_resume_asked: bool) -> RunDirectory | None:
+    """The run directory of --output, None without --output."""
+    if flags.output is None:
+        if is_resume_asked:
+            which = flags.model if flags.model and Path(flags.model).is_dir() else "RUN"
+            what = "--resume continues the run in --output, which is missing"
+            raise UserError(what, remedy=f"add --output {which}")
+        if cluster.size > 1:
+            raise UserError("several workers need one --output", remedy="add a folder that all of them see")
+        return None
+    run = RunDirectory.at(flags.output)
+    if is_resume_asked and not run.is_begun:
+        raise UserError("there is no run to resume", path=run.path, remedy="leave out --resume to begin one")
+    return run
+
+
+def _dataset(given: Path | None, earlier: RunDirectory | None) -> tuple[Path, bool]:
+    """The folder of shards, and whether it is the demo's."""
+    if given is None and earlier:
+        given = Path(earlier.read_info()["dataset_dir"])
+    folder = (given or DEFAULT_DATASET_DIR).expanduser()
+    if given is not None or folder.exists():
+        return folder, False
+    from kimagenet.demo import demo_directory
+
+    return demo_directory(), True
+
+
+def _with_known_model(recipe: Recipe) -> Recipe:
+    """The recipe with the whole path of a saved model, or as it is. Raises `UserError` if there is no such model."""
+    if fine_tuning.is_saved(recipe.model):
+        return recipe.replace(model=str(trained.find_model(Path(recipe.model).absolute())))
+    if recipe.model not in models.names():
+        raise UserError(f"{recipe.model}: no such model", remedy=f"the models are {', '.join(models.names())}")
+    return recipe
+
+
+class _Base(NamedTuple):
+    """The recipe that flags change, and where it comes from if the user should know."""
+
+    recipe: Recipe
+    note: str = ""
+
+
+def resolve_recipe(
+    flags: argparse.Namespace, is_demo: bool = False, of_run: Recipe | None = None
+) -> tuple[Recipe, str]:
+    """The recipe with the flags' changes, and a note on where it comes from ("" if the user said it).
+
+    Args:
+        flags: what `train_flags.make_parser()` parsed.
+        is_demo: whether the data set is the demo.
+        of_run: the recipe of the run that is continued.
+
+    Raises:
+        UserError: there is no such recipe, or the flags contradict each other.
+    """
+    changes = {f.name: vars(flags)[f.name] for f in dataclasses.fields(Recipe) if vars(flags).get(f.name) is not None}
+    if changes.get("decoupled_weight_decay"):
+        changes.setdefault("weight_decay", 0.0)  # the two exclude each other, and only one was asked for
+    if of_run and flags.model:
+        changes["model"] = flags.model
+    base = _Base(of_run) if of_run and not flags.recipe else _base(flags.recipe, flags.model, is_demo)
+    return base.recipe.replace(**changes), base.note
+
+
+def _base(name: str | None, model: str | None, is_demo: bool) -> _Base:
+    known = models.recipes()
+    if name is not None:
+        if name.endswith(".json"):
+            return _Base(Recipe.load(Path(name)))
+        if name not in known:
+            raise UserError(f"{name}: no such recipe", remedy=f"the recipes are {', '.join(known)}")
+        return _Base(known[name])
+    model = model or ("demo" if is_demo else Recipe.model)
+    if fine_tuning.is_saved(model):
+        return _Base(fine_tuning.recipe_of(model))
+    if model in ORIGINAL_BATCHES:
+        note = f"No --recipe: using the defaults of keras_imagenet's train.py. Its recipe is --recipe {model}."
+        return _Base(_original_defaults(model), note)
+    if model not in known:
+        return _Base(_original_defaults(model))  # `resolve` refuses an unknown model
+    return _Base(known[model], f"No --recipe: using the recipe {model}.")
+
+
+def _original_defaults(model: str) -> Recipe:
+    batch_size, iter_size = ORIGINAL_BATCHES.get(model, (Recipe.batch_size, Recipe.iter_size))
+    return Recipe(model=model, batch_size=batch_size, iter_size=iter_size, crop_ratio=1.0)
+
+
+def loader_of(run: RunDirectory) -> str:
+    """The loader that a run began with, or "auto" if its run.json does not say one of this release."""
+    loader = run.read_info().get("loader")
+    name = loader.get("name") if isinstance(loader, dict) else _loader_of_older_run(loader)
+    return name if name in loaders.names() else "auto"
+
+
+def _loader_of_older_run(loader: object) -> str | None:
+    """Before run.json had fields for it, the loader was a text such as "2 × dali on the gpu"."""
+    words = str(loader or "").split()
+    return next((word for word in words if word in loaders.names()), None)

@@ -1,0 +1,60 @@
+"""What stopped processes leave in a folder of shards: the state of an unfinished build, and temporary files."""
+
+import logging
+import shutil
+from pathlib import Path
+
+from pipelines.errors import UserError
+from pipelines.shards.dataset import DATASET_FILE
+from pipelines.system.files import remove_leftovers
+
+STATE_FOLDER = ".build"  # beside the shards: the plan of an unfinished build and a note for each finished shard
+PLAN_FILE = "plan.json"
+_TEMPORARY = ".*.[0-9]*.tmp"  # names that `pipelines.system.files` gives
+
+logger = logging.getLogger(__name__)
+
+
+def check_finished(directory: Path) -> None:
+    """Checks that no build of a folder is unfinished.
+
+    Raises:
+        UserError: one is; its shards may be incomplete.
+    """
+    if (directory / STATE_FOLDER / PLAN_FILE).exists() and not (directory / DATASET_FILE).exists():
+        remedy = "repeat the command of that build, or remove the folder"
+        raise UserError("the folder has an unfinished build", path=directory, remedy=remedy)
+
+
+def find_leftovers(directory: Path) -> list[Path]:
+    """The state of a build that is complete, and temporary files. No loader needs them."""
+    state = directory / STATE_FOLDER
+    found = [state] if state.exists() and (directory / DATASET_FILE).exists() else []
+    return found + sorted(directory.glob(_TEMPORARY))
+
+
+def clean_up(directory: Path) -> None:
+    """Removes what `find_leftovers` finds. No other process may be writing there."""
+    remove_leftovers(directory)
+    state = directory / STATE_FOLDER
+    if not state.exists() or not (directory / DATASET_FILE).exists():
+        return
+    for path in state.iterdir():  # the plan is the last: it shows the same command that the build is its own
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != PLAN_FILE:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(state, ignore_errors=True)
+    if state.exists():
+        logger.warning("%s: cannot be removed; remove it yourself, the data set does not need it", state)
+
+
+def size_text(path: Path) -> str:
+    """The size of a file or of all files in a folder, for people."""
+    files = [path] if path.is_file() else [item for item in path.rglob("*") if item.is_file()]
+    size = float(sum(item.stat().st_size for item in files))
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:,.0f} GB"

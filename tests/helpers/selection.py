@@ -1,0 +1,61 @@
+"""Which tests are in the fast subset, and how many processes run the tests."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+HEAVY = frozenset({"tensorflow", "keras", "nvidia.dali"})
+
+# Modules of `pytest -m fast`: they test decisions and files, and import no TensorFlow.
+# A test in one of these modules that needs TensorFlow or many seconds is marked with `pytest.mark.slow`.
+FAST_MODULES = frozenset(
+    {
+        "test_augment",
+        "test_bench",
+        "test_build_stopped",
+        "test_checkpoint_file",
+        "test_class_names",
+        "test_clean",
+        "test_commands",
+        "test_demo",
+        "test_docs",
+        "test_errors",
+        "test_files",
+        "test_folders",
+        "test_fuzz",
+        "test_imports",
+        "test_index",
+        "test_packaging",
+        "test_order",
+        "test_plan",
+        "test_recipes",
+        "test_records",
+        "test_remedies",
+        "test_schedule",
+        "test_selection",
+        "test_shards",
+        "test_sources",
+        "test_style",
+        "test_tools_models",
+        "test_uniform",
+    }
+)
+
+_WORKER_MEMORY = 4 << 30  # bytes: a worker and the processes that its tests start
+
+
+def default_workers(arguments: Sequence[str], keyword: str, cores: int, memory: int) -> int:
+    """The number of worker processes where the command line gives none; 0 runs the tests in pytest's own process.
+
+    Workers help where many tests run, so they start for whole folders only. A few tests end sooner without them.
+
+    Args:
+        arguments: the files and folders of the command line; none means all tests.
+        keyword: the expression of `-k`.
+        cores: the processor cores that the tests may use.
+        memory: bytes of the machine's memory.
+    """
+    folders = [Path(argument).resolve() for argument in arguments]
+    few = keyword or not all(folder.is_dir() and folder.is_relative_to(TESTS) for folder in folders)
+    workers = min(cores, memory // _WORKER_MEMORY)
+    return 0 if few or workers < 2 else workers

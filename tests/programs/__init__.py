@@ -1,0 +1,1 @@
+"""Programs that tests run in a new process: see `tests.helpers.programs`."""
