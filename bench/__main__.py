@@ -17,7 +17,7 @@ from pipelines.shards.shard_set import ShardSet
 from pipelines.system.processes import cpu_count
 
 QUESTIONS = ("decode", "loaders", "peers", "training", "latency", "startup", "scaling", "memory", "build")
-_OTHERS = """  optimizers and report have separate flags: python -m bench report --help
+_OTHERS = """  gpu, optimizers and report have separate flags: python -m bench gpu --help
 """
 _EPILOG_NOTE = """
 The candidates are measured in turns, in several rounds. A ratio compares turns of the same round. Figures are medians
@@ -217,6 +217,10 @@ if __name__ == "__main__":
         from bench import report
 
         raise SystemExit(cli.run(report.make_parser(), report.main, sys.argv[2:]))
+    if sys.argv[1:2] == ["gpu"]:
+        from bench.gpu import command
+
+        raise SystemExit(cli.run(command.make_parser(), command.main, sys.argv[2:]))
     if sys.argv[1:2] == ["optimizers"]:  # it needs no data set, so it has separate flags
         from bench import optimizers
 

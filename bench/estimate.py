@@ -1,6 +1,7 @@
-"""What the GPU graph should reach, worked out on paper: bytes, launches and the published speed of decoders.
+"""What the GPU graph should reach, calculated on paper: bytes, launches and the published speed of decoders.
 
-Nothing here was measured by us: no GPU was at hand when it was written. Sources stand in README.md, "The GPU on paper".
+Nothing here was measured by us: no GPU was available. The sources are in README.md, "The GPU on paper". `python -m
+bench gpu` measures the same.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 # ImageNet as in the sources of the decoders' rates.
 _IMAGENET_PIXELS = 469 * 387
 _SAMPLE_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
-_MEMORY_EFFICIENCY = 0.7  # of the peak that streaming kernels reach, an assumption
+_MEMORY_EFFICIENCY = 0.7  # share of the peak bandwidth that streaming kernels reach, an assumption
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,10 @@ class Gpu:
     """One kind of GPU.
 
     Attributes:
-        memory, pcie: GB/s; PCIe as it is reached, one way.
-        decode: ImageNet-sized JPEGs/s of the hardware decoder and the CUDA one together; None where the host's cores
-            do the Huffman part, which is the limit then.
+        memory: bandwidth of its memory, GB/s.
+        pcie: bandwidth that PCIe reaches one way, GB/s.
+        decode: ImageNet-sized JPEGs/s of the hardware decoder and the CUDA decoder together; None if there is no
+            hardware decoder, so that the Huffman decoding on the host is the limit.
     """
 
     memory: float
@@ -30,14 +32,21 @@ class Gpu:
 GPUS = {
     "T4": Gpu(memory=320, pcie=12, decode=None),
     "A100": Gpu(memory=1555, pcie=24, decode=7000),
-    # Seven JPEG engines to the A100's five; taken to scale.
+    # Seven JPEG engines where the A100 has five; scaled by that.
     "H100": Gpu(memory=2000, pcie=50, decode=9800),
 }
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of `pipelines.loaders.dali.graph.build_graph(device="gpu")`: bytes an image, launches a batch."""
+    """One step of the GPU graph, `pipelines.loaders.dali.graph.build_graph`.
+
+    Attributes:
+        name: of DALI's operator.
+        pcie_bytes: sent over PCIe for each image.
+        memory_bytes: read and written in the GPU's memory for each image.
+        launches: of kernels for each batch.
+    """
 
     name: str
     pcie_bytes: float
@@ -45,32 +54,42 @@ class Stage:
     launches: int
 
 
-def stages(pixels: float, jpeg_bytes: float, image_size: int, dtype: str, *, hybrid: bool) -> list[Stage]:
-    """The GPU graph's steps for source images of so many pixels.
+def stages(
+    pixels: float, jpeg_bytes: float, image_size: int, dtype: str, *, hybrid: bool, turns: bool = True
+) -> list[Stage]:
+    """The steps of the GPU graph.
 
-    `hybrid`: the host does the Huffman decoding and sends coefficients, 2 bytes a sample, as on GPUs without a decoder.
+    Args:
+        pixels: height × width of the source images.
+        jpeg_bytes: their size as JPEGs.
+        image_size: side of the output, pixels.
+        dtype: of the output.
+        hybrid: whether the host does the Huffman decoding and sends coefficients, 2 bytes a sample.
+        turns: whether the augmentation can turn images; where it cannot, the planned box is cut out first.
     """
     rgb, out = 3 * pixels, 3 * image_size**2
     result = out * _SAMPLE_BYTES[dtype]
     sent = 2 * rgb if hybrid else jpeg_bytes
-    steps = [
-        # Planes written and read again, RGB written. Hybrid decoding launches for each image, the others for a batch.
-        Stage("decode", sent, sent + 3 * rgb, 4),
-        Stage("warp_affine", 0, rgb + out, 1),
-    ]
-    if dtype == "uint8":
-        steps.append(Stage("coord_transform", 0, out + out, 1))
-    else:
-        steps += [Stage("coord_transform", 0, out + 4 * out, 1), Stage("clamp", 0, 2 * 4 * out, 1)]
-        if dtype == "float16":
-            steps.append(Stage("cast", 0, 4 * out + 2 * out, 1))
+    # Planes are written and read again, RGB is written. Hybrid decoding launches for each image, others for a batch.
+    steps = [Stage("decode", sent, sent + 3 * rgb, 4)]
+    if not turns:
+        steps.append(Stage("slice", 0, 2 * rgb, 1))
+    steps += [Stage("warp_affine", 0, rgb + 4 * out, 1), Stage("coord_transform", 0, 2 * 4 * out, 1)]
+    if dtype != "uint8":
+        steps.append(Stage("clamp", 0, 2 * 4 * out, 1))
+    if dtype != "float32":
+        steps.append(Stage("cast", 0, 4 * out + result, 1))
     return [*steps, Stage("copy into TensorFlow", 0, 2 * result, 1)]
 
 
 def limits(gpu: Gpu, steps: list[Stage], pixels: float, host_decode_rate: float) -> dict[str, float]:
-    """Images/s that each resource allows; the least is the estimate.
+    """Images/s that each resource allows; the smallest one is the estimate.
 
-    `host_decode_rate`: full decodes/s of this machine's cores; the Huffman part is taken to be half of one.
+    Args:
+        gpu: the kind of GPU.
+        steps: of the graph.
+        pixels: height × width of the source images.
+        host_decode_rate: full decodes/s of this machine's cores; the Huffman part is assumed to be half of one.
     """
     rate = 2 * host_decode_rate if gpu.decode is None else gpu.decode * _IMAGENET_PIXELS / pixels
     return {
@@ -83,7 +102,15 @@ def limits(gpu: Gpu, steps: list[Stage], pixels: float, host_decode_rate: float)
 def for_device(
     name: str, dataset: dict[str, Any], image_size: int, dtype: str, host_decode_rate: float
 ) -> tuple[float, str] | None:
-    """The estimate in images/s and the resource that sets it; None for a GPU that is not in the table."""
+    """The estimate in images/s and the resource that limits it; None for a GPU that is not in the table.
+
+    Args:
+        name: the GPU's name, as its driver gives it.
+        dataset: as `bench.machine.describe` gives it.
+        image_size: side of the output, pixels.
+        dtype: of the output.
+        host_decode_rate: full decodes/s of this machine's cores.
+    """
     gpu = next((gpu for kind, gpu in GPUS.items() if kind in name), None)
     if gpu is None:
         return None

@@ -137,6 +137,7 @@ def open_feeds(
         "strict": loader.is_strict,
         "corrupt": CorruptRecords(loader.on_corrupt, loader.max_corrupt),
         "timeout": loader.timeout,
+        "decoder": loader.decoder,
     }
     augment = AugmentSpec.named(recipe.augment)
     training = stack.enter_context(open_feed(strategy, loader.name, training_shards, batch, augment, **options))

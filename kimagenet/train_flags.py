@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 from kimagenet import cli, models
 from kimagenet.catalog import ListRecipes
+from kimagenet.decoder_flags import add_decoder_flags
 from kimagenet.recipe import PRECISIONS, Recipe
 from kimagenet.training.recovery import LIMIT, POLICIES
 from pipelines import loaders
@@ -41,6 +42,7 @@ def make_parser() -> cli.Parser:
     groups = {"run": parser.add_argument_group("run", RUN), "data": parser.add_argument_group("data")}
     _add_run_flags(groups["run"])
     _add_data_flags(groups["data"])
+    add_decoder_flags(parser)
     kinds = get_type_hints(Recipe)
     for field in dataclasses.fields(Recipe):
         if field.name != "model":

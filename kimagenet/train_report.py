@@ -79,5 +79,6 @@ def describe_run(settings: Settings, loop: "Loop", identity: dict[str, str]) -> 
             "device": training.loaders[0].device,
             "replicas": training.replicas,
         },
+        "decoder": dataclasses.asdict(training.loaders[0].options.decoder),
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "python": sys.version.split()[0]},
     }

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kimagenet import models
+from kimagenet.decoder_flags import decoder_options
 from kimagenet.inference import fine_tuning, trained
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
 from kimagenet.train_flags import DEFAULT_DATASET_DIR
 from kimagenet.training.cluster import Cluster
 from pipelines import loaders
+from pipelines.decoding import DecoderOptions
 from pipelines.errors import UserError
 
 # The original's batch_size and iter_size if no flag says them; for other models it demanded the flags.
@@ -45,6 +47,7 @@ class LoaderSettings:
         on_corrupt: what happens to records that cannot be decoded: "stop" or "skip".
         max_corrupt: how many records may be skipped.
         timeout: seconds that a batch may take; 0: no limit.
+        decoder: settings of the GPU's decoder.
     """
 
     name: str
@@ -56,6 +59,7 @@ class LoaderSettings:
     on_corrupt: str
     max_corrupt: int
     timeout: float
+    decoder: DecoderOptions
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,7 @@ def resolve(flags: argparse.Namespace, cluster: Cluster) -> Settings:
         on_corrupt=flags.on_corrupt,
         max_corrupt=flags.max_corrupt,
         timeout=flags.data_timeout,
+        decoder=decoder_options(flags),
     )
     return Settings(
         recipe=recipe,

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.augment import AugmentSpec
+from pipelines.decoding import DecoderOptions
 from pipelines.errors import UserError
 from pipelines.plan import EpochPlan
 from pipelines.shards.shard_set import ShardSet
@@ -63,7 +64,7 @@ class Unavailable:
     """Why a loader cannot be used here.
 
     Attributes:
-        cause: what is missing or broken.
+            cause: what is missing or broken.
         remedy: what to do about it, "" if nothing is known.
         is_missing: whether a package is simply not installed, so that nothing is broken.
     """
@@ -88,12 +89,14 @@ class LoaderOptions:
         prefetch: batches that are kept ready.
         device: where DALI decodes, "cpu" or "gpu".
         gpu: which GPU, if there are several.
+        decoder: settings of the GPU's decoder.
     """
 
     workers: int
     prefetch: int = 2
     device: str = "cpu"
     gpu: int = 0
+    decoder: DecoderOptions = field(default_factory=DecoderOptions)
 
     def __post_init__(self) -> None:
         if self.workers < 1 or self.prefetch < 1:

@@ -253,6 +253,7 @@ def test_a_table_has_a_row_for_each_name_and_a_column_for_each_unit() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_bench_prints_a_table(
     tiny_dataset: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from pipelines.building.metadata import without_metadata
 from pipelines.shards.jpeg import JpegHeader, read_header
 from tests.helpers.data import photo
 from tests.helpers.fuzz import mutate
+from tests.helpers.jpegs import JPEGS
 
 WIDTH, HEIGHT = 60, 40
 DAMAGES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
@@ -183,19 +184,6 @@ def decodes(data: bytes) -> bool:
         return bool(read_header(data))
     except Exception:
         return False
-
-
-JPEGS: dict[str, tuple[str, dict]] = {
-    "4:2:0": ("RGB", {"subsampling": "4:2:0"}),
-    "4:2:2": ("RGB", {"subsampling": "4:2:2", "optimize": True}),
-    "4:4:4": ("RGB", {"subsampling": "4:4:4"}),
-    "progressive": ("RGB", {"subsampling": "4:2:0", "progressive": True}),
-    "progressive 4:4:4": ("RGB", {"subsampling": "4:4:4", "progressive": True}),
-    "grey": ("L", {}),
-    "grey progressive": ("L", {"progressive": True}),
-    "restarts": ("RGB", {"restart_marker_blocks": 2}),
-    "progressive restarts": ("RGB", {"restart_marker_rows": 1, "progressive": True}),
-}
 
 
 @pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")

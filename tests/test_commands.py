@@ -36,8 +36,12 @@ COMMANDS: dict[str, str] = {
     "tools.structure": "",
     "tools.try_models": "{data} --output={out}/models.md",
 }
-# bench.optimizers uses argparse's messages, bench.estimate takes no arguments, kimagenet.doctor calls the last one.
-FOREIGN = {"bench.optimizers", "bench.estimate", "kimagenet.diagnosis.libraries"}
+# bench.optimizers uses argparse's messages, bench.estimate takes no arguments; kimagenet.doctor and `bench gpu` call
+# the others.
+FOREIGN = {
+    *("bench.optimizers", "bench.estimate", "bench.gpu.case"),
+    *("kimagenet.diagnosis.libraries", "kimagenet.diagnosis.decoding"),
+}
 
 
 def found_commands() -> list[str]:

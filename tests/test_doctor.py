@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from kimagenet import doctor
-from kimagenet.diagnosis import findings, libraries, trials
+from kimagenet.diagnosis import decoding, findings, gpu_stack, libraries, trials
 from kimagenet.diagnosis.findings import Finding
 from pipelines.loader import Unavailable
 from pipelines.loaders import dali
@@ -34,10 +34,10 @@ def hide(monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
 def test_nothing_is_wrong_without_a_gpu() -> None:
     """Every check, unchanged, in this process."""
     found = {f.name: f for name, check in libraries.checks(0.05).items() for f in libraries.guarded(name, check)}
-    assert list(found) == ["gpu", "training", "dali", "operator", "auto", "loader tfdata", "loader dali"]
+    assert list(found) == [*("gpu", "training", "dali", "operator", "decoder", "auto", "loader tfdata", "loader dali")]
     states = {name: finding.state for name, finding in found.items() if finding.state != "fine"}
     assert states.items() <= {"gpu": "note", "operator": "note"}.items(), found
-    assert "sees none, and there is no NVIDIA driver" in found["gpu"].text or libraries.NVIDIA_DRIVER.exists()
+    assert "sees no GPU, and there is no NVIDIA driver" in found["gpu"].text or libraries.NVIDIA_DRIVER.exists()
     assert found["auto"].text == "--loader auto takes dali on the cpu, since DALI loads"
     assert 0 < found["loader dali"].figures["mean_difference"] < 1
     assert all(found[f"loader {name}"].figures["images_per_second"] > 0 for name in ("tfdata", "dali"))
@@ -101,6 +101,123 @@ def test_libraries_of_dali_on_a_gpu(seen: tuple[int, int, int], state: str, text
     assert found.state == state
     assert text in found.text
     assert remedy in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("versions", "on_gpu", "state", "text"),
+    [
+        (("2.4.0", "0.9.0.20", "12.4.0.76"), True, "fine", "decodes regions of JPEGs on the host, or ends the process"),
+        (("2.4.0", "0.9.0.20", "13.2.0.1"), True, "fine", "nvImageCodec 0.9.0.20, nvJPEG 13.2.0.1"),
+        (("2.2.0", "0.8.0.1", "12.4.0.76"), True, "fine", "nvImageCodec 0.8.0.1, nvJPEG 12.4.0.76"),
+        (("2.4.0", "0.9.0.20", "12.4.0.76"), False, "fine", "nvImageCodec 0.9.0.20, nvJPEG 12.4.0.76"),
+        (("2.4.0", "0.8.0.1", "13.2.0.1"), True, "wrong", "DALI 2.4.0 needs nvImageCodec 0.9"),
+        (("2.4.0", "0.10.0", "13.2.0.1"), False, "wrong", "DALI 2.4.0 needs nvImageCodec 0.9"),
+        (("2.4.0", "0.9.0.20", ""), True, "note", "from a CUDA toolkit, or images are decoded on the host"),
+        (("odd", "odd", "odd"), True, "fine", "nvImageCodec odd, nvJPEG odd"),
+    ],
+)
+def test_pairs_of_decoders(versions: tuple[str, str, str], on_gpu: bool, state: str, text: str) -> None:
+    found = gpu_stack.judge_decoder(*versions, on_gpu=on_gpu)
+    assert (found.name, found.state) == ("decoder", state)
+    assert found.text.startswith(f"nvImageCodec {versions[1] or 'missing'}, nvJPEG {versions[2] or 'missing'}")
+    assert found.text.endswith(text) or text in found.text
+    assert ("regions" in found.text) == ("regions" in text)
+    assert bool(found.remedy) == (state != "fine")
+
+
+@needs_dali
+def test_the_decoders_versions_on_this_machine() -> None:
+    nvimgcodec, nvjpeg = gpu_stack.decoder_versions()
+    (found,) = libraries.decoder_loads(0.1)
+    assert found.text == f"nvImageCodec {nvimgcodec}, nvJPEG {nvjpeg or 'missing'}"
+    assert re.match(r"\d+\.\d+", nvimgcodec)
+
+
+TF_BUILD = ["sm_60", "sm_70", "sm_80", "sm_89", "compute_90"]
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "built_for", "is_newer"),
+    [
+        ("T4", (7, 5), TF_BUILD, False),
+        ("H100", (9, 0), TF_BUILD, False),
+        ("B200", (10, 0), TF_BUILD, True),
+        ("RTX 5090", (12, 0), TF_BUILD, True),
+        ("RTX 5090", (12, 0), [*TF_BUILD, "sm_120a"], False),
+        ("RTX 5090", (12, 0), [], False),  # a build that says nothing
+    ],
+)
+def test_a_gpu_that_is_newer_than_tensorflow(
+    name: str, capability: tuple[int, int], built_for: list[str], is_newer: bool
+) -> None:
+    found = gpu_stack.judge_gpu_age(name, capability, built_for)
+    assert (found is not None) == is_newer
+    if found:
+        number = f"{capability[0]}.{capability[1]}"
+        assert found.text.startswith(f"{name} (compute capability {number}) is newer than this TensorFlow (up to 9.0)")
+        assert "XLA may crash" in found.text
+        assert (found.state, found.remedy) == ("note", "train without XLA, or with a newer TensorFlow")
+
+
+def test_a_new_gpu_and_its_decoder_in_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks as a machine with a GPU would make them, with stubs for what TensorFlow and DALI see."""
+    details = {"device_name": "RTX 5090", "compute_capability": (12, 0)}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["gpu"])
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
+    monkeypatch.setattr(tf.sysconfig, "get_build_info", lambda: {"cuda_compute_capabilities": TF_BUILD})
+    assert [(found.name, found.state) for found in libraries.gpus()] == [("gpu", "fine"), ("gpu age", "note")]
+    if DALI_PROBLEM:
+        pytest.skip(f"no DALI: {DALI_PROBLEM}")
+    monkeypatch.setattr(gpu_stack, "decoder_versions", lambda: ("0.9.0", "12.4.0"))
+    monkeypatch.setattr(decoding, "trial", lambda device, seconds: iter([Finding("decoding", "fine", device)]))
+    found = list(libraries.decoder_loads(0.1))
+    assert [finding.name for finding in found] == ["decoder", "decoding"]
+    assert found[0].text.endswith("kimagenet decodes whole images on a GPU, which works")
+    assert found[1].text == "gpu"
+
+
+@needs_dali
+def test_decoding_on_the_host_is_a_finding() -> None:
+    """The GPU's graph by CPU operators takes the time that a GPU's fallback takes."""
+    (found,) = decoding.trial("cpu", 0.2)
+    assert (found.name, found.state) == ("decoding", "note")
+    assert "images are decoded on the host, not on the GPU: each image takes" in found.text
+    assert found.figures["images_per_second"] > 0
+    assert found.remedy == 'see docs/gpu.md, "Decoding on the host"'
+
+
+def test_warnings_of_the_decoder_are_findings() -> None:
+    lines = [
+        "\x1b[0;32m[INFO] \x1b[0m[nvimgcodec] Registering extension",
+        "\x1b[0;33m[WARNING] \x1b[0m[nvjpeg_hw_decoder] of nvimgcodec: ROI decode may be wrong",
+        "[ERROR] [nvimgcodec] cannot decode",
+        "[WARNING] of another library",
+    ]
+    warnings = decoding.decoder_warnings(lines)
+    assert len(warnings) == 2
+    found = gpu_stack.judge_decoding(5000.0, 0.1, "", warnings)
+    assert found.state == "note"
+    assert "nvImageCodec wrote 2 warnings, the first: [WARNING] [nvjpeg_hw_decoder]" in found.text
+    assert gpu_stack.judge_decoding(5000.0, 0.1, "", []).text == "5,000 images/s, 0.10 ms of CPU time each"
+
+
+@pytest.mark.parametrize(
+    ("end", "text"),
+    [
+        ("os.abort()", "the decoder's process was ended by SIGABRT: last words"),
+        ("sys.exit(3)", "the decoder's process ended with exit code 3: last words"),
+        ("time.sleep(99)", "the decoder gave no answer in 2 seconds"),
+    ],
+)
+def test_a_decoder_that_ends_its_process_or_hangs_is_a_finding(
+    end: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = f"import os, sys, time; print('last words', flush=True); {end}"
+    real = subprocess.run
+    monkeypatch.setattr(decoding, "_PATIENCE", 2)
+    monkeypatch.setattr(decoding.subprocess, "run", lambda command, **rest: real([sys.executable, "-c", code], **rest))
+    (found,) = decoding.trial("gpu", 0.0)
+    assert (found.state, found.text) == ("wrong", text)
 
 
 def test_the_operator_and_its_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

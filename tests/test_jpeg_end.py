@@ -15,7 +15,7 @@ from pipelines.building.clean import ImageRejected, check_image, clean_image
 from pipelines.building.jpeg_end import END, all_pixels, has_end
 from tests.helpers.data import photo
 from tests.helpers.fuzz import mutate
-from tests.test_clean import JPEGS
+from tests.helpers.jpegs import JPEGS
 
 DAMAGES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 

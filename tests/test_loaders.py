@@ -264,7 +264,7 @@ def test_plans_of_killed_processes_are_removed(train: ShardSet, tmp_path: Path) 
 def test_a_plan_that_is_written_slowly_is_ready_when_it_is_needed(
     train: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dali_loader._Leisure, "_REST", 10**9)  # days, unless it is woken up
+    monkeypatch.setattr(dali_loader.BackgroundPace, "_REST", 10**9)  # days, unless it is woken up
     with opened("dali", train) as loader:
         assert all(len(read(loader, epoch)[1]) == loader.steps_per_epoch * 8 for epoch in range(3))
 

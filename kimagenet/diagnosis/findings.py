@@ -1,4 +1,4 @@
-"""What a check finds, and the checks of what is installed. Neither TensorFlow nor DALI is imported."""
+"""The result of a check, and the checks of installed packages. Imports neither TensorFlow nor DALI."""
 
 import os
 import platform
@@ -13,11 +13,14 @@ STATES = ("fine", "note", "wrong")
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's.
+    """The result of a check: one line of the doctor's output.
 
     Attributes:
-        name: of the check. state: "fine"; "note", works but not as well as it could; "wrong".
-        text: what was found. remedy: what mends it, "" if nothing has to be mended. figures: the numbers in it.
+        name: name of the check.
+        state: "fine"; "note" if it works, but not as well as it could; or "wrong".
+        text: what was found.
+        remedy: how to fix it, "" if nothing needs fixing.
+        figures: the numbers in `text`.
     """
 
     name: str
@@ -32,7 +35,7 @@ class Finding:
 
 
 def installed() -> Iterator[Finding]:
-    """Python, and the packages that kimagenet asks for, in versions that it knows."""
+    """Checks Python, and the versions of the packages that kimagenet requires."""
     from pipelines.system.processes import cpu_count
 
     machine = f"{platform.system()} {platform.machine()}, {cpu_count()} of {os.cpu_count()} cores"
@@ -40,11 +43,20 @@ def installed() -> Iterator[Finding]:
     try:
         yield packages(metadata.requires("kimagenet") or [])
     except metadata.PackageNotFoundError:
-        yield Finding("packages", "note", "kimagenet is not installed, so no versions are asked for", "`pip install .`")
+        yield Finding(
+            "packages",
+            "note",
+            "kimagenet is not installed, so the versions of its packages are not checked",
+            "`pip install .`",
+        )
 
 
 def packages(requires: list[str]) -> Finding:
-    """Whether what is required, or installed of the extras dali and gpu, has a version that fits."""
+    """Checks the versions of required packages, and of those of the extras dali and gpu that are installed.
+
+    Args:
+        requires: requirements as in the package's metadata.
+    """
     seen: dict[str, str] = {}
     wrong: list[str] = []
     remedies: list[str] = []
@@ -54,7 +66,7 @@ def packages(requires: list[str]) -> Finding:
             continue
         version = _version(requirement.name)
         if version is None and extra:
-            continue  # that DALI is missing is another check's to say
+            continue  # another check reports that DALI is missing
         seen[requirement.name] = version or "missing"
         if version is None or not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{requirement.name} is {version or 'missing'}, not {requirement.specifier}")

@@ -1,4 +1,4 @@
-"""The checks that import TensorFlow and DALI, in a process of their own: a foreign library may end it.
+"""The checks that import TensorFlow and DALI. They run in a separate process, because a library may end it.
 
 python -m kimagenet.diagnosis.libraries SECONDS writes a JSON line for each check that begins, and one for each finding.
 """
@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kimagenet.diagnosis import trials
+from kimagenet.diagnosis import decoding, gpu_stack, trials
 from kimagenet.diagnosis.findings import Finding
 from pipelines import loaders
 from pipelines.errors import first_line
@@ -23,7 +23,7 @@ Check = Callable[[], Iterator[Finding]]
 
 
 def main() -> None:
-    """Writes lines to stdout as checks go; nothing else may."""
+    """Runs the checks. Nothing else may write to stdout."""
     seconds = float(sys.argv[1])
     out, sys.stdout = sys.stdout, sys.stderr
 
@@ -37,25 +37,39 @@ def main() -> None:
 
 
 def checks(seconds: float) -> dict[str, Check]:
-    """All checks by name, in the order in which they are made; `seconds` is the length of a loader's self test."""
+    """All checks by name, in the order in which they run.
+
+    Args:
+        seconds: length of the self test of each loader.
+    """
 
     def readers() -> Iterator[Finding]:
         with tempfile.TemporaryDirectory(prefix="kimagenet-doctor-") as folder:
             yield from trials.readers(Path(folder), seconds)
 
-    return {"gpu": gpus, "training": trials.training, "dali": dali_loads, "auto": auto, "loaders": readers}
+    def decoder() -> Iterator[Finding]:
+        yield from decoder_loads(seconds)
+
+    return {
+        "gpu": gpus,
+        "training": trials.training,
+        "dali": dali_loads,
+        "decoder": decoder,
+        "auto": auto,
+        "loaders": readers,
+    }
 
 
 def guarded(name: str, check: Check) -> Iterator[Finding]:
-    """A check's findings; an exception is one as well."""
+    """The findings of a check. An exception becomes a finding."""
     try:
         yield from check()
-    except Exception as error:  # whatever it is, the other checks go on
+    except Exception as error:  # whatever it is, the other checks must run
         yield Finding(name, "wrong", f"{type(error).__name__}: {first_line(error)}")
 
 
 def gpus() -> Iterator[Finding]:
-    """Whether TensorFlow sees the GPUs that the machine has."""
+    """Checks whether TensorFlow sees the machine's GPUs, and whether one is newer than TensorFlow's build."""
     import tensorflow as tf
 
     found = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
@@ -64,17 +78,24 @@ def gpus() -> Iterator[Finding]:
     if found:
         names = ", ".join(details.get("device_name", "GPU") for details in found)
         yield Finding("gpu", "fine", f"TensorFlow {tf.__version__} (CUDA {cuda}) sees {names}", figures=figures)
+        built_for = tf.sysconfig.get_build_info().get("cuda_compute_capabilities", [])
+        for details in found:
+            capability = tuple(details.get("compute_capability", (0, 0)))
+            if newer := gpu_stack.judge_gpu_age(details.get("device_name", "GPU"), capability, built_for):
+                yield newer
     elif NVIDIA_DRIVER.exists():
         text = f"TensorFlow {tf.__version__} (CUDA {cuda}) sees no GPU, though there is a driver"
         remedy = "`pip install 'tensorflow[and-cuda]' nvidia-npp-cu12` brings CUDA's libraries"
         yield Finding("gpu", "wrong", text, f"{remedy}; CUDA_VISIBLE_DEVICES must not hide it", figures)
     else:
-        text = f"TensorFlow {tf.__version__} sees none, and there is no NVIDIA driver: all runs on the CPU"
-        yield Finding("gpu", "note", text, "a machine with an NVIDIA GPU and its driver, if one is wanted", figures)
+        text = f"TensorFlow {tf.__version__} sees no GPU, and there is no NVIDIA driver: everything runs on the CPU"
+        yield Finding(
+            "gpu", "note", text, "to use a GPU, take a machine with an NVIDIA GPU and install its driver", figures
+        )
 
 
 def dali_loads() -> Iterator[Finding]:
-    """Whether DALI and its plugin load under this TensorFlow, with what they need."""
+    """Checks whether DALI and its plugin load with this TensorFlow, and find the libraries that they need."""
     import tensorflow as tf
 
     if problem := dali.unavailable("cpu"):
@@ -94,12 +115,32 @@ def dali_loads() -> Iterator[Finding]:
         yield cpu_operator(native.unavailable())
 
 
+def decoder_loads(seconds: float) -> Iterator[Finding]:
+    """Checks the versions of the JPEG decoders, and whether a GPU decodes: it may leave that to the host."""
+    import tensorflow as tf
+
+    if dali.unavailable("cpu"):
+        return  # another check says so
+    from nvidia.dali import __version__
+
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    yield gpu_stack.judge_decoder(__version__, *gpu_stack.decoder_versions(), on_gpu=has_gpu)
+    if has_gpu:
+        yield from decoding.trial("gpu", seconds)
+
+
 def dali_libraries(count: int, npp: int, cufft: int) -> Iterator[Finding]:
-    """What DALI needs on a GPU and does not bring: the versions of NPP and cuFFT that it found, -1 for none."""
+    """Checks the libraries that DALI needs on a GPU and does not bring.
+
+    Args:
+        count: how many GPUs DALI sees.
+        npp: version of NPP that DALI found, -1 for none.
+        cufft: version of cuFFT that DALI found, -1 for none.
+    """
     missing = {"NPP": "nvidia-npp-cu12", "cuFFT": "nvidia-cufft-cu12"}
     missing = {name: package for name, package in missing.items() if {"NPP": npp, "cuFFT": cufft}[name] == -1}
     if count < 1:
-        remedy = "see whether the driver is new enough for CUDA 12 (`nvidia-smi`)"
+        remedy = "check with `nvidia-smi` whether the driver is new enough for CUDA 12"
         yield Finding("dali gpu", "wrong", "TensorFlow sees a GPU, DALI does not", remedy)
     elif missing:
         text = f"DALI does not find {' and '.join(missing)}, which its GPU operators need"
@@ -109,10 +150,10 @@ def dali_libraries(count: int, npp: int, cufft: int) -> Iterator[Finding]:
 
 
 def cpu_operator(problem: Unavailable | None) -> Finding:
-    """Whether our own operator does the warp on the CPU."""
+    """Reports whether our own operator does the warp on the CPU. `problem` says why not, None if it does."""
     if problem is None:
         return Finding("operator", "fine", "our CPU operator for DALI is compiled and loaded")
-    text = f"DALI's own operators do the work of our CPU operator, slower, since {problem.cause}"
+    text = f"DALI's operators replace our CPU operator and are slower, because {problem.cause}"
     return Finding("operator", "note", text, problem.remedy)
 
 

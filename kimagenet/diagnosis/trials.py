@@ -1,4 +1,4 @@
-"""Tries out what a training needs, on a few drawn images: loaders, whether they agree, and a step on the device."""
+"""Trials on a few generated images: each loader, whether loaders agree, and training steps on the device."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -20,24 +20,29 @@ from pipelines.shards.shard_set import ShardSet
 
 BATCH = BatchSpec(16, 96)
 IMAGES_PER_CLASS = 4
-REPEATS = 40  # so that an epoch of the few drawn images is as long as a real one
-# Loaders decode and round each in its own way; a wrong image, crop or colour is dozens of levels off.
+REPEATS = 40  # so that an epoch of the few images is long enough
+# Loaders decode and round differently. A wrong image, crop or colour differs by dozens of levels.
 LARGEST_MEAN_DIFFERENCE = 1.0  # grey levels
 TRAINING_STEPS = 12
 
 
 def readers(folder: Path, seconds: float) -> Iterator[Finding]:
-    """Each loader that reads, for so long: its images per second, and how far its pixels are from the first one's."""
+    """Tries each loader that reads data: images per second, and how much its pixels differ from the first loader's.
+
+    Args:
+        folder: an empty folder for the data.
+        seconds: length of each trial.
+    """
     shards = draw_shards(folder)
     expected: np.ndarray | None = None
     device = loaders.resolve_device("auto")
     for name in sorted(set(loaders.names()) - {"synthetic"}, reverse=True):  # tfdata first: it is always there
         if loaders.choose(name, device, strict=False).loader != name:
-            continue  # said already
+            continue  # another check reports it
         try:
             with loaders.open_loader(name, shards, BATCH, AugmentSpec.train(), device=device) as loader:
                 rate, images = rate_of(loader, seconds)
-        except Exception as error:  # of foreign libraries
+        except Exception as error:  # libraries raise what they like
             yield Finding(f"loader {name}", "wrong", f"cannot read: {first_line(error)}")
             continue
         yield judge(name, rate, images, expected)
@@ -45,14 +50,21 @@ def readers(folder: Path, seconds: float) -> Iterator[Finding]:
 
 
 def judge(name: str, rate: float, images: np.ndarray, expected: np.ndarray | None) -> Finding:
-    """By the first batch [B, S, S, 3] in [-1, 1] of a loader, and that of tfdata, which it should equal."""
+    """Judges a loader by its first batch.
+
+    Args:
+        name: the loader.
+        rate: images per second.
+        images: its first batch, float32 [B, S, S, 3] in [-1, 1].
+        expected: the first batch of tfdata, which should be equal; None for tfdata itself.
+    """
     text = f"{rate:,.0f} images/s at {BATCH.image_size} px with full augmentation"
     figures = {"images_per_second": rate}
     if expected is None:
         return Finding(f"loader {name}", "fine", text, figures=figures)
     difference = np.abs(images - expected) * 127.5
     figures |= {"mean_difference": float(difference.mean()), "largest_difference": float(difference.max())}
-    levels = f"{difference.mean():.3f} grey levels in the mean, {difference.max():.3f} at most"
+    levels = f"{difference.mean():.3f} grey levels on average, {difference.max():.3f} at most"
     text += f"; differs from tfdata by {levels}"
     if difference.mean() <= LARGEST_MEAN_DIFFERENCE:
         return Finding(f"loader {name}", "fine", text, figures=figures)
@@ -60,8 +72,9 @@ def judge(name: str, rate: float, images: np.ndarray, expected: np.ndarray | Non
 
 
 def rate_of(loader: Loader, seconds: float) -> tuple[float, np.ndarray]:
-    """Images per second after the first batch, and that batch's images."""
-    first, count, began, epoch = None, 0, 0.0, 0
+    """Images per second after the first batch, and the images of the first batch."""
+    first: np.ndarray | None = None
+    count, began, epoch = 0, 0.0, 0
     while first is None or perf_counter() - began < seconds:
         for images, _ in loader.batches(epoch):
             if first is None:
@@ -75,7 +88,7 @@ def rate_of(loader: Loader, seconds: float) -> tuple[float, np.ndarray]:
 
 
 def draw_shards(folder: Path) -> ShardSet:
-    """A few images of the demo's as shards, each of them listed many times."""
+    """Writes a few images of the demo data set as shards. Each image is listed many times."""
     demo.write_images(folder / "images", IMAGES_PER_CLASS, 1, workers=1)
     build(open_source(folder / "images"), folder / "shards", BuildOptions(1, 1))
     shards = ShardSet.open(folder / "shards", "train")
@@ -90,7 +103,7 @@ def draw_shards(folder: Path) -> ShardSet:
 
 
 def training() -> Iterator[Finding]:
-    """Steps on all the devices that a training would take: the loss of one batch must fall."""
+    """Trains on all devices that a run would use. The loss of one batch must fall."""
     import keras
     import tensorflow as tf
 
@@ -120,11 +133,10 @@ def training() -> Iterator[Finding]:
 
 
 def judge_training(device: str, rate: float, losses: list[float]) -> Finding:
-    """By the loss of the same batch, step after step."""
+    """Judges a device by the loss of one batch, step after step."""
     text = f"{len(losses)} steps on {device}: {rate:,.0f} images/s, loss {losses[0]:.2f} to {losses[-1]:.2f}"
     figures = {"images_per_second": rate}
     if losses[-1] < losses[0]:  # no NaN is less
         return Finding("training", "fine", text, figures=figures)
-    return Finding(
-        "training", "wrong", text, "the device computes wrongly: see to its driver, or install anew", figures
-    )
+    remedy = "the device gives wrong results: check or reinstall its driver"
+    return Finding("training", "wrong", text, remedy, figures)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from kimagenet.training.recovery import CorruptRecords, Recovery
 from kimagenet.training.strategy import local_ranks
 from pipelines.augment import AugmentSpec
+from pipelines.decoding import DecoderOptions
 from pipelines.errors import UserError
 from pipelines.loader import BatchSpec, Loader
 from pipelines.loaders import open_loader
@@ -165,6 +166,7 @@ def open_feed(
     strict: bool = False,
     corrupt: CorruptRecords | None = None,
     timeout: float = 0.0,
+    decoder: DecoderOptions | None = None,
 ) -> Feed:
     """Opens a loader for each replica of this process.
 
@@ -179,6 +181,7 @@ def open_feed(
         prefetch: batches kept ready by each loader.
         device: where DALI decodes: "cpu", "gpu" (each replica on its own GPU), or "auto".
         strict: do not use tf.data instead if DALI cannot be used.
+        decoder: settings of the GPU's decoder; None: the defaults.
         corrupt: see `Feed`.
         timeout: see `Feed`.
 
@@ -201,6 +204,7 @@ def open_feed(
         "prefetch": prefetch,
         "device": device,
         "strict": strict,
+        "decoder": decoder,
     }
     loaders: list[Loader] = []
     for gpu, rank in enumerate(ranks):

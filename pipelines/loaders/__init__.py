@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from pipelines.augment import AugmentSpec
+from pipelines.decoding import DecoderOptions
 from pipelines.errors import UserError
 from pipelines.loader import DEVICES, BatchSpec, Loader, LoaderOptions, Unavailable
 from pipelines.shards.shard_set import ShardSet
@@ -59,6 +60,7 @@ def open_loader(
     device: str = "auto",
     gpu: int = 0,
     strict: bool = False,
+    decoder: DecoderOptions | None = None,
 ) -> Loader:
     """Opens a loader by name. The same arguments give the same batches from every loader.
 
@@ -74,6 +76,7 @@ def open_loader(
         prefetch: batches that are kept ready.
         device: where DALI decodes: "cpu", "gpu", or "auto" for the GPU if TensorFlow sees one.
         gpu: which GPU, if there are several.
+        decoder: settings of the GPU's decoder; None means the defaults.
         strict: if the loader cannot be used, raise `UserError` instead of taking tf.data with a warning.
 
     Returns:
@@ -90,7 +93,7 @@ def open_loader(
     choice = choose(name, device, strict)
     if message := describe(choice):
         _log.warning(message)
-    options = LoaderOptions(workers or cpu_count(), prefetch, device, gpu)
+    options = LoaderOptions(workers or cpu_count(), prefetch, device, gpu, decoder or DecoderOptions())
     loader_class = _module(choice.loader).LOADER
     return loader_class(shards, batch, augment, seed, rank, world_size, options)
 

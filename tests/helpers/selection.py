@@ -25,7 +25,6 @@ FAST_MODULES = frozenset(
         "test_fuzz",
         "test_imports",
         "test_index",
-        "test_memory",
         "test_packaging",
         "test_order",
         "test_plan",

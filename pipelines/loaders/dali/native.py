@@ -1,6 +1,6 @@
-"""The CPU operator in _warp_colour.cc: compiled on first use, kept in the user's cache, loaded into DALI.
+"""The CPU operator in warp_colour.cc: compiled on first use, kept in the user's cache, loaded into DALI.
 
-It takes the place of three stock operators, which do the same and take over where it cannot be compiled.
+It replaces three of DALI's stock operators. They do the same work where it cannot be compiled.
 """
 
 import functools
@@ -20,9 +20,9 @@ from pipelines.system.files import cache_directory, write_atomic
 _SOURCE = Path(__file__).with_name("warp_colour.cc")
 _FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-w"),
-    # What vectorizing needs of -ffast-math. All of it would make the library flush denormals in the whole process.
+    # The part of -ffast-math that vectorizing needs. All of it would flush denormals to zero in the whole process.
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffinite-math-only", "-fassociative-math"),
-    "-Wl,-z,now",  # a symbol that is missing must be an error of loading, not the end of the process later
+    "-Wl,-z,now",  # a missing symbol must be an error when the library is loaded, not the end of the process later
 )
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def unavailable() -> Unavailable | None:
 
 
 def _compiled() -> Path:
-    """The shared library for this source, DALI and processor; compiled if the cache does not have it."""
+    """The shared library for this source, DALI and processor. Compiles it if it is not in the cache."""
     dali = importlib.metadata.version("nvidia-dali-cuda120")
     made_of = (_SOURCE.read_bytes(), dali.encode(), " ".join(_FLAGS).encode(), _processor())
     key = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
@@ -54,7 +54,7 @@ def _compiled() -> Path:
         compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
         if compiler is None:
             raise RuntimeError("there is no C++ compiler")
-        _log.warning("loader dali: compiling the CPU operator, once (%s)", library)
+        _log.warning("loader dali: compiling the CPU operator; it is kept in %s", library)
         library.parent.mkdir(parents=True, exist_ok=True)
         temporary = library.with_suffix(f".{os.getpid()}.tmp")
         try:
@@ -67,7 +67,7 @@ def _compiled() -> Path:
 
 
 def _includes() -> list[str]:
-    """DALI's own headers, and CUDA's, which they ask for and TensorFlow ships."""
+    """The folders of DALI's headers, and of CUDA's headers, which TensorFlow ships."""
     import tensorflow as tf
     from nvidia.dali import sysconfig
 
@@ -87,11 +87,11 @@ def _load(library: Path) -> None:
 
     plugin_manager.load_library(str(library))
     if not hasattr(fn, "kimagenet_warp_colour"):
-        raise RuntimeError(f"{library} does not hold the operator")
+        raise RuntimeError(f"{library} does not contain the operator")
 
 
 def _processor() -> bytes:
-    """What -march=native depends on: a home folder may be shared by different machines."""
+    """What -march=native depends on. A home folder may be shared by different machines."""
     try:
         lines = Path("/proc/cpuinfo").read_bytes().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
 """A plan in the form DALI reads: a list of (shard, index) pairs, and a TFRecord of planned floats in lockstep with it.
 
-DALI's reader follows the line order of the index it is given, and takes one path many times: so the order of an
-epoch is a list of runs, each the lines of consecutive positions that lie in the same shard.
+DALI's reader follows the line order of the index it is given, and accepts one path many times. So the order of an
+epoch is a list of runs. A run is the index lines of consecutive positions that are in the same shard.
 """
 
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.augment import AugmentSpec
 from pipelines.loader import BatchSpec
 from pipelines.plan import EpochPlan
 from pipelines.shards import records
@@ -25,23 +26,41 @@ _PLAN_RECORD_BYTES = 4 * PLAN_FLOATS + 64
 _TMPFS_PAGE = 4096
 _PREFIX = "kimagenet-plan-"
 _PIECE = 1 << 16  # positions drawn at a time, so that memory does not grow with the epoch
-_RUNS = 1 << 8  # index files written between two rests
+_RUNS = 1 << 8  # index files written between two calls of `rest`
 
 
 @dataclass(frozen=True)
 class PlanFiles:
-    """Parallel lists of shards and indexes in reading order, and the planned floats with their own index."""
+    """A plan on disk.
+
+    Attributes:
+        shards: a path for each run of records, in reading order.
+        indexes: the path of each run's index, parallel to `shards`.
+        plan: path of the planned floats, a TFRecord.
+        plan_index: path of its index.
+        whole_images: whether the plan is for a graph that decodes whole images; see `reads_box`.
+    """
 
     shards: list[str]
     indexes: list[str]
     plan: str
     plan_index: str
+    whole_images: bool = False
+
+
+def reads_box(augment: AugmentSpec, whole_images: bool) -> bool:
+    """Whether the warp reads the planned box of an image, and the plan's matrix refers to the box.
+
+    False where whole images are decoded and can turn: outside is black then, and the box ends at the image's edge or
+    a pixel beyond what the warp reads. Where nothing turns, the edges that repeat are those of the box.
+    """
+    return not (whole_images and augment.turns)
 
 
 def make_folder(plan: EpochPlan) -> tempfile.TemporaryDirectory:
-    """A temporary folder for the plan's files: in memory where there is room to spare, else on disk.
+    """A temporary folder for the plan's files: in memory if that has enough room, else on disk.
 
-    Folders that killed processes of this machine have left there are removed on the way.
+    Also removes folders that killed processes of this machine have left there.
     """
     needed = len(plan.records) * _PLAN_RECORD_BYTES + len(_run_starts(plan)) * _TMPFS_PAGE
     memory = Path("/dev/shm")
@@ -63,19 +82,34 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # it belongs to another user
         return True
     return True
 
 
-def write_plan(plan: EpochPlan, batch: BatchSpec, folder: Path, rest: Callable[[], object] = lambda: None) -> PlanFiles:
-    """Writes the plan into an empty folder; calls `rest` after each piece of the work."""
+def write_plan(
+    plan: EpochPlan,
+    batch: BatchSpec,
+    folder: Path,
+    rest: Callable[[], object] = lambda: None,
+    *,
+    whole_images: bool = False,
+) -> PlanFiles:
+    """Writes the plan into an empty folder.
+
+    Args:
+        plan: the plan.
+        batch: says the dtype, and so the range that colours are scaled to.
+        folder: an empty folder.
+        rest: called after each piece of the work.
+        whole_images: whether the graph decodes whole images, as on a GPU, not the planned boxes.
+    """
     shards, indexes = _write_runs(plan, folder, rest)
     plan_path, plan_index = folder / "plan", folder / "plan.idx"
-    size = _write_floats(plan, batch, plan_path, rest)
+    size = _write_floats(plan, batch, plan_path, reads_box(plan.augment, whole_images), rest)
     with open(plan_index, "w") as stream:
         stream.writelines(f"{position * size} {size}\n" for position in range(len(plan.records)))
-    return PlanFiles(shards, indexes, str(plan_path), str(plan_index))
+    return PlanFiles(shards, indexes, str(plan_path), str(plan_index), whole_images)
 
 
 def _write_runs(plan: EpochPlan, folder: Path, rest: Callable[[], object]) -> tuple[list[str], list[str]]:
@@ -100,10 +134,11 @@ def _run_starts(plan: EpochPlan) -> np.ndarray:
     return np.flatnonzero(np.diff(plan.shards.shard[plan.records], prepend=-1))
 
 
-def _write_floats(plan: EpochPlan, batch: BatchSpec, path: Path, rest: Callable[[], object]) -> int:
+def _write_floats(plan: EpochPlan, batch: BatchSpec, path: Path, to_box: bool, rest: Callable[[], object]) -> int:
     """One framed `tf.train.Example` per position, all of one size, so that structured arrays hold them; the size.
 
-    The data's CRC stays zero: DALI's reader does not look at it, and nothing else reads these files.
+    Matrices refer to the planned box (`to_box`), or else to the whole image. The data's CRC stays zero: DALI's reader
+    does not check it, and nothing else reads these files.
     """
     example = records.encode_example({PLAN: np.zeros(PLAN_FLOATS)})
     header = records.frame(example)[: records.HEADER_BYTES] + example[: -4 * PLAN_FLOATS]
@@ -115,7 +150,8 @@ def _write_floats(plan: EpochPlan, batch: BatchSpec, path: Path, rest: Callable[
             table = np.zeros(stop - start, layout)
             table["header"] = np.void(header)
             floats = table["floats"]
-            draws.affine[:, :, 2] -= draws.box[:, [1, 0]]  # the decoder gives the box alone
+            if to_box:
+                draws.affine[:, :, 2] -= draws.box[:, [1, 0]]
             floats[:, 0:6] = draws.affine.reshape(-1, 6)
             floats[:, 6:18] = batch.to_output_range(draws.colour).reshape(-1, 12)
             floats[:, 18:22] = draws.box

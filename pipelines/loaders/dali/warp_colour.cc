@@ -1,9 +1,9 @@
-// One pass over an image: bilinear warp, colour matrix, clip, conversion. What DALI's CPU backend needs three operators
-// and two intermediate batches for.
+// One pass over an image: bilinear warp, colour matrix, clip, conversion. DALI's CPU backend needs three operators and
+// two intermediate batches for this.
 //
 // Inputs:  image uint8 [H, W, 3]; plan float32 [18]: affine 2×3 (output → source, from pixel corners), colour 3×4.
 // Output:  [size, size, 3] of `dtype`: float32 and float16 clipped to [-1, 1], uint8 rounded and clipped to 0…255.
-// Taps outside the source are its edge (`repeat_edges`) or black. Sums are float32, so the result is exact to rounding.
+// Taps outside the source repeat its edge (`repeat_edges`) or are black. Sums are float32.
 
 #include <algorithm>
 #include <cmath>
@@ -15,13 +15,13 @@
 
 namespace kimagenet {
 
-// A row of the output is worked on in stages over plain arrays, so that every compiler vectorizes all but the gathering.
+// A row of the output is computed in stages over plain arrays, so that compilers vectorize everything but the gathering.
 struct Row {
   explicit Row(int size) : position(size), right(size), down(size), taps(4 * size), rgb(3 * size) {}
   std::vector<int32_t> position;   // of the upper left tap's first byte
   std::vector<float> right, down;  // distances from that tap, 0…1
   std::vector<uint32_t> taps;      // upper left, upper right, lower left, lower right; a byte a channel
-  std::vector<float> rgb;          // red, green, blue, each a plane
+  std::vector<float> rgb;          // three planes: red, green, blue
 };
 
 struct Source {
@@ -37,14 +37,14 @@ struct Source {
   }
 };
 
-inline uint32_t load(const uint8_t *pixel) {  // the fourth byte is not looked at
+inline uint32_t load(const uint8_t *pixel) {  // the fourth byte is not used
   uint32_t word;
   std::memcpy(&word, pixel, sizeof word);
   return word;
 }
 
-// Narrows the columns [first, last) to those for which low <= start + step * column < high, or a few less. Callers
-// leave a rim that is far wider than what rounding can move a position.
+// Narrows the columns [first, last) to those for which low <= start + step * column < high, or a few fewer. Callers
+// leave a rim that is much wider than any rounding error of a position.
 inline void narrow(float start, float step, float low, float high, int &first, int &last) {
   if (std::abs(step) < 1e-6f) {
     if (start < low || start >= high) last = first;
@@ -57,13 +57,13 @@ inline void narrow(float start, float step, float low, float high, int &first, i
 }
 
 // Stages 1 and 2: where each output pixel of the row comes from, and the four taps there.
-// `ahead`: from a pixel's source to that of the pixel some rows below, bytes. A batch of decoded images is larger than
-// the caches, and a slanted line through one is nothing that a processor foresees, so it is told (0.28 ms → 0.09).
+// `ahead`: bytes from a pixel's source to the source of the pixel some rows below. A batch of decoded images is larger
+// than the caches, and processors do not predict a slanted line through an image. So it is prefetched (0.28 ms → 0.09).
 inline void gather(Row &row, int size, const Source &source, float x, float step_x, float y, float step_y,
                    int32_t ahead) {
   const float rim = 1.f / 64;
   int first = 0, last = size;
-  narrow(x, step_x, rim, source.width - 2 - rim, first, last);  // a load reads a byte too far: stay a pixel away
+  narrow(x, step_x, rim, source.width - 2 - rim, first, last);  // a load reads one byte more than a pixel
   narrow(y, step_y, rim, source.height - 1 - rim, first, last);
   first = std::min(first, size);
   last = std::max(last, first);
@@ -84,7 +84,7 @@ inline void gather(Row &row, int size, const Source &source, float x, float step
     b[i] = load(p + 3);
     c[i] = load(p + stride);
     d[i] = load(p + stride + 3);
-    __builtin_prefetch(p + ahead);  // outside the image it does nothing
+    __builtin_prefetch(p + ahead);  // outside the image this has no effect
   }
   auto gather_checked = [&](int from, int to) {
     for (int i = from; i < to; i++) {

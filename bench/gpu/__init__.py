@@ -1,0 +1,1 @@
+"""Answers every open question about decoding and training on a GPU: python -m bench gpu"""
