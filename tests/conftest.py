@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 # Before anything imports TensorFlow.
@@ -50,16 +50,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("fast")
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """`-m fast` stays fast: collecting its tests imports no TensorFlow."""
-    if is_fast(session.config) and (found := HEAVY & set(sys.modules)):
-        raise pytest.UsageError(f"collecting the fast tests imported {', '.join(sorted(found))}")
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """With `-m fast`, a module that imports TensorFlow is an error of the collection."""
+    before = HEAVY & set(sys.modules)
+    report = yield
+    if is_fast(collector.config) and (found := (HEAVY & set(sys.modules)) - before):
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid} imports {', '.join(sorted(found))}: it is not for `pytest -m fast`"
+    return report
 
 
 @pytest.fixture(scope="session")
 def reported() -> set[str]:
-    """The heavy modules that a fast test has already failed for."""
-    return set()
+    """The heavy modules that were imported before the first test, or that a fast test has already failed for."""
+    return HEAVY & set(sys.modules)
 
 
 @pytest.fixture(autouse=True)

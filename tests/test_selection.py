@@ -16,7 +16,7 @@ GIB = 1 << 30
 
 @pytest.mark.slow
 def test_collecting_the_fast_tests_imports_no_tensorflow() -> None:
-    """`-m fast` itself refuses that: see conftest.py. Running the fast tests is then enough to keep them fast."""
+    """conftest.py makes such an import an error, also while a fast test runs."""
     command = [sys.executable, "-m", "pytest", "-m", "fast", "--collect-only", "-q", "-p", "no:cacheprovider"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
