@@ -18,6 +18,7 @@ from pipelines.decoding import DecoderOptions
 from pipelines.loader import Loader, LoaderOptions
 from pipelines.loaders import dali
 from pipelines.loaders.dali.host_time import HostCheck, dali_cpu_seconds, judge_host_decoding
+from pipelines.stream import Segment
 
 PROBLEM = dali.unavailable("cpu")
 needs_dali = pytest.mark.skipif(PROBLEM is not None, reason=f"no DALI: {PROBLEM}")
@@ -86,7 +87,7 @@ def test_the_graph_gets_the_decoders_settings(tiny_dataset: Path, device: str, m
     shards = ShardSet.open(tiny_dataset, "train")
     batch, augment = BatchSpec(8, 32), AugmentSpec.train()
     with open_loader("dali", shards, batch, augment, workers=1, device=device, gpu=1, decoder=decoder) as loader:
-        loader.epoch(0)
+        loader._pipeline(Segment.whole(loader.plan(0))).dataset()  # type: ignore[attr-defined]
     on_gpu = device == "gpu"
     assert seen["options"].decoder == decoder
     assert seen["whole_images"] is on_gpu
@@ -181,7 +182,6 @@ def test_a_pipeline_that_decodes_on_the_host_is_noticed(tiny_dataset: Path, tmp_
     from pipelines import EpochPlan
     from pipelines.loaders.dali.graph import build_graph
     from pipelines.loaders.dali.plan_files import write_plan
-    from pipelines.stream import Segment
 
     shards, batch, augment = ShardSet.open(tiny_dataset, "train"), BatchSpec(50, 224), AugmentSpec.train()
     files = write_plan(Segment.whole(EpochPlan(shards, augment, 50, 224)), batch, tmp_path, whole_images=True)
@@ -209,8 +209,9 @@ def test_flags_make_the_decoders_settings() -> None:
 def test_a_run_records_the_decoders_settings(tiny_dataset: Path) -> None:
     shards = ShardSet.open(tiny_dataset, "train")
     with open_loader("synthetic", shards, BatchSpec(8, 32), AugmentSpec.train(), device="cpu") as loader:
-        feed = SimpleNamespace(shards=shards, loaders=[loader], description="x")
-        described = describe_run(tiny_dataset, SimpleNamespace(training=feed, validation=None), {})  # type: ignore[arg-type]
+        feed = SimpleNamespace(shards=shards, loaders=[loader], replicas=1)
+        settings, loop = SimpleNamespace(dataset_dir=tiny_dataset), SimpleNamespace(training=feed, validation=None)
+        described = describe_run(settings, loop, {})  # type: ignore[arg-type]
     assert described["decoder"] == {
         "hw_decoder_load": 0.65,
         "fancy_upsampling": True,
