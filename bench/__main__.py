@@ -16,7 +16,7 @@ from pipelines.loader import DEVICES, DTYPES
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.processes import cpu_count
 
-QUESTIONS = ("decode", "loaders", "peers", "training", "latency", "startup", "scaling", "memory", "build")
+QUESTIONS = ("decode", "loaders", "peers", "training", "latency", "startup", "stream", "scaling", "memory", "build")
 _OTHERS = """  gpu, optimizers and report have separate flags: python -m bench gpu --help
 """
 _EPILOG_NOTE = """

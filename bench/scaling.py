@@ -16,6 +16,7 @@ from bench.settings import Settings
 from bench.timing import rates, ratios, run_interleaved
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet
 from pipelines.shards.dataset import shard_name
+from pipelines.stream import Segment
 from pipelines.system.processes import cpu_count
 
 IMAGENET_RECORDS = 1_280_000
@@ -98,8 +99,9 @@ def plan_cost(records: int, shards: int) -> PlanCost:
     plan = EpochPlan(shard_set, AugmentSpec.train(), batch_size=64, image_size=224)
     plan.records  # noqa: B018 computed on first use
     ordered = time.perf_counter()
-    with make_folder(plan) as folder:
-        write_plan(plan, BatchSpec(64, 224), Path(folder))
+    segment = Segment.whole(plan)
+    with make_folder(segment) as folder:
+        write_plan(segment, BatchSpec(64, 224), Path(folder))
         written = time.perf_counter()
     return PlanCost(ordered - start, written - ordered, resident_megabytes("VmHWM") - before)
 

@@ -1,12 +1,11 @@
 """The contract of all loaders: an epoch of the plan as a `tf.data.Dataset` of batches."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
-from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -15,15 +14,13 @@ from pipelines.decoding import DecoderOptions
 from pipelines.errors import UserError
 from pipelines.plan import EpochPlan
 from pipelines.shards.shard_set import ShardSet
-from pipelines.system.memory import memory_returned
+from pipelines.stream import UNBOUNDED, Pipeline, Segment, Stream
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 DTYPES = ("float32", "float16", "uint8")
 DEVICES = ("auto", "cpu", "gpu")
-
-_OPEN_AHEAD = 32  # steps before the end of an epoch at which the next one is opened: DALI reads its indexes first
 
 
 @dataclass(frozen=True)
@@ -126,6 +123,7 @@ class Loader(ABC):
     """
 
     name: str
+    _most_steps = UNBOUNDED  # that one pipeline reads
 
     def __init__(
         self,
@@ -147,8 +145,9 @@ class Loader(ABC):
         self.skipped: tuple[int, ...] = ()
         self.steps_per_epoch = self.plan(0).steps_per_epoch
         self.dropped_records = self.plan(0).dropped_records
-        self._opener = ThreadPoolExecutor(1, "kimagenet-epoch")
-        self._opened: dict[int, Future[Iterator[Any]]] = {}
+        self._opener = ThreadPoolExecutor(1, "kimagenet-open")
+        self._streams: WeakSet[Stream] = WeakSet()
+        self._waiting: Stream | None = None  # at the start of an epoch, its pipeline ready
 
     @property
     def device(self) -> str:
@@ -175,18 +174,16 @@ class Loader(ABC):
 
         `steps_per_epoch` does not change, so that steps keep their numbers: an epoch without these records ends sooner.
         """
-        for opening in self._opened.values():
-            _ = opening.cancel() or opening.exception()  # waits for one that has begun
-        with memory_returned():
-            self._opened.clear()
+        if self._waiting is not None:
+            self._waiting.close()
+            self._waiting = None
         self.skipped = tuple(sorted({*self.skipped, *records}))
 
-    @abstractmethod
     def epoch(self, epoch: int, start_step: int = 0) -> "tf.data.Dataset":
         """Opens one epoch from `start_step` on.
 
         Read `plan(epoch).steps_per_epoch - start_step` batches: on a GPU, DALI's dataset does not end by itself. It can
-        be read until the loader is closed, or opens an epoch that is neither the next nor the previous one.
+        be read until the loader is closed.
 
         Args:
             epoch: from 0.
@@ -195,41 +192,112 @@ class Loader(ABC):
         Returns:
             A dataset of (images, labels) or (images, labels, weights).
         """
+        steps = self.plan(epoch).steps_per_epoch
+        return self.make_dataset(Segment(self.plan(0), epoch * steps + start_step, max(0, steps - start_step)))
+
+    def epochs(self, first: int, count: int) -> "tf.data.Dataset":
+        """Opens several epochs, each with its own order and draws, as one dataset for one call of Keras.
+
+        `model.fit(loader.epochs(0, n), epochs=n, steps_per_epoch=loader.steps_per_epoch, shuffle=False)`
+
+        Args:
+            first: the first epoch, from 0.
+            count: the number of epochs.
+
+        Returns:
+            A dataset of the same elements as that of `epoch`.
+
+        Raises:
+            UserError: there is no such epoch.
+        """
+        if first < 0 or count < 1:
+            raise UserError(
+                f"loader: epochs are counted from 0, and there is at least one, not {count} from {first} on"
+            )
+        steps = self.plan(first).steps_per_epoch
+        return self.make_dataset(Segment(self.plan(0), first * steps, count * steps))
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
         """Yields exactly the batches of an epoch from `start_step` on, for your own loops.
 
-        A training loader opens the next epoch, and makes its first batch, while the last batches of this one are used.
+        The pipeline stays open at the end of the epoch, with the first batches of the next epoch ready.
         """
-        if start_step == 0 and epoch in self._opened:
-            iterator = self._opened.pop(epoch).result()
-        else:
-            iterator = iter(self.epoch(epoch, start_step))
         steps = self.plan(epoch).steps_per_epoch
+        stream = self._stream_at(epoch * steps + start_step)
+        is_complete = False
         try:
             for step in range(start_step, steps):
-                if step == max(start_step, steps - _OPEN_AHEAD) and not self.augment.is_evaluation:
-                    self._opened[epoch + 1] = self._opener.submit(self._open, epoch + 1)
-                yield next(iterator)
-        except Exception as error:
-            clear_frames(error.__traceback__)  # TensorFlow's frames hold the iterator
-            raise
-        finally:  # not after the loop: most callers do not read past the last batch
-            with memory_returned():
-                del iterator  # and its threads
+                batch = stream.next()
+                if is_complete := step + 1 == steps:  # before the yield: most callers do not read past the last batch
+                    self._waiting = stream
+                yield batch
+                del batch
+        finally:
+            if not is_complete:
+                stream.close()
 
-    def _open(self, epoch: int) -> Iterator[Any]:
-        iterator = iter(self.epoch(epoch))
-        return chain([next(iterator)], iterator)
+    def predictions(self, model: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Predicts every record of an evaluation split once, without the padding of the last batch.
+
+        Args:
+            model: a Keras model with one output.
+
+        Returns:
+            predictions [N, …], in the order of the records, and labels int32 [N].
+        """
+        predicted, found = [], []
+        for images, labels, weights in self.batches(0):
+            is_record = weights.numpy() > 0
+            predicted.append(model.predict_on_batch(images)[is_record])
+            found.append(labels.numpy()[is_record])
+        return np.concatenate(predicted), np.concatenate(found)
 
     def close(self) -> None:
         """Stops background work and removes temporary files."""
+        for stream in list(self._streams):
+            stream.close()
+        self._waiting = None
         self._opener.shutdown(wait=True, cancel_futures=True)
-        with memory_returned():
-            self._opened.clear()
+
+    @abstractmethod
+    def make_dataset(self, segment: Segment) -> "tf.data.Dataset":
+        """The batches of a segment."""
+
+    def _pipeline(self, segment: Segment) -> Pipeline:
+        """Makes what a stream reads a segment from."""
+        return _DatasetPipeline(segment, self.make_dataset)
+
+    def _stream(self, segment: Segment) -> Stream:
+        stream = Stream(segment, self._pipeline, self._opener, self._most_steps)
+        self._streams.add(stream)
+        return stream
+
+    def _stream_at(self, first: int) -> Stream:
+        """The stream that waits at a step, or a new one."""
+        stream, self._waiting = self._waiting, None
+        if stream is not None:
+            apart = stream.position - first
+            if apart == 0 or (self.augment.is_evaluation and apart % self.plan(0).steps_per_epoch == 0):
+                return stream
+            stream.close()
+        return self._stream(Segment(self.plan(0), first, UNBOUNDED))
 
     def __enter__(self) -> "Loader":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _DatasetPipeline(Pipeline):
+    """A segment as a dataset, with nothing to prepare."""
+
+    def __init__(self, segment: Segment, dataset: "Callable[[Segment], tf.data.Dataset]") -> None:
+        super().__init__(segment)
+        self._dataset = dataset
+
+    def open(self) -> Iterator[Any]:
+        return iter(self._dataset(self.segment))
+
+    def close(self) -> None:
+        pass

@@ -1,5 +1,6 @@
 """EpochPlan: the record at each position of an epoch, and its draws. A pure function of its fields."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -7,11 +8,12 @@ import numpy as np
 
 from pipelines.augment import AugmentSpec, Draws
 from pipelines.errors import UserError
+from pipelines.order import BlockShuffle, FileOrder, Order, RecordShuffle
 from pipelines.shards.shard_set import ShardSet
 from pipelines.uniform import RecordUniform
 
 # Larger data sets are shuffled in blocks: consecutive reads are faster, and fewer files are open at once.
-_LARGEST_RECORD_SHUFFLE = 50_000
+LARGEST_RECORD_SHUFFLE = 50_000
 _BLOCK_RECORDS = 32
 
 
@@ -81,10 +83,10 @@ class EpochPlan:
         """Records per step over all ranks."""
         return self.batch_size * self.world_size
 
-    @cached_property
+    @property
     def num_records(self) -> int:
         """Records that may be read: the usable ones except the skipped."""
-        return len(self._without_skipped(self.shards.usable))
+        return self._order.length if self.skipped else len(self.shards.usable)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -100,61 +102,60 @@ class EpochPlan:
     @cached_property
     def records(self) -> np.ndarray:
         """int64 [steps × batch_size]: the record at each position, from `start_step` on."""
-        return self._mine(self._global_order())
+        return self.records_between(0, self._positions)
 
     @cached_property
     def weights(self) -> np.ndarray:
         """float32 [steps × batch_size]: 1, or 0 for the repeats that fill the last evaluation batch."""
-        positions = np.arange(self.steps_per_epoch * self.global_batch)
-        return self._mine((positions < self.num_records).astype(np.float32))
+        return self.weights_between(0, self._positions)
+
+    def records_between(self, start: int, stop: int) -> np.ndarray:
+        """int64 [stop − start]: the records at the positions `start` … `stop` − 1."""
+        return self._mine(start, stop, self._global_records)
+
+    def weights_between(self, start: int, stop: int) -> np.ndarray:
+        """float32 [stop − start]: the weights of the positions `start` … `stop` − 1."""
+        return self._mine(start, stop, lambda first, last: np.arange(first, last) < self.num_records).astype(np.float32)
 
     def draw(self, start: int, stop: int) -> Draws:
         """The draws of positions `start` … `stop` − 1 of `records`."""
-        records = self.records[start:stop]
+        records = self.records_between(start, stop)
         heights, widths = self.shards.sizes[records].T
         return self.augment.draw(RecordUniform(self.seed, self.epoch, records), heights, widths, self.image_size)
 
     @property
     def draws(self) -> Draws:
         """The draws of all positions. They take 160 bytes each, so use `draw` for parts of long plans."""
-        return self.draw(0, len(self.records))
+        return self.draw(0, self._positions)
 
-    def _global_order(self) -> np.ndarray:
-        usable = self.shards.usable
-        total = self.steps_per_epoch * self.global_batch
+    @property
+    def _positions(self) -> int:
+        return (self.steps_per_epoch - self.start_step) * self.batch_size
+
+    @cached_property
+    def _order(self) -> Order:
+        usable, seed = self.shards.usable, (self.seed, self.epoch)
+        block_size = self.block_size or (1 if len(usable) <= LARGEST_RECORD_SHUFFLE else _BLOCK_RECORDS)
+        order: Order
         if self.augment.is_evaluation:
-            order = self._without_skipped(usable)
-            return np.concatenate([order, np.full(total - len(order), order[-1])])
-        rng = np.random.default_rng([self.seed, self.epoch])
-        block_size = self.block_size or (1 if len(usable) <= _LARGEST_RECORD_SHUFFLE else _BLOCK_RECORDS)
-        return self._without_skipped(shuffle_in_blocks(rng, usable, self.shards.shard[usable], block_size))[:total]
+            order = FileOrder(usable)
+        elif block_size == 1:
+            order = RecordShuffle(usable, seed)
+        else:
+            order = BlockShuffle(usable, self.shards.usable_starts, seed, block_size)
+        return order.without(self.skipped)
 
-    def _without_skipped(self, records: np.ndarray) -> np.ndarray:
-        return records[~np.isin(records, self.skipped)] if self.skipped else records
+    def _global_records(self, start: int, stop: int) -> np.ndarray:
+        """The records at global positions; those after the last are the last record again."""
+        found = self._order.between(start, min(stop, self.num_records))
+        if missing := stop - start - len(found):
+            last = self._order.between(self.num_records - 1, self.num_records)
+            found = np.concatenate([found, np.repeat(last, missing)])
+        return found
 
-    def _mine(self, values: np.ndarray) -> np.ndarray:
-        """This rank's part of one value per global position."""
-        dealt = values.reshape(self.steps_per_epoch, self.world_size, self.batch_size)
-        return dealt[self.start_step :, self.rank].reshape(-1)
-
-
-def shuffle_in_blocks(rng: np.random.Generator, records: np.ndarray, shard: np.ndarray, block_size: int) -> np.ndarray:
-    """Shuffles records in blocks: permutes each shard, cuts it into blocks, and permutes the blocks of all shards.
-
-    Args:
-        rng: where the order comes from.
-        records: int64 [N], shard by shard.
-        shard: int [N], the number of each record's shard, ascending.
-        block_size: records per block; the last block of a shard may be smaller. 1 is a true global shuffle.
-
-    Returns:
-        int64 [N]: the records in their new order.
-    """
-    if block_size == 1:
-        return rng.permutation(records)
-    within = np.lexsort((rng.random(len(records)), shard))  # shard by shard, each in random order
-    first = np.searchsorted(shard, shard, side="left")  # shard is sorted: `within` keeps it so
-    starts_block = (np.arange(len(records)) - first) % block_size == 0
-    block = np.cumsum(starts_block) - 1
-    place = rng.permutation(block[-1] + 1)
-    return records[within][np.argsort(place[block], kind="stable")]
+    def _mine(self, start: int, stop: int, globally: Callable[[int, int], np.ndarray]) -> np.ndarray:
+        """This rank's part of what a function gives for a range of global positions."""
+        first, last = start // self.batch_size, -(-stop // self.batch_size)
+        values = globally((self.start_step + first) * self.global_batch, (self.start_step + last) * self.global_batch)
+        dealt = values.reshape(last - first, self.world_size, self.batch_size)[:, self.rank].reshape(-1)
+        return dealt[start - first * self.batch_size : stop - first * self.batch_size]

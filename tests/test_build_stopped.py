@@ -177,7 +177,7 @@ def test_the_end_is_finished_before_compressed_tars_are_unpacked_again(
     output = shutil.copytree(built, tmp_path / "shards")
     (output / ".build" / "source").mkdir(parents=True)
     (output / ".build" / "source" / "train_images_0.tar").write_bytes(b"1234")
-    monkeypatch.setattr("pipelines.building.sources.layouts._read_folder", None)  # the source is not listed
+    monkeypatch.setattr("pipelines.building.sources.layouts.Layout.read", None)  # the source is not listed
     assert build_shards.main(["--source", str(images), "--output", str(output), "--seed=7"]) == 2
     assert contents(output) == contents(built)
     assert not (output / ".build").exists()

@@ -17,6 +17,7 @@ from pipelines.loaders.dali import native
 from pipelines.loaders.dali.graph import build_graph
 from pipelines.loaders.dali.plan_files import PlanFiles, write_plan
 from pipelines.shards.records import _fields
+from pipelines.stream import Segment
 from tests.helpers import faults
 from tests.test_loaders import SPECS
 
@@ -164,7 +165,9 @@ def test_whole_images_give_the_pixels_of_regions(tiny_dataset: Path, spec: str, 
     folders = [tmp_path / "boxes", tmp_path / "whole"]
     for folder in folders:
         folder.mkdir()
-    boxes, whole = (write_plan(plan, batch, folder, whole_images=folder.name == "whole") for folder in folders)
+    boxes, whole = (
+        write_plan(Segment.whole(plan), batch, folder, whole_images=folder.name == "whole") for folder in folders
+    )
     exact = native.available()
     found = run(whole, batch, augment, plan.steps_per_epoch, native=False)
     wanted = run(boxes, batch, augment, plan.steps_per_epoch, native=exact)
@@ -191,9 +194,10 @@ from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet
 from pipelines.loader import LoaderOptions
 from pipelines.loaders.dali.graph import build_graph
 from pipelines.loaders.dali.plan_files import write_plan
+from pipelines.stream import Segment
 shards, augment, batch = ShardSet.open(Path(sys.argv[1]), "train"), AugmentSpec.train(), BatchSpec(8, 48)
 plan = EpochPlan(shards, augment, 8, 48)
-files = write_plan(plan, batch, Path(sys.argv[2]), whole_images=True)
+files = write_plan(Segment.whole(plan), batch, Path(sys.argv[2]), whole_images=True)
 pipeline = build_graph(files, batch, augment, 1, LoaderOptions(2), standalone=True)
 pipeline.build()
 failed = 0

@@ -181,9 +181,10 @@ def test_a_pipeline_that_decodes_on_the_host_is_noticed(tiny_dataset: Path, tmp_
     from pipelines import EpochPlan
     from pipelines.loaders.dali.graph import build_graph
     from pipelines.loaders.dali.plan_files import write_plan
+    from pipelines.stream import Segment
 
     shards, batch, augment = ShardSet.open(tiny_dataset, "train"), BatchSpec(50, 224), AugmentSpec.train()
-    files = write_plan(EpochPlan(shards, augment, 50, 224), batch, tmp_path, whole_images=True)
+    files = write_plan(Segment.whole(EpochPlan(shards, augment, 50, 224)), batch, tmp_path, whole_images=True)
     pipeline = build_graph(files, batch, augment, 1, LoaderOptions(2), standalone=True)
     pipeline.build()
     pipeline.run()

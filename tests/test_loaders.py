@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from pipelines.loaders import dali, names
 from pipelines.loaders.dali import loader as dali_loader
 from pipelines.loaders.dali import native, plan_files
 from pipelines.shards.records import ENCODED, LABEL, decode_example
+from pipelines.stream import Segment
 from pipelines.uniform import RecordUniform
 from tests.helpers import oracle
 from tests.helpers.data import TRAIN_RECORDS, VALIDATION_RECORDS
@@ -126,7 +128,7 @@ def test_labels_follow_the_plan_record_for_record(train: ShardSet, name: str, wo
 
 @pytest.mark.parametrize("name", READING)
 def test_small_blocks_keep_the_order(train: ShardSet, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.plan._LARGEST_RECORD_SHUFFLE", 0)
+    monkeypatch.setattr("pipelines.plan.LARGEST_RECORD_SHUFFLE", 0)
     monkeypatch.setattr("pipelines.plan._BLOCK_RECORDS", 3)
     truth = np.array([record(train, number)[1] for number in range(TRAIN_RECORDS)])
     seen = []
@@ -270,14 +272,92 @@ def test_a_plan_that_is_written_slowly_is_ready_when_it_is_needed(
 
 
 @needs_dali
-def test_dali_removes_its_plans(train: ShardSet) -> None:
+def test_dali_removes_its_plans(train: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path] = []
+
+    def make(segment: Segment) -> Any:
+        folder = plan_files.make_folder(segment)
+        folders.append(Path(folder.name))
+        return folder
+
+    monkeypatch.setattr(dali_loader, "make_folder", make)
+    monkeypatch.setattr("pipelines.stream._FIRST_STEPS", 5)
     with opened("dali", train) as loader:
         for epoch in range(4):
-            read(loader, epoch)
-        folders = [Path(job.result().folder.name) for job in loader._prepared.values()]
-        assert 1 <= len(folders) <= 3
-        assert all(folder.exists() for folder in folders)
+            assert sum(1 for _ in loader.batches(epoch)) == loader.steps_per_epoch
+        read(loader, 7)
+        assert len(folders) > 3
+        assert sum(folder.exists() for folder in folders) <= 3
     assert not any(folder.exists() for folder in folders)
+
+
+@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("spec", ["full", "evaluation"])
+def test_epochs_are_those_of_the_single_epochs(
+    train: ShardSet, name: str, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One dataset over three epochs, and batches of one pipeline after another, seams in the middle of epochs."""
+    with opened(name, train, augment=SPECS[spec]) as loader:
+        single = [read(loader, epoch) for epoch in (1, 2, 3)]
+        monkeypatch.setattr("pipelines.stream._FIRST_STEPS", 5)
+        dataset = loader.epochs(1, 3)
+        assert int(dataset.cardinality()) == 3 * loader.steps_per_epoch
+        for _ in range(2):  # each iterator begins again
+            together = [np.concatenate(parts) for parts in zip(*dataset.as_numpy_iterator(), strict=True)]
+            for part, parts in zip(together, zip(*single, strict=True), strict=True):
+                np.testing.assert_array_equal(part, np.concatenate(parts))
+        for epoch, expected in zip((1, 2, 3), single, strict=True):
+            found = [np.concatenate([p.numpy() for p in parts]) for parts in zip(*loader.batches(epoch), strict=True)]
+            for part, wanted in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(part, wanted)
+
+
+@pytest.mark.parametrize("name", READING)
+def test_one_pipeline_serves_many_epochs(train: ShardSet, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    pipeline_of = Loader._pipeline if name == "tfdata" else dali_loader.DaliLoader._pipeline
+
+    def pipeline(loader: Loader, segment: Segment) -> Any:
+        made.append(segment)
+        return pipeline_of(loader, segment)
+
+    with opened(name, train) as loader:
+        monkeypatch.setattr(type(loader), "_pipeline", pipeline)
+        for epoch in range(4):
+            assert sum(1 for _ in loader.batches(epoch)) == loader.steps_per_epoch
+        assert len(made) <= 2  # the second one is prepared
+        for epoch in (4, 6):  # an epoch is left out
+            assert sum(1 for _ in loader.batches(epoch)) == loader.steps_per_epoch
+        assert made[-1].first <= 7 * loader.steps_per_epoch + 64
+    with opened(name, train, augment=AugmentSpec.evaluation()) as loader:
+        made.clear()
+        for _ in range(4):  # as validations do, always the first epoch
+            assert sum(1 for _ in loader.batches(0)) == loader.steps_per_epoch
+        assert len(made) <= 2
+
+
+@pytest.mark.parametrize("name", READING)
+def test_two_readers_of_one_loader_do_not_disturb_each_other(train: ShardSet, name: str) -> None:
+    with opened(name, train) as loader:
+        expected = [read(loader, epoch)[1].reshape(-1, 8) for epoch in (0, 1)]
+        pairs = zip(loader.batches(0), loader.batches(1), strict=True)
+        for step, ((_, first), (_, second)) in enumerate(pairs):
+            np.testing.assert_array_equal(first, expected[0][step])
+            np.testing.assert_array_equal(second, expected[1][step])
+
+
+@pytest.mark.parametrize("name", READING)
+def test_predictions_leave_the_padding_out(validation: ShardSet, name: str) -> None:
+    class Means:
+        def predict_on_batch(self, images: tf.Tensor) -> np.ndarray:
+            return images.numpy().mean(axis=(1, 2))
+
+    with opened(name, validation, augment=AugmentSpec.evaluation()) as loader:
+        predictions, labels = loader.predictions(Means())
+        images, all_labels, weights = read(loader)
+        np.testing.assert_array_equal(labels, all_labels[weights == 1])
+        np.testing.assert_array_equal(predictions, images[weights == 1].mean(axis=(1, 2)))
+        assert len(labels) == VALIDATION_RECORDS
 
 
 @needs_dali

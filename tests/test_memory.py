@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, Loader, ShardSet, open_loader, tf_image
+from pipelines.stream import Segment
 from pipelines.system.memory import memory_returned
 from tests.helpers.programs import environment, run_program
 from tests.test_loaders import ALL, READING, needs_dali, opened
@@ -112,16 +113,14 @@ def test_many_loaders_are_opened_without_warnings_and_freed(
     assert not caplog.messages
 
 
-def test_memory_is_returned_when_the_pipeline_of_an_epoch_is_freed(
-    train: ShardSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_is_returned_when_a_pipeline_is_freed(train: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     happened = []
 
-    def dataset(loader: Loader, epoch: int, start_step: int = 0) -> Iterator[int]:
+    def dataset(loader: Loader, segment: Segment) -> Iterator[int]:
         try:
-            yield from range(start_step, loader.steps_per_epoch)
+            yield from range(segment.steps)
         finally:
-            happened.append(f"{epoch} gone")
+            happened.append(f"{segment.first} gone")
 
     @contextmanager
     def returned() -> Iterator[None]:
@@ -129,15 +128,14 @@ def test_memory_is_returned_when_the_pipeline_of_an_epoch_is_freed(
         yield
         happened.append("given back")
 
-    monkeypatch.setattr("pipelines.loader.memory_returned", returned)
+    monkeypatch.setattr("pipelines.stream.memory_returned", returned)
     with opened("tfdata", train) as loader:
-        monkeypatch.setattr(type(loader), "epoch", dataset)
-        batches = loader.batches(0)
-        for _ in range(loader.steps_per_epoch):  # like the training loop, which does not read past the last batch
-            next(batches)
-        assert happened == []
-        del batches
+        monkeypatch.setattr(type(loader), "make_dataset", dataset)
+        for epoch in range(3):
+            assert len(list(loader.batches(epoch))) == loader.steps_per_epoch
+        assert happened == []  # one pipeline for all of them
+        batches = loader.batches(0)  # another one
+        assert next(batches) == 0
         assert happened == ["begins", "0 gone", "given back"]
-        happened.clear()
-        assert len(list(loader.batches(2))) == loader.steps_per_epoch
-        assert happened == ["begins", "2 gone", "given back"]
+        del batches
+        assert happened == ["begins", "0 gone", "given back"] * 2

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipelines import AugmentSpec, EpochPlan, ShardSet, UserError
-from pipelines.plan import shuffle_in_blocks
+from pipelines.order import BlockShuffle
 
 BATCH = 4
 BLOCKS = pytest.mark.parametrize("block_size", [None, 1, 5])
@@ -143,8 +143,7 @@ def test_evaluation_sees_every_record_once(validation: ShardSet, batch_size: int
 
 @pytest.mark.parametrize("block_size", [2, 25])
 def test_blocks_keep_their_records_together_and_are_shuffled(block_size: int) -> None:
-    shard = np.repeat(np.arange(8), 100)
-    order = shuffle_in_blocks(np.random.default_rng(0), np.arange(800), shard, block_size)
+    order = BlockShuffle(np.arange(800), np.arange(0, 801, 100), (0,), block_size).between(0, 800)
     np.testing.assert_array_equal(np.sort(order), np.arange(800))
     assert all(len(set(block // 100)) == 1 for block in order.reshape(-1, block_size))
     assert (np.diff(order) == 1).mean() < 0.02
@@ -152,12 +151,11 @@ def test_blocks_keep_their_records_together_and_are_shuffled(block_size: int) ->
 
 
 def test_a_block_ends_with_its_shard() -> None:
-    shard = np.repeat(np.arange(20), 10)
-    order = shuffle_in_blocks(np.random.default_rng(0), np.arange(200), shard, 25)
+    order = BlockShuffle(np.arange(200), np.arange(0, 201, 10), (0,), 25).between(0, 200)
     rows = order.reshape(20, 10) // 10
     assert np.all(rows == rows[:, :1])
     assert sorted(rows[:, 0]) == list(range(20))
-    first_of_two = {shuffle_in_blocks(np.random.default_rng(s), np.arange(2), np.arange(2), 25)[0] for s in range(20)}
+    first_of_two = {int(BlockShuffle(np.arange(2), np.arange(3), (s,), 25).between(0, 1)[0]) for s in range(20)}
     assert first_of_two == {0, 1}
 
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from kimagenet.training import recovery
 from kimagenet.training.feed import Feed, open_feed
-from pipelines import AugmentSpec, BatchSpec, ShardSet
+from pipelines import AugmentSpec, BatchSpec, ShardSet, stream
 from pipelines.errors import Blocked, RunFailed
 from pipelines.shards import corrupt
 from pipelines.system import reading
@@ -152,19 +152,22 @@ def test_a_feed_that_fails_deletes_its_iterators(dataset: Path, name: str, monke
     try:
         with open_train(dataset, name, timeout=60.0) as feed:
             loader, deleted = feed.loaders[0], []
-            open_epoch = loader.epoch
+            make = loader._pipeline
 
-            class Opened:
-                def __init__(self, epoch: int, step: int = 0) -> None:
-                    self.epoch, self.dataset = epoch, open_epoch(epoch, step)
+            class Watched(stream.Pipeline):
+                def __init__(self, segment: stream.Segment) -> None:
+                    super().__init__(segment)
+                    self._pipeline = make(segment)
 
-                def __iter__(self) -> Iterator[object]:
-                    iterator = iter(self.dataset)
-                    epoch = self.epoch
-                    weakref.finalize(iterator, lambda: deleted.append((epoch, threading.get_ident())))
+                def open(self) -> Iterator[object]:
+                    iterator, first = self._pipeline.open(), self.segment.first
+                    weakref.finalize(iterator, lambda: deleted.append((first, threading.get_ident())))
                     return iterator
 
-            monkeypatch.setattr(loader, "epoch", Opened)
+                def close(self) -> None:
+                    self._pipeline.close()
+
+            monkeypatch.setattr(loader, "_pipeline", Watched)
             faults.corrupt(feed.shards, [int(loader.plan(0).records[20])])
             with contextlib.suppress(RunFailed):
                 list(feed.epoch(0))

@@ -164,11 +164,12 @@ def _pipeline(
     from pipelines.loaders.dali.graph import decode_whole, read
     from pipelines.loaders.dali.plan_files import write_plan
     from pipelines.plan import EpochPlan
+    from pipelines.stream import Segment
 
     on_gpu = device == "gpu"
     plan = EpochPlan(shards, augment, batch.batch_size, batch.image_size)
     with tempfile.TemporaryDirectory(prefix="kimagenet-bench-") as folder:
-        files = write_plan(plan, batch, Path(folder), whole_images=True)
+        files = write_plan(Segment.whole(plan), batch, Path(folder), whole_images=True)
 
         @pipeline_def(
             batch_size=batch.batch_size,

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.loader import Loader, Unavailable
+from pipelines.stream import Segment
 
 
 def unavailable(device: str) -> Unavailable | None:
@@ -16,18 +17,19 @@ class SyntheticLoader(Loader):
 
     name = "synthetic"
 
-    def epoch(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
-        plan = self.plan(epoch, start_step)
+    def make_dataset(self, segment: Segment) -> tf.data.Dataset:
         rng = np.random.default_rng(self.seed)
         size, count = self.batch.image_size, self.batch.batch_size
         images = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
         labels = rng.integers(0, self.shards.num_classes, count, dtype=np.int32)
         if self.batch.dtype != "uint8":
             images = (images * np.float32(2 / 255) - 1).astype(self.batch.dtype)
-        batch = tf.data.Dataset.from_tensors((images, labels)).cache().repeat(plan.steps_per_epoch - start_step)
+        batch = tf.data.Dataset.from_tensors((images, labels)).cache().repeat(segment.steps)
         if not self.augment.is_evaluation:
             return batch
-        weights = tf.data.Dataset.from_tensor_slices(plan.weights.reshape(-1, count))
+        steps = segment.plan.steps_per_epoch
+        weights = tf.data.Dataset.from_tensor_slices(segment.plan.weights.reshape(steps, count))
+        weights = weights.repeat().skip(segment.first % steps)
         return tf.data.Dataset.zip(batch, weights).map(lambda images_labels, weight: (*images_labels, weight))
 
 

@@ -3,22 +3,21 @@
 Reading order: range of steps → one batch of JPEGs and matrices per step → decode and warp each → batch → prefetch.
 """
 
-import atexit
-import time
 from collections.abc import Callable
-from functools import cache, cached_property
+from dataclasses import replace
+from functools import cached_property
 from itertools import count
-from threading import Lock
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 import tensorflow as tf
 
 from pipelines.loader import BatchSpec, Loader, Unavailable
-from pipelines.plan import EpochPlan
+from pipelines.loaders._exit_gate import exit_gate
+from pipelines.loaders._owned import OwnedDataset
+from pipelines.stream import Segment
 from pipelines.tf_image import Work, render
-
-_EXIT_SECONDS = 10  # how long the interpreter's end waits for a read, in case a disk does not answer
 
 
 def unavailable(device: str) -> Unavailable | None:
@@ -31,24 +30,35 @@ class TfdataLoader(Loader):
 
     name = "tfdata"
 
-    def epoch(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
-        plan = self.plan(epoch, start_step)
-        reader = _StepReader(plan, self.batch)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._readers: WeakValueDictionary[int, _StepReader] = WeakValueDictionary()
+        self._numbers = count()
+
+    def make_dataset(self, segment: Segment) -> tf.data.Dataset:
+        reader = _StepReader(segment, self.batch)
+        number = next(self._numbers)
+        self._readers[number] = reader
         # NumPy numbers, because TensorFlow keeps every Python number that it gets.
-        dataset = self._dataset(np.int64(reader.number), np.int64(plan.steps_per_epoch - start_step))
-        dataset._kimagenet_reader = reader  # the graph has only its number
-        return dataset
+        return OwnedDataset(self._graph(np.int64(number), np.int64(segment.steps)), reader)
 
     @cached_property
-    def _dataset(self) -> Callable[[np.int64, np.int64], tf.data.Dataset]:
+    def _graph(self) -> Callable[[np.int64, np.int64], tf.data.Dataset]:
         """(a reader's number, its steps) → dataset. Traced once: other datasets take memory that is never freed.
 
         A concrete function, because TensorFlow would warn about too many traces when several loaders are open.
         """
-        exit_gate = _exit_gate()
-        batch, augment, loading = self.batch, self.augment, self.options  # not self: it holds the function
+        gate = exit_gate()
+        # Not self: TensorFlow never frees a Python function that a graph may call, nor what the function holds.
+        batch, augment, loading, readers = self.batch, self.augment, self.options, self._readers
         size = batch.batch_size
         shapes = ((size,), (size,), (size, 4), (size, 2, 3), (size, 3, 4), (size,), (size,))
+        # Image, label, the fields of `Work`, weight.
+        dtypes = (tf.string, tf.int32, tf.int32, tf.float32, tf.float32, tf.bool, tf.float32)
+
+        def call_reader(number: np.int64, step: np.int64) -> tuple[np.ndarray, ...]:
+            with gate:
+                return readers[int(number)](step)
 
         def execute(encoded: tf.Tensor, label: tf.Tensor, *parts: tf.Tensor) -> tuple[tf.Tensor, ...]:
             *work, weight = parts
@@ -57,10 +67,10 @@ class TfdataLoader(Loader):
 
         def make(number: tf.Tensor, steps: tf.Tensor) -> tf.data.Dataset:
             def read(step: tf.Tensor) -> list[tf.Tensor]:
-                parts = _read_step(number, step)
+                parts = tf.numpy_function(call_reader, [number, step], dtypes, stateful=False)
                 return [tf.ensure_shape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
-            dataset = tf.data.Dataset.range(steps).take_while(lambda _: exit_gate.is_open())
+            dataset = tf.data.Dataset.range(steps).take_while(lambda _: gate.is_open())
             dataset = dataset.map(read).prefetch(1)  # so that decoding does not wait for each step's bytes
             dataset = dataset.unbatch()
             # Twice the threads, so that finished images wait for their batch and threads do not.
@@ -82,81 +92,26 @@ class TfdataLoader(Loader):
 
 
 class _StepReader:
-    """Reads the records and matrices of one step of a plan. The graph refers to it by a number."""
+    """Reads the records and matrices of one step of a segment. The graph refers to it by a number."""
 
-    def __init__(self, plan: EpochPlan, batch: BatchSpec) -> None:
-        self._plan = plan
+    def __init__(self, segment: Segment, batch: BatchSpec) -> None:
+        self._segment = segment
         self._batch = batch
-        self.number = next(_numbers)
-        _readers[self.number] = self
+        self._plan = segment.plan
 
     def __call__(self, step: np.int64) -> tuple[np.ndarray, ...]:
-        plan, shards = self._plan, self._plan.shards
-        start, stop = int(step) * plan.batch_size, (int(step) + 1) * plan.batch_size
-        images = [shards.read(int(record)) for record in plan.records[start:stop]]
+        ((plan, start, stop),) = replace(
+            self._segment, plan=self._plan, first=self._segment.first + int(step), steps=1
+        ).parts()
+        self._plan = plan  # so that the next step of this epoch does not shuffle again
+        shards = plan.shards
+        images = [shards.read(int(record)) for record in plan.records_between(start, stop)]
         return (
             np.array([image.encoded for image in images], object),
             np.array([image.label for image in images], np.int32) - shards.label_base,
             *Work.of(plan.draw(start, stop), self._batch, plan.augment),
-            plan.weights[start:stop],
+            plan.weights_between(start, stop),
         )
-
-
-_numbers = count()
-_readers: "WeakValueDictionary[int, _StepReader]" = WeakValueDictionary()
-
-
-def _call_reader(number: np.int64, step: np.int64) -> tuple[np.ndarray, ...]:
-    with _exit_gate():
-        return _readers[int(number)](step)
-
-
-@tf.function(input_signature=[tf.TensorSpec([], tf.int64)] * 2, autograph=False)
-def _read_step(number: tf.Tensor, step: tf.Tensor) -> list[tf.Tensor]:
-    """The output of the reader with this number: image, label, the fields of `Work`, weight.
-
-    Traced once, because TensorFlow never frees a Python function that a graph may call, nor the plan that it holds.
-    """
-    dtypes = (tf.string, tf.int32, tf.int32, tf.float32, tf.float32, tf.bool, tf.float32)
-    return tf.numpy_function(_call_reader, [number, step], dtypes, stateful=False)
-
-
-class _ExitGate:
-    """Ends all reading before the interpreter ends.
-
-    Without it, a script that leaves an iterator open in the middle of an epoch would never end: TensorFlow's thread,
-    which calls Python, waits for the interpreter, and the interpreter, which destroys the iterator, for that thread.
-    """
-
-    def __init__(self) -> None:
-        self._closed = tf.queue.FIFOQueue(1, tf.bool)  # a tf.Variable would belong to the strategy in scope
-        self._passing = 0
-        self._lock = Lock()
-        atexit.register(self._close)
-
-    def is_open(self) -> tf.Tensor:
-        """bool scalar, in TensorFlow operations."""
-        return tf.equal(self._closed.size(), 0)
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._passing += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._passing -= 1
-
-    def _close(self) -> None:
-        self._closed.enqueue(True)
-        deadline = time.monotonic() + _EXIT_SECONDS
-        time.sleep(0.02)  # a thread that found the gate open enters meanwhile
-        while self._passing and time.monotonic() < deadline:
-            time.sleep(0.01)
-
-
-@cache
-def _exit_gate() -> _ExitGate:
-    return _ExitGate()
 
 
 LOADER = TfdataLoader

@@ -1,6 +1,7 @@
 """ShardSet: one split's shards with their indexes and image sizes, checked before anything is read from them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +47,12 @@ class ShardSet:
     def num_records(self) -> int:
         """Records in all shards, quarantined ones included."""
         return len(self.offsets)
+
+    @cached_property
+    def usable_starts(self) -> np.ndarray:
+        """int64 [S + 1]: where in `usable` the records of each shard that has some begin, and M."""
+        shard = self.shard[self.usable]
+        return np.concatenate([[0], np.flatnonzero(np.diff(shard)) + 1, [len(shard)]])
 
     @property
     def num_classes(self) -> int:

@@ -1,4 +1,4 @@
-"""Opens a DALI pipeline for each epoch as a tf.data dataset; the next epoch's plan is written in the background."""
+"""The DALI loader: a pipeline for each segment of the stream; the plan of the next one is written in the background."""
 
 import contextlib
 import ctypes
@@ -6,25 +6,32 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import tensorflow as tf
 
 from pipelines.errors import UserError
 from pipelines.loader import Loader
+from pipelines.loaders._owned import OwnedDataset
 from pipelines.loaders.dali import native
 from pipelines.loaders.dali.graph import build_graph
 from pipelines.loaders.dali.host_time import HostCheck
 from pipelines.loaders.dali.plan_files import PlanFiles, make_folder, write_plan
-from pipelines.system.memory import return_free_memory
+from pipelines.loaders.dali.pulled import PulledDatasets
+from pipelines.plan import LARGEST_RECORD_SHUFFLE
+from pipelines.stream import Pipeline, Segment
 
 _log = logging.getLogger(__name__)
+
+_MOST_RUNS = 1 << 16  # index files of a segment, 4 kB each: where records are shuffled one by one, positions
+_MOST_POSITIONS = 1 << 20  # of a segment that is shuffled in blocks
+_MOST_GPU_POSITIONS = 1 << 22  # of a dataset over several epochs: its whole plan, 160 bytes each, is written first
 
 
 @cache
@@ -55,14 +62,6 @@ def _finish(elements: tuple[tf.TensorSpec, ...]) -> Callable[[tf.data.Dataset, n
     return function.get_concrete_function(tf.data.DatasetSpec(elements), tf.TensorSpec([], tf.int64))
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A plan on disk, in its temporary folder."""
-
-    folder: tempfile.TemporaryDirectory
-    files: PlanFiles
-
-
 class BackgroundPace:
     """Limits background work to 5 % of its thread's time until a caller waits for it.
 
@@ -80,13 +79,14 @@ class BackgroundPace:
         self._wanted.wait(self._REST * max(0.0, time.thread_time() - self._rested))
         self._rested = time.thread_time()
 
-    def hurry(self) -> None:
-        """Ends the rest, and allows no other until `relax`."""
+    @contextlib.contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Ends the rest, and allows no other within the block. One thread at a time."""
         self._wanted.set()
-
-    def relax(self) -> None:
-        """Allows rests again."""
-        self._wanted.clear()
+        try:
+            yield
+        finally:
+            self._wanted.clear()
 
 
 def physical_gpu(logical: int, parts: Sequence[int]) -> int:
@@ -119,50 +119,80 @@ def _release_gpu_memory() -> None:
         backend.ReleaseUnusedMemory()
 
 
+class _DaliPipeline(Pipeline):
+    """A segment whose plan is written in the background, slowly until the pipeline is opened."""
+
+    def __init__(self, segment: Segment, loader: "DaliLoader") -> None:
+        super().__init__(segment)
+        self._loader = loader
+        self._folder: tempfile.TemporaryDirectory | None = None
+        self._written = loader.writer.submit(self._write)
+        loader.pipelines.add(self)
+
+    def open(self) -> Iterator[Any]:
+        dataset = self.dataset()
+        # Most of tf.data's operations do not run on a GPU, so nothing may follow there: readers count the steps.
+        if self._loader.device != "gpu":
+            dataset = _finish(dataset.element_spec)(dataset, np.int64(self.segment.steps))
+        return iter(dataset)
+
+    def dataset(self) -> tf.data.Dataset:
+        """DALI's own dataset, which has no end. Raises `UserError` if the plan cannot be written."""
+        try:
+            with self._loader.pace.hurried():
+                files = self._written.result()
+        except OSError as error:
+            raise UserError(
+                f"the plan of an epoch cannot be written: {error.strerror or error}",
+                path=error.filename,
+                remedy="free some space, or set TMPDIR to another folder",
+            ) from error
+        return self._loader.dali_dataset(files)
+
+    def close(self) -> None:
+        if not self._written.cancel():
+            with self._loader.pace.hurried():
+                _ = self._written.exception()  # waits
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def _write(self) -> PlanFiles:
+        loader, self._folder = self._loader, make_folder(self.segment)
+        folder, on_gpu = Path(self._folder.name), loader.device == "gpu"
+        return write_plan(self.segment, loader.batch, folder, loader.pace.rest, whole_images=on_gpu)
+
+
 class DaliLoader(Loader):
-    """Decodes and augments in DALI. While one epoch is read, the next epoch's plan is written in the background."""
+    """Decodes and augments in DALI. While one pipeline is read, the plan of the next one is written."""
 
     name = "dali"
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         _hold_decoders()
-        self._background = ThreadPoolExecutor(1, "kimagenet-plan")
-        self._prepared: dict[tuple[int, int], Future[_Prepared]] = {}
-        self._pace = BackgroundPace()
+        self.writer = ThreadPoolExecutor(1, "kimagenet-plan")
+        self.pace = BackgroundPace()
+        self.pipelines: WeakSet[_DaliPipeline] = WeakSet()
+        self._pulled = PulledDatasets(self.batch, is_evaluation=self.augment.is_evaluation)
+        is_blocked = len(self.shards.usable) > LARGEST_RECORD_SHUFFLE
+        self._most_steps = max(1, (_MOST_POSITIONS if is_blocked else _MOST_RUNS) // self.batch.batch_size)
         # Several replicas share the process's threads, so their times cannot be told apart.
-        can_check = self.options.device == "gpu" and self.world_size == 1 and not self.augment.is_evaluation
+        can_check = self.device == "gpu" and self.world_size == 1 and not self.augment.is_evaluation
         self._host_check = HostCheck(self.shards.sizes) if can_check else None
 
     @property
     def device(self) -> str:
         return self.options.device
 
-    def epoch(self, epoch: int, start_step: int = 0) -> tf.data.Dataset:
-        steps = self.plan(epoch).steps_per_epoch - start_step
-        if steps == 0:
-            return self._empty()
-        current = self._prepare(epoch, start_step)
-        self._pace.hurry()
-        self._release_except(epoch - 1, epoch, epoch + 1)
-        try:
-            files = current.result().files
-        except OSError as error:
-            del self._prepared[epoch, start_step]
-            raise UserError(
-                f"the plan of epoch {epoch} cannot be written: {error.strerror or error}",
-                path=error.filename,
-                remedy="free some space, or set TMPDIR to another folder",
-            ) from error
-        self._pace.relax()
-        if not self.augment.is_evaluation:
-            self._prepare(epoch + 1, 0)
-        dataset = self._dataset(files)
-        # Most of tf.data's operations do not run on a GPU, so nothing may follow there: readers count the steps.
-        if self.options.device != "gpu":
-            dataset = _finish(dataset.element_spec)(dataset, np.int64(steps))
-        dataset._kimagenet_loader = self  # keeps the loader, and with it the plan on disk
-        return dataset
+    def make_dataset(self, segment: Segment) -> tf.data.Dataset:
+        if self.device != "gpu" or not segment.steps:
+            return self._pulled.make(segment, self._stream)
+        # No Python between DALI and the training step.
+        if segment.positions > _MOST_GPU_POSITIONS and segment.steps > self.steps_per_epoch:
+            what = f"loader dali: {segment.positions:,} records are too many for one dataset on a GPU"
+            raise UserError(what, remedy="open fewer epochs at once, or read `batches`")
+        pipeline = self._pipeline(segment)
+        return OwnedDataset(pipeline.dataset(), pipeline)
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
         batches = super().batches(epoch, start_step)
@@ -179,42 +209,19 @@ class DaliLoader(Loader):
         finally:
             batches.close()  # type: ignore[attr-defined]
 
-    def skip(self, records: Iterable[int]) -> None:
-        super().skip(records)
-        self._release_except()
-
     def close(self) -> None:
         super().close()
-        self._pace.hurry()
-        self._background.shutdown(wait=True, cancel_futures=True)
-        self._release_except()
-        if self.options.device == "gpu":
+        for pipeline in list(self.pipelines):
+            pipeline.close()
+        self.writer.shutdown(wait=True, cancel_futures=True)
+        if self.device == "gpu":
             _release_gpu_memory()
 
-    def _prepare(self, epoch: int, start_step: int) -> Future[_Prepared]:
-        key = epoch, start_step
-        if key not in self._prepared:
-            self._prepared[key] = self._background.submit(self._write, epoch, start_step)
-        return self._prepared[key]
+    def _pipeline(self, segment: Segment) -> _DaliPipeline:
+        return _DaliPipeline(segment, self)
 
-    def _write(self, epoch: int, start_step: int) -> _Prepared:
-        plan = self.plan(epoch, start_step)
-        folder = make_folder(plan)
-        on_gpu = self.options.device == "gpu"
-        files = write_plan(plan, self.batch, Path(folder.name), self._pace.rest, whole_images=on_gpu)
-        return _Prepared(folder, files)
-
-    def _release_except(self, *epochs: int) -> None:
-        """Removes the plans of other epochs, and returns the memory that their pipelines have freed."""
-        ended = [key for key in self._prepared if key[0] not in epochs]
-        for key in ended:
-            future = self._prepared.pop(key)
-            if not future.cancel() and future.exception() is None:
-                future.result().folder.cleanup()
-        if ended:
-            return_free_memory()
-
-    def _dataset(self, files: PlanFiles) -> tf.data.Dataset:
+    def dali_dataset(self, files: PlanFiles) -> tf.data.Dataset:
+        """The dataset of DALI's pipeline for a written plan, without an end."""
         from nvidia.dali.plugin import tf as dali_tf
 
         batch, options = self.batch, self.options
@@ -241,11 +248,3 @@ class DaliLoader(Loader):
                 output_shapes=((count, size, size, 3), (count,), (count,))[:outputs],
                 output_dtypes=(tf.as_dtype(batch.dtype), tf.int32, tf.float32)[:outputs],
             )
-
-    def _empty(self) -> tf.data.Dataset:
-        size = self.batch.image_size
-        images = tf.zeros((0, self.batch.batch_size, size, size, 3), self.batch.dtype)
-        labels = tf.zeros((0, self.batch.batch_size), tf.int32)
-        weights = tf.zeros((0, self.batch.batch_size), tf.float32)
-        parts = (images, labels, weights) if self.augment.is_evaluation else (images, labels)
-        return tf.data.Dataset.from_tensor_slices(parts)

@@ -15,9 +15,9 @@ import numpy as np
 
 from pipelines.augment import AugmentSpec
 from pipelines.loader import BatchSpec
-from pipelines.plan import EpochPlan
 from pipelines.shards import records
 from pipelines.shards.index import Index
+from pipelines.stream import Segment
 
 PLAN = "plan"
 # affine 2×3, colour 3×4, box (y, x, height, width), weight
@@ -57,12 +57,12 @@ def reads_box(augment: AugmentSpec, whole_images: bool) -> bool:
     return not (whole_images and augment.turns)
 
 
-def make_folder(plan: EpochPlan) -> tempfile.TemporaryDirectory:
+def make_folder(segment: Segment) -> tempfile.TemporaryDirectory:
     """A temporary folder for the plan's files: in memory if that has enough room, else on disk.
 
     Also removes folders that killed processes of this machine have left there.
     """
-    needed = len(plan.records) * _PLAN_RECORD_BYTES + len(_run_starts(plan)) * _TMPFS_PAGE
+    needed = segment.positions * _PLAN_RECORD_BYTES + len(_run_starts(segment)) * _TMPFS_PAGE
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * needed
     parent = memory if roomy else Path(tempfile.gettempdir())
@@ -88,37 +88,37 @@ def _is_alive(pid: int) -> bool:
 
 
 def write_plan(
-    plan: EpochPlan,
+    segment: Segment,
     batch: BatchSpec,
     folder: Path,
     rest: Callable[[], object] = lambda: None,
     *,
     whole_images: bool = False,
 ) -> PlanFiles:
-    """Writes the plan into an empty folder.
+    """Writes the plan of a segment into an empty folder.
 
     Args:
-        plan: the plan.
+        segment: what one pipeline reads.
         batch: says the dtype, and so the range that colours are scaled to.
         folder: an empty folder.
         rest: called after each piece of the work.
         whole_images: whether the graph decodes whole images, as on a GPU, not the planned boxes.
     """
-    shards, indexes = _write_runs(plan, folder, rest)
+    shards, indexes = _write_runs(segment, folder, rest)
     plan_path, plan_index = folder / "plan", folder / "plan.idx"
-    size = _write_floats(plan, batch, plan_path, reads_box(plan.augment, whole_images), rest)
+    size = _write_floats(segment, batch, plan_path, reads_box(segment.plan.augment, whole_images), rest)
     with open(plan_index, "w") as stream:
-        stream.writelines(f"{position * size} {size}\n" for position in range(len(plan.records)))
+        stream.writelines(f"{position * size} {size}\n" for position in range(segment.positions))
     return PlanFiles(shards, indexes, str(plan_path), str(plan_index), whole_images)
 
 
-def _write_runs(plan: EpochPlan, folder: Path, rest: Callable[[], object]) -> tuple[list[str], list[str]]:
+def _write_runs(segment: Segment, folder: Path, rest: Callable[[], object]) -> tuple[list[str], list[str]]:
     """One index file for each run of positions in the same shard."""
-    shards, starts = plan.shards, _run_starts(plan)
-    ends = np.append(starts[1:], len(plan.records))
+    shards, planned, starts = segment.plan.shards, segment.records, _run_starts(segment)
+    ends = np.append(starts[1:], len(planned))
     indexes = []
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        run = plan.records[start:end]
+        run = planned[start:end]
         index = Index(shards.offsets[run], shards.lengths[run])
         path = f"{folder}/{start}"
         with open(path, "wb") as stream:
@@ -126,15 +126,15 @@ def _write_runs(plan: EpochPlan, folder: Path, rest: Callable[[], object]) -> tu
         indexes.append(path)
         if len(indexes) % _RUNS == 0:
             rest()
-    return [str(shards.paths[number]) for number in shards.shard[plan.records[starts]].tolist()], indexes
+    return [str(shards.paths[number]) for number in shards.shard[planned[starts]].tolist()], indexes
 
 
-def _run_starts(plan: EpochPlan) -> np.ndarray:
+def _run_starts(segment: Segment) -> np.ndarray:
     """The positions at which the shard changes, the first one included."""
-    return np.flatnonzero(np.diff(plan.shards.shard[plan.records], prepend=-1))
+    return np.flatnonzero(np.diff(segment.plan.shards.shard[segment.records], prepend=-1))
 
 
-def _write_floats(plan: EpochPlan, batch: BatchSpec, path: Path, to_box: bool, rest: Callable[[], object]) -> int:
+def _write_floats(segment: Segment, batch: BatchSpec, path: Path, to_box: bool, rest: Callable[[], object]) -> int:
     """One framed `tf.train.Example` per position, all of one size, so that structured arrays hold them; the size.
 
     Matrices refer to the planned box (`to_box`), or else to the whole image. The data's CRC stays zero: DALI's reader
@@ -144,18 +144,19 @@ def _write_floats(plan: EpochPlan, batch: BatchSpec, path: Path, to_box: bool, r
     header = records.frame(example)[: records.HEADER_BYTES] + example[: -4 * PLAN_FLOATS]
     layout = np.dtype([("header", f"V{len(header)}"), ("floats", "<f4", PLAN_FLOATS), ("crc", "<u4")])
     with open(path, "wb") as stream:
-        for start in range(0, len(plan.records), _PIECE):
-            stop = min(start + _PIECE, len(plan.records))
-            draws = plan.draw(start, stop)
-            table = np.zeros(stop - start, layout)
-            table["header"] = np.void(header)
-            floats = table["floats"]
-            if to_box:
-                draws.affine[:, :, 2] -= draws.box[:, [1, 0]]
-            floats[:, 0:6] = draws.affine.reshape(-1, 6)
-            floats[:, 6:18] = batch.to_output_range(draws.colour).reshape(-1, 12)
-            floats[:, 18:22] = draws.box
-            floats[:, 22] = plan.weights[start:stop]
-            table.tofile(stream)
-            rest()
+        for plan, first, last in segment.parts():
+            for start in range(first, last, _PIECE):
+                stop = min(start + _PIECE, last)
+                draws = plan.draw(start, stop)
+                table = np.zeros(stop - start, layout)
+                table["header"] = np.void(header)
+                floats = table["floats"]
+                if to_box:
+                    draws.affine[:, :, 2] -= draws.box[:, [1, 0]]
+                floats[:, 0:6] = draws.affine.reshape(-1, 6)
+                floats[:, 6:18] = batch.to_output_range(draws.colour).reshape(-1, 12)
+                floats[:, 18:22] = draws.box
+                floats[:, 22] = plan.weights_between(start, stop)
+                table.tofile(stream)
+                rest()
     return layout.itemsize

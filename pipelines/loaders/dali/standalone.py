@@ -17,6 +17,7 @@ from pipelines.loaders.dali.host_time import dali_cpu_seconds
 from pipelines.loaders.dali.plan_files import write_plan
 from pipelines.plan import EpochPlan
 from pipelines.shards.shard_set import ShardSet
+from pipelines.stream import Segment
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def open_pipeline(
     on_gpu = options.device == "gpu"
     plan = EpochPlan(shards, augment, batch.batch_size, batch.image_size, epoch=epoch)
     with tempfile.TemporaryDirectory(prefix="kimagenet-standalone-") as folder:
-        files = write_plan(plan, batch, Path(folder), whole_images=whole_images or on_gpu)
+        files = write_plan(Segment.whole(plan), batch, Path(folder), whole_images=whole_images or on_gpu)
         pipeline = build_graph(
             files,
             batch,

@@ -1,0 +1,182 @@
+"""Batches without a pause between epochs: a pipeline is used for many short epochs, or for a part of a long one."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+from traceback import clear_frames
+from typing import Any
+
+import numpy as np
+
+from pipelines.plan import EpochPlan
+from pipelines.system.memory import memory_returned
+
+UNBOUNDED = 1 << 62  # steps
+_FIRST_STEPS, _GROWTH = 64, 8  # a short first segment, so that the first batch comes soon
+_OPEN_AHEAD, _OPEN_SHARE = 32, 16  # the next pipeline is opened 32 steps, or 1/16 of a segment, before it is needed
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Consecutive steps of consecutive epochs, which one pipeline reads. Steps are counted from the start of epoch 0.
+
+    Attributes:
+        plan: the plan of a whole epoch, of any one; all epochs have its number of steps.
+        first: the first step.
+        steps: the number of steps.
+    """
+
+    plan: EpochPlan
+    first: int
+    steps: int
+
+    @classmethod
+    def whole(cls, plan: EpochPlan) -> "Segment":
+        """All steps of one epoch."""
+        return cls(plan, plan.epoch * plan.steps_per_epoch, plan.steps_per_epoch)
+
+    @property
+    def positions(self) -> int:
+        """The number of records that are read, padding included."""
+        return self.steps * self.plan.batch_size
+
+    def parts(self) -> Iterator[tuple[EpochPlan, int, int]]:
+        """(the plan of an epoch, first position in it, position after the last), epoch by epoch."""
+        step, end = self.first, self.first + self.steps
+        while step < end:
+            epoch, start = divmod(step, self.plan.steps_per_epoch)
+            stop = min(self.plan.steps_per_epoch, start + end - step)
+            yield self._of_epoch(epoch), start * self.plan.batch_size, stop * self.plan.batch_size
+            step += stop - start
+
+    def _of_epoch(self, epoch: int) -> EpochPlan:
+        if epoch == self.plan.epoch or self.plan.augment.is_evaluation:  # an evaluation is the same every time
+            return self.plan
+        return replace(self.plan, epoch=epoch)
+
+    @cached_property
+    def records(self) -> np.ndarray:
+        """int64 [positions]: the record at each position."""
+        return np.concatenate([plan.records_between(start, stop) for plan, start, stop in self.parts()])
+
+
+class Pipeline(ABC):
+    """A segment that can be opened once. A subclass begins slow work for it when it is made."""
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+
+    @abstractmethod
+    def open(self) -> Iterator[Any]:
+        """The batches of the segment."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Removes what was made for the segment; its batches are not read any more."""
+
+
+class Stream:
+    """The batches from one step on, epoch after epoch.
+
+    Near the end of a segment the next pipeline is opened by the executor, up to its first batch, and the old one is
+    closed by it: neither makes a batch late.
+    """
+
+    def __init__(
+        self,
+        segment: Segment,
+        make: Callable[[Segment], Pipeline],
+        executor: ThreadPoolExecutor,
+        most_steps: int = UNBOUNDED,
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+            segment: what to read.
+            make: the pipeline of a part of it.
+            executor: one thread.
+            most_steps: the most steps that one pipeline reads.
+        """
+        self.position = segment.first
+        self._stop = segment.first + segment.steps
+        self._plan = segment.plan
+        self._make = make
+        self._executor = executor
+        self._most_steps = most_steps
+        self._size = _FIRST_STEPS
+        self._left = 0  # steps of the current pipeline
+        self._ahead = 0
+        self._current: Pipeline | None = None
+        self._iterator: Iterator[Any] | None = None
+        self._next: Pipeline | None = None
+        self._opening: Future[Iterator[Any]] | None = None
+
+    def next(self) -> Any:
+        """The next batch; raises `StopIteration` at the end, or what the pipeline raises, which ends the stream."""
+        if self.position >= self._stop:
+            raise StopIteration
+        try:
+            if self._left == 0:
+                self._change_pipeline()
+            assert self._iterator is not None
+            batch = next(self._iterator)
+        except BaseException as error:
+            clear_frames(error.__traceback__)  # TensorFlow's frames hold the iterator
+            self.close()
+            raise
+        self.position += 1
+        self._left -= 1
+        if self._left == self._ahead and self._next is not None:
+            self._opening = self._executor.submit(_begin, self._next)
+        if self.position == self._stop:
+            self.close()
+        return batch
+
+    def close(self) -> None:
+        """Ends the pipelines. A stream that is read again continues where it was."""
+        self._left = 0
+        opening, self._opening = self._opening, None
+        if opening is not None and not opening.cancel():
+            _ = opening.exception()  # waits
+        del opening
+        with memory_returned():
+            self._iterator = None
+            for pipeline in (self._current, self._next):
+                if pipeline is not None:
+                    pipeline.close()
+            self._current = self._next = None
+
+    def _change_pipeline(self) -> None:
+        following = self._next or self._make(self._segment(self.position))
+        opening = self._opening or self._executor.submit(_begin, following)
+        self._opening = None
+        if self._current is not None:
+            self._executor.submit(_end, self._current, [self._iterator])
+        self._current, self._next, self._iterator = following, None, None
+        self._iterator = opening.result()
+        segment = following.segment
+        self._left = segment.steps
+        self._ahead = min(segment.steps - 1, max(_OPEN_AHEAD, segment.steps // _OPEN_SHARE))
+        if (end := segment.first + segment.steps) < self._stop:
+            self._next = self._make(self._segment(end))
+
+    def _segment(self, first: int) -> Segment:
+        """The segment that begins at a step; each is longer than the one before."""
+        steps = min(self._size, self._most_steps, self._stop - first)
+        self._size = min(self._size * _GROWTH, self._most_steps)
+        return Segment(self._plan, first, steps)
+
+
+def _begin(pipeline: Pipeline) -> Iterator[Any]:
+    """The batches of a pipeline, the first one already there."""
+    iterator = pipeline.open()
+    return chain([next(iterator)], iterator)
+
+
+def _end(pipeline: Pipeline, held: list[Iterator[Any] | None]) -> None:
+    with memory_returned():
+        held.clear()
+    pipeline.close()

@@ -1,0 +1,136 @@
+"""Streams: every batch once and in order, whatever the pipelines are that give them."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines import AugmentSpec, EpochPlan, ShardSet
+from pipelines.stream import UNBOUNDED, Pipeline, Segment, Stream
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_dataset: Path) -> EpochPlan:
+    return EpochPlan(ShardSet.open(tiny_dataset, "train"), AugmentSpec.train(), batch_size=8, image_size=32)
+
+
+class Steps(Pipeline):
+    """A pipeline whose batches are the numbers of its steps; notes what happens to it."""
+
+    def __init__(self, segment: Segment, notes: list[str], fails_at: int = -1) -> None:
+        super().__init__(segment)
+        self._notes = notes
+        self._fails_at = fails_at
+        notes.append(f"made {segment.first}+{segment.steps}")
+
+    def open(self) -> Iterator[int]:
+        self._notes.append(f"opened {self.segment.first}")
+        for step in range(self.segment.first, self.segment.first + self.segment.steps):
+            if step == self._fails_at:
+                raise OSError(f"step {step}")
+            yield step
+
+    def close(self) -> None:
+        self._notes.append(f"closed {self.segment.first}")
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as made:
+        yield made
+
+
+def stream(
+    plan: EpochPlan,
+    executor: ThreadPoolExecutor,
+    notes: list[str],
+    first: int = 0,
+    steps: int = UNBOUNDED,
+    **options: Any,
+) -> Stream:
+    fails_at = options.pop("fails_at", -1)
+    return Stream(Segment(plan, first, steps), lambda part: Steps(part, notes, fails_at), executor, **options)
+
+
+@pytest.mark.parametrize("most_steps", [1, 2, 33, 100, UNBOUNDED])
+@pytest.mark.parametrize("first", [0, 5, 1000])
+def test_every_step_comes_once_and_in_order(
+    plan: EpochPlan, executor: ThreadPoolExecutor, most_steps: int, first: int
+) -> None:
+    notes: list[str] = []
+    reading = stream(plan, executor, notes, first, most_steps=most_steps)
+    assert [reading.next() for _ in range(700)] == list(range(first, first + 700))
+    assert reading.position == first + 700
+    reading.close()
+    executor.submit(int).result()  # what was given to the executor before is done
+    assert sorted(note.split("+")[0].split()[1] for note in notes if note.startswith("made")) == sorted(
+        note.split()[1] for note in notes if note.startswith("closed")
+    )
+
+
+def test_a_bounded_stream_ends_and_lets_go(plan: EpochPlan, executor: ThreadPoolExecutor) -> None:
+    notes: list[str] = []
+    reading = stream(plan, executor, notes, 3, 10, most_steps=4)
+    assert [reading.next() for _ in range(10)] == list(range(3, 13))
+    with pytest.raises(StopIteration):
+        reading.next()
+    executor.submit(int).result()
+    assert [note for note in notes if note.startswith("made")] == ["made 3+4", "made 7+4", "made 11+2"]
+    assert sorted(note for note in notes if note.startswith("closed")) == ["closed 11", "closed 3", "closed 7"]
+
+
+def test_the_next_pipeline_is_open_before_it_is_needed(plan: EpochPlan, executor: ThreadPoolExecutor) -> None:
+    notes: list[str] = []
+    reading = stream(plan, executor, notes, most_steps=100)
+    for _ in range(64 + 100 - 32):
+        reading.next()
+    executor.submit(int).result()
+    assert "opened 164" in notes
+    assert "opened 264" not in notes
+
+
+@pytest.mark.parametrize("fails_at", [0, 7, 64, 90])
+def test_a_failure_is_raised_at_its_step_and_ends_the_stream(
+    plan: EpochPlan, executor: ThreadPoolExecutor, fails_at: int
+) -> None:
+    notes: list[str] = []
+    reading = stream(plan, executor, notes, fails_at=fails_at)
+    assert [reading.next() for _ in range(fails_at)] == list(range(fails_at))
+    with pytest.raises(OSError, match=f"step {fails_at}"):
+        reading.next()
+    executor.submit(int).result()
+    made = {note.split("+")[0].split()[1] for note in notes if note.startswith("made")}
+    assert {note.split()[1] for note in notes if note.startswith("closed")} == made
+
+
+def test_a_closed_stream_continues_where_it_was(plan: EpochPlan, executor: ThreadPoolExecutor) -> None:
+    reading = stream(plan, executor, [])
+    before = [reading.next() for _ in range(40)]
+    reading.close()
+    assert before + [reading.next() for _ in range(40)] == list(range(80))
+
+
+@pytest.mark.parametrize(("first", "steps"), [(0, 12), (3, 30), (11, 2), (25, 1)])
+def test_a_segment_is_the_steps_of_its_epochs(plan: EpochPlan, first: int, steps: int) -> None:
+    count = plan.steps_per_epoch
+    epochs = [replace(plan, epoch=epoch).records.reshape(count, -1) for epoch in range(4)]
+    expected = np.concatenate(epochs)[first : first + steps].reshape(-1)
+    segment = Segment(plan, first, steps)
+    assert segment.positions == len(expected)
+    np.testing.assert_array_equal(segment.records, expected)
+    draws = [part.draw(start, stop).affine for part, start, stop in segment.parts()]
+    wanted = [
+        replace(plan, epoch=step // count).draw(step % count * 8, step % count * 8 + 8).affine
+        for step in range(first, first + steps)
+    ]
+    np.testing.assert_array_equal(np.concatenate(draws), np.concatenate(wanted))
+
+
+def test_an_evaluation_repeats_one_epoch(tiny_dataset: Path) -> None:
+    plan = EpochPlan(ShardSet.open(tiny_dataset, "validation"), AugmentSpec.evaluation(), batch_size=8, image_size=32)
+    segment = Segment(plan, 0, 3 * plan.steps_per_epoch)
+    np.testing.assert_array_equal(segment.records, np.tile(plan.records, 3))
