@@ -66,7 +66,7 @@ def pytest_make_collect_report(
 @pytest.fixture(scope="session")
 def reported() -> set[str]:
     """The heavy modules that were imported before the first test, or that a fast test has already failed for."""
-    return HEAVY & set(sys.modules)
+    return set(HEAVY & set(sys.modules))
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
 from pipelines import ShardSet, UserError
@@ -36,6 +35,8 @@ def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def originals(tmp_path: Path) -> tuple[Path, list[tuple[int, int]]]:
     """Shards written by TensorFlow as in the original project, with protobuf's order of features, and their sizes."""
+    import tensorflow as tf
+
     folder = tmp_path / "original"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -51,6 +52,8 @@ def originals(tmp_path: Path) -> tuple[Path, list[tuple[int, int]]]:
 
 
 def _original(encoded: bytes, label: int, height: int, width: int) -> bytes:
+    import tensorflow as tf
+
     def text(value: str) -> tf.train.Feature:
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
 
@@ -72,6 +75,7 @@ def _original(encoded: bytes, label: int, height: int, width: int) -> bytes:
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_shards_of_the_original_project(originals: tuple[Path, list[tuple[int, int]]], workers: int) -> None:
     folder, sizes = originals
@@ -132,6 +136,7 @@ def test_shards_that_changed_lose_checksum_and_quarantine(dataset: Path) -> None
     assert info.classes == known.classes
 
 
+@pytest.mark.slow
 def test_the_label_base_can_be_given(originals: tuple[Path, list[tuple[int, int]]]) -> None:
     folder, _ = originals
     assert adopt_shards(folder, label_base=0).num_classes == 4

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
 from pipelines import AugmentSpec, BatchSpec, ShardSet, UserError
 from pipelines.building.build import REJECTED_FILE, BuildOptions, build, rebalanced, shuffled_shards
 from pipelines.building.clean import ImageRejected
 from pipelines.building.sources import Entry, Place, open_source
-from pipelines.images import ImageReader
 from pipelines.shards import records
 from pipelines.shards.dataset import DatasetInfo, shard_name
 from pipelines.shards.index import read_index, scan
@@ -61,6 +59,7 @@ NASTY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("split", "per_class"), [("train", TRAIN_PER_CLASS), ("validation", VALIDATION_PER_CLASS)])
 def test_tensorflow_reads_what_was_in_the_folders(images: Path, built: Path, split: str, per_class: int) -> None:
     found = read_with_tensorflow(built, split)
@@ -80,6 +79,7 @@ def test_tensorflow_reads_what_was_in_the_folders(images: Path, built: Path, spl
         assert (item[records.COLORSPACE], item[records.CHANNELS], item[records.FORMAT]) == (b"RGB", 3, b"JPEG")
 
 
+@pytest.mark.slow
 def test_the_shard_set_is_what_tensorflow_reads(built: Path) -> None:
     for split, names in (("train", (66, 66)), ("validation", (15,))):
         shards = ShardSet.open(built, split)
@@ -141,6 +141,7 @@ def test_the_same_bytes_with_any_number_of_workers(images: Path, built: Path, tm
     assert contents(tmp_path / "again") == contents(built)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_order_of_the_same_records(images: Path, built: Path, tmp_path: Path) -> None:
     build(open_source(images), tmp_path / "other", BuildOptions(2, 2, seed=1))
     first, second = (read_with_tensorflow(folder, "train") for folder in (built, tmp_path / "other"))
@@ -155,9 +156,12 @@ def test_small_data_sets_get_fewer_shards() -> None:
     assert BuildOptions().num_shards("train", 3) == 1
 
 
+@pytest.mark.slow
 def test_nasty_files_are_encoded_again_or_listed(
     nasty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    import tensorflow as tf
+
     output = tmp_path / "shards"
     command = ["--source", str(nasty), "--output", str(output), "--workers", "1", "--train-shards", "2"]
     with pytest.raises(SystemExit) as leaving:
@@ -186,7 +190,10 @@ def test_allowed_rejected_files_give_exit_code_0(nasty: Path, tmp_path: Path) ->
     assert build_shards.main([*command, "--max_rejected", str(len(NASTY))]) == 0
 
 
+@pytest.mark.slow
 def test_short_side_makes_a_smaller_copy(images: Path, tmp_path: Path) -> None:
+    import tensorflow as tf
+
     build(open_source(images), tmp_path / "small", BuildOptions(2, 2, short_side=16, quality=80))
     shards = ShardSet.open(tmp_path / "small", "train")
     assert np.all(shards.sizes.min(axis=1) == 16)
@@ -221,7 +228,10 @@ def test_wrong_flags_get_one_line(
     assert not (tmp_path / "shards").exists()
 
 
+@pytest.mark.slow
 def test_a_fifo_among_images_blocks_neither_the_builder_nor_a_reader_of_images(images: Path, tmp_path: Path) -> None:
+    from pipelines.images import ImageReader
+
     source = shutil.copytree(images, tmp_path / "source")
     fifo = source / "train" / CLASSES[0] / "fifo.JPEG"
     os.mkfifo(fifo)

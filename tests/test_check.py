@@ -12,7 +12,6 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, loaders, open_loader
@@ -78,6 +77,7 @@ def test_every_flipped_bit_is_found(tiny_dataset: Path, tmp_path: Path, region: 
             assert [(f.file, f.record, f.offset) for f in faults] == [(flip.file, flip.record, flip.offset)]
 
 
+@pytest.mark.slow
 def test_after_quarantine_both_loaders_read_the_rest(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """24 flips and two more in headers of neighbours, then the remedy from the printed lines."""
     flips = draw_flips(dataset, [region for region in REGIONS for _ in range(4)], seed=7)
@@ -101,6 +101,8 @@ def test_after_quarantine_both_loaders_read_the_rest(dataset: Path, capsys: pyte
 
 def read_through(folder: Path) -> None:
     """Reads every usable record of both splits with each loader."""
+    import tensorflow as tf
+
     for split in ("train", "validation"):
         shards = ShardSet.open(folder, split)
         for name in loaders.names():
@@ -254,8 +256,11 @@ def test_a_shard_that_is_cut_off(dataset: Path, capsys: pytest.CaptureFixture[st
     assert any("dataset.json says" in line and "copy or build it again" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_shards_of_others_need_no_dataset_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Shards like those of tensorflow-datasets: labels from 0, no sizes. Then the start of one record is damaged."""
+    import tensorflow as tf
+
     folder = tmp_path / "others"
     folder.mkdir()
     path = folder / "train-00000-of-00001"

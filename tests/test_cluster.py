@@ -52,6 +52,7 @@ def test_a_wrong_tf_config_is_refused(environment: dict[str, str]) -> None:
         Cluster.from_environment(environment)
 
 
+@pytest.mark.slow
 def test_slurm_tasks_become_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     slurm = {
         "SLURM_STEP_NUM_TASKS": "3",
@@ -78,6 +79,7 @@ def losses(run: RunDirectory) -> np.ndarray:
     return np.array([line["loss"] for line in read_log(run, "step")])
 
 
+@pytest.mark.slow
 def test_workers_train_like_one_process_and_can_resume_after_losing_one(tiny_dataset: Path, tmp_path: Path) -> None:
     one, lost = (RunDirectory(tmp_path / name) for name in ("one", "lost"))
     assert train.main([*FLAGS, f"--dataset-dir={tiny_dataset}", f"--output={one.path}"]) == 0

@@ -134,6 +134,7 @@ def test_commands_of_the_readme_are_those_of_the_tour() -> None:
         assert any(line == command or line.startswith(f"{command} ") for line in tour), command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["models.md", "optimizers.md"])
 def test_python_of_the_pages(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = (block for block in blocks(ROOT / "docs" / page) if block.language == "python")

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from kimagenet.runs.directory import RunDirectory
 
@@ -20,6 +18,8 @@ def read_log(run: RunDirectory, event: str | None = None) -> list[dict[str, Any]
 
 def read_events(directory: Path) -> Iterator[Any]:
     """TensorBoard's events in their order, with checksums checked."""
+    import tensorflow as tf
+
     for path in sorted(directory.iterdir()):
         for record in tf.data.TFRecordDataset(str(path)):
             yield tf.compat.v1.Event.FromString(record.numpy())
@@ -27,4 +27,6 @@ def read_events(directory: Path) -> Iterator[Any]:
 
 def final_weights(run: RunDirectory) -> list[np.ndarray]:
     """The weights in final.keras."""
+    import keras
+
     return keras.models.load_model(run.final).get_weights()
