@@ -28,6 +28,10 @@ def test_no_two_files_reach_each_other() -> None:
     assert circles() == set()
 
 
+def test_no_file_or_function_is_too_long() -> None:
+    assert too_long() == []
+
+
 def test_only_tests_import_bench_and_tests() -> None:
     wrong = [
         f"{name} imports {module}"
