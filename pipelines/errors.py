@@ -44,7 +44,7 @@ class Blocked(RunFailed):
 
 
 class ToBeResumed(UserError):
-    """The run ended early, through no fault of its own. The same command continues it."""
+    """The run stopped before its end, for a reason outside the run. The same command continues it."""
 
     exit_code = 75
 

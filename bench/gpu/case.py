@@ -1,4 +1,4 @@
-"""One measurement of `bench gpu` in a process of its own, with a time limit. A crash or a hang is a result."""
+"""One measurement of `bench gpu` in a separate process, with a time limit. A crash or a hang is a result."""
 
 import dataclasses
 import json
@@ -91,7 +91,7 @@ class Outcome:
 
 
 def run_case(case: Case, settings: Settings, time_left: float) -> Outcome:
-    """Runs a case in a process of its own and waits for it, no longer than its limit and the time that is left."""
+    """Runs a case in a separate process and waits for it, no longer than its limit and the time that is left."""
     limit = min(case.limit, time_left)
     work = {"function": case.function, "arguments": dict(case.arguments), "settings": dataclasses.asdict(settings)}
     command = [sys.executable, "-m", "bench.gpu.case", json.dumps(work)]
@@ -114,7 +114,7 @@ def run_case(case: Case, settings: Settings, time_left: float) -> Outcome:
 
 
 def _end_group(process: subprocess.Popen) -> None:
-    """Ends a process and those that it has started: they are a session of their own."""
+    """Ends a process and those that it has started: they are a separate session."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,6 +1,6 @@
 """Answers every open question about decoding and training on a GPU, in the order of importance.
 
-Each case runs in a process of its own with a time limit, so that a crash is a result and not the end. The file is
+Each case runs in a separate process with a time limit, so that a crash is a result and not the end. The file is
 complete after each case; the same command again continues it. Steps a, b and c need no TensorFlow.
 """
 

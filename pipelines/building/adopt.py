@@ -124,12 +124,8 @@ def adopt_shards(
     before = known_shards(known) if known else {}
     clean_up(directory)
     tasks = [_IndexTask(directory / name, damaged.get(name, frozenset()), *before.get(name, ())) for name in names]
-    scans: dict[str, _ShardScan] = {}
-    progress("indexing", 0, len(names))
     try:
-        for name, result in run_tasks(_index_shard, tasks, workers):
-            scans[name] = result
-            progress("indexing", len(scans), len(names))
+        scans = _index_shards(tasks, workers, progress)
         _warn_of_wrong_sizes(directory, scans)
         names_of = {split: {name: scans[name].names for name in shards} for split, shards in splits.items()}
         if found := find_contradiction(names_of):
@@ -151,6 +147,16 @@ def adopt_shards(
     except OSError as error:
         raise UserError(error.strerror or str(error), path=directory) from None
     return info
+
+
+def _index_shards(tasks: Sequence[_IndexTask], workers: int, progress: Progress) -> dict[str, _ShardScan]:
+    """Writes the index of each shard; what was found in the shard, by its name."""
+    scans: dict[str, _ShardScan] = {}
+    progress("indexing", 0, len(tasks))
+    for name, result in run_tasks(_index_shard, tasks, workers):
+        scans[name] = result
+        progress("indexing", len(scans), len(tasks))
+    return scans
 
 
 def find_shards(directory: Path) -> dict[str, list[str]]:

@@ -37,7 +37,7 @@ def write_tiny_dataset(
 
     10 classes, a tint each; 101 training records in 3 shards, 37 validation records in 2; JPEGs of 40 to 120 pixels, as
     `draw` gives them for (rng, label, height, width).
-    With TRAIN_RECORDS classes each training record has a label of its own, which says what was read.
+    With TRAIN_RECORDS classes each training record has its own label, which says what was read.
     """
     rng = np.random.default_rng(seed)
     counts = {"train": (TRAIN_RECORDS, TRAIN_SHARDS), "validation": (VALIDATION_RECORDS, VALIDATION_SHARDS)}

@@ -60,7 +60,7 @@ def tensors(data: list[reference.Batch]) -> list[tuple[tf.Tensor, tf.Tensor]]:
 def train(
     model: keras.Model, optimizer: keras.optimizers.Optimizer, data: list[reference.Batch], mode: str = "graph"
 ) -> list[np.ndarray]:
-    """The weights after a loop of one's own; mode is eager, graph or jit."""
+    """The weights after your own loop; mode is eager, graph or jit."""
     optimizer.build(model.trainable_variables)
 
     def step(x: tf.Tensor, y: tf.Tensor) -> None:

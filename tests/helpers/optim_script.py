@@ -1,8 +1,8 @@
-"""What test_optim.py runs in processes of their own. The last line it prints is a JSON object {case: difference}.
+"""What test_optim.py runs in separate processes. The last line it prints is a JSON object {case: difference}.
 
 python -m tests.helpers.optim_script mirrored   MirroredStrategy on two logical CPUs
 python -m tests.helpers.optim_script worker     one of two workers, TF_CONFIG says which
-python -m tests.helpers.optim_script resume FILE.keras START OUT.npz   goes on from micro-step START, in mid-cycle
+python -m tests.helpers.optim_script resume FILE.keras START OUT.npz   continues from micro-step START, within a cycle
 """
 
 import json
@@ -54,7 +54,7 @@ def strategy_case(strategy: tf.distribute.Strategy, case: str, mode: str = "grap
 
 
 def resumed_case(strategy: tf.distribute.Strategy) -> float:
-    """Stops in the middle of both cycles, carries all variables into a new model and optimizer, and goes on."""
+    """Stops in the middle of both cycles, carries all variables into a new model and optimizer, and continues."""
     settings, order = CASES["iter_size outside"]
     data = reference.micro_batches(reference.batches(), settings.iter_size)
 

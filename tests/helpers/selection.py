@@ -45,7 +45,9 @@ FAST_MODULES = frozenset(
         "test_site",
         "test_sources",
         "test_style",
+        "test_stream",
         "test_tools_models",
+        "test_train_settings",
         "test_uniform",
     }
 )

@@ -68,24 +68,46 @@ def build_graph(
     )
     def graph() -> tuple[Any, ...]:
         encoded, stored_label, plan = read(files, options.decoder.reader_queue)
-        affine, colour, box = fn.reshape(plan[0:6], shape=[2, 3]), fn.reshape(plan[6:18], shape=[3, 4]), plan[18:22]
-        size, repeat_edges = batch.image_size, not augment.turns
         if files.whole_images:
-            image = decode_whole(encoded, options.decoder, preallocate, on_gpu)
-            if repeat_edges:  # the edges of the planned box, as where only the box is decoded
-                image = fn.slice(image, box[0:2], box[2:4], **_PIXELS)
-            image = _colour(_warp_affine(image, affine, size, repeat_edges), colour, batch.dtype, is_float=True)
-        elif native:
-            given = {"size": size, "dtype": _dali_dtype(batch.dtype), "repeat_edges": repeat_edges}
-            image = fn.kimagenet_warp_colour(_decode_box(encoded, box), plan, **given)
+            whole = decode_whole(encoded, options.decoder, preallocate, on_gpu)
+            image = _transform_whole(whole, plan, batch, repeat_edges=not augment.turns)
         else:
-            image = _warp(_decode_box(encoded, box), affine, size, repeat_edges)
-            image = _colour(image, colour, batch.dtype, is_float=False)
+            image = _transform_box(encoded, plan, batch, native, repeat_edges=not augment.turns)
         label = fn.cast(stored_label, dtype=types.INT32) - label_base
         parts = (image, label, plan[22])[:outputs]
         return tuple(part.gpu() for part in parts) if on_gpu else parts
 
     return graph()
+
+
+def _transform_whole(image: Any, plan: Any, batch: BatchSpec, *, repeat_edges: bool) -> Any:
+    """Warp and colour of whole images."""
+    from nvidia.dali import fn
+
+    affine, colour, box = _parts_of(plan)
+    if repeat_edges:  # the edges of the planned box, as where only the box is decoded
+        image = fn.slice(image, box[0:2], box[2:4], **_PIXELS)
+    image = _warp_affine(image, affine, batch.image_size, repeat_edges)
+    return _colour(image, colour, batch.dtype, is_float=True)
+
+
+def _transform_box(encoded: Any, plan: Any, batch: BatchSpec, native: bool, *, repeat_edges: bool) -> Any:
+    """Decoding of the planned box, warp and colour; the last two by our own operator if `native`."""
+    from nvidia.dali import fn
+
+    affine, colour, box = _parts_of(plan)
+    image = _decode_box(encoded, box)
+    if native:
+        given = {"size": batch.image_size, "dtype": _dali_dtype(batch.dtype), "repeat_edges": repeat_edges}
+        return fn.kimagenet_warp_colour(image, plan, **given)
+    return _colour(_warp(image, affine, batch.image_size, repeat_edges), colour, batch.dtype, is_float=False)
+
+
+def _parts_of(plan: Any) -> tuple[Any, Any, Any]:
+    """The affine matrix, the colour matrix and the box in the plan's floats."""
+    from nvidia.dali import fn
+
+    return fn.reshape(plan[0:6], shape=[2, 3]), fn.reshape(plan[6:18], shape=[3, 4]), plan[18:22]
 
 
 def read(files: PlanFiles, queue: int) -> tuple[Any, Any, Any]:
