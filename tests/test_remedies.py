@@ -30,6 +30,8 @@ ELSEWHERE = {
     "editables": "hatchling's editable installs",
     "pre-commit": "runs the hooks",
     "rust-just": "runs the tasks of CONTRIBUTING.md",
+    "nvidia-nvimgcodec-cu12": "DALI's decoders; the doctor names it if its version does not fit DALI",
+    "nvidia-nvjpeg-cu12": "DALI's decoders on a GPU; the doctor names it if it is missing",
     "nvidia-cufft-cu12": "comes with tensorflow[and-cuda]; the doctor names it if it is missing",
     "opencv-python-headless": "another reader, for bench",
     "torch": "another reader, for bench",
@@ -88,7 +90,7 @@ def check(arguments: str) -> None:
             asked_extras = set((local[1] or "dev").split(","))
             assert asked_extras <= {*EXTRAS, "NAME"}, arguments  # NAME is a placeholder in the docs
             continue
-        asked = Requirement(word)
+        asked = Requirement(word.replace("{}", "0"))  # a version that is filled in later
         assert asked.name != PROJECT["name"], f"the project is on no index: {arguments}"
         if asked.name in ELSEWHERE:
             continue
