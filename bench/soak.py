@@ -26,9 +26,9 @@ from pipelines import AugmentSpec, BatchSpec, ShardSet, loaders
 from pipelines.shards.shard_set import StoredImage
 
 QUESTION = "soak"
-EPOCHS = 12  # of a cycle
+CYCLE_STEPS = 576  # of a cycle, all its epochs together
 CORRUPT = 4  # records
-RECORDS = 1536  # of an epoch, which takes a second or two
+STEPS = 48  # of an epoch, which then takes a second or two
 BATCH_SIZE, IMAGE_SIZE = 32, 128
 UNITS = {"resident memory": "MB", "threads": "threads", "files": "files"}
 State = tuple[float, float, int, int]  # seconds since the start, megabytes, threads, files
@@ -42,6 +42,9 @@ def make_parser() -> cli.Parser:
     parser.add_argument("--dataset-dir", type=Path, metavar="DIR", help="folder of shards (default: the demo data)")
     parser.add_argument(
         "--minutes", type=float, default=15.0, metavar="M", help="minutes for each loader (default: 15)"
+    )
+    parser.add_argument(
+        "--steps", type=cli.positive_int, default=STEPS, metavar="N", help=f"steps of an epoch (default: {STEPS})"
     )
     return parser
 
@@ -57,16 +60,17 @@ def soak(flags: argparse.Namespace) -> None:
     spent = dict.fromkeys(names, 0.0)
     skipped = dict.fromkeys(names, 0)
     with TemporaryDirectory() as scratch:
-        shards = damaged_copy(ShardSet.open(directory, "train"), Path(scratch))
+        shards = damaged_copy(ShardSet.open(directory, "train"), flags.steps * BATCH_SIZE, Path(scratch))
+        epochs = max(1, CYCLE_STEPS // flags.steps)
         for name in names:
-            for _ in cycle(name, shards):  # libraries are loaded and thread pools are filled
+            for _ in cycle(name, shards, epochs):  # libraries are loaded and thread pools are filled
                 pass
         start = time.monotonic()
         while min(spent.values()) < 60 * flags.minutes:
             name = min(names, key=lambda name: spent[name])
             began = time.monotonic()
             count = 0
-            for count in cycle(name, shards):  # noqa: B007
+            for count in cycle(name, shards, epochs):  # noqa: B007
                 state = resident_megabytes(), threads(), open_files()
                 states[name].append((time.monotonic() - start, *state))
             skipped[name] += count
@@ -74,7 +78,7 @@ def soak(flags: argparse.Namespace) -> None:
             print(f"{name}: {spent[name] / 60:.1f} min, {skipped[name]} skipped", *state, flush=True)
     measurements = measure(states, spent, skipped, len(shards.usable))
     Result(
-        command=f"python -m bench.soak --output {flags.output.name} --minutes {flags.minutes:g}",
+        command=f"python -m bench.soak --output {flags.output.name} --minutes {flags.minutes:g} --steps {flags.steps}",
         date=machine.date(),
         commit=machine.commit(),
         machine=machine.machine() | {"load_average_5_min": round(os.getloadavg()[1], 1)},
@@ -87,14 +91,15 @@ def soak(flags: argparse.Namespace) -> None:
         draw(states, flags.png)
 
 
-def damaged_copy(shards: ShardSet, folder: Path) -> ShardSet:
-    """Copies the first `RECORDS` records and overwrites the first bytes of `CORRUPT` images.
+def damaged_copy(shards: ShardSet, count: int, folder: Path) -> ShardSet:
+    """Copies the first records and overwrites the first bytes of `CORRUPT` images.
 
     Args:
         shards: the data set.
+        count: how many records to copy.
         folder: for the copies of the shards.
     """
-    records = shards.usable[:RECORDS]
+    records = shards.usable[:count]
     copies = {}
     for path in {shards.paths[number] for number in shards.shard[records]}:
         copies[path] = folder / path.name
@@ -110,8 +115,8 @@ def damaged_copy(shards: ShardSet, folder: Path) -> ShardSet:
     return replace(shards, paths=tuple(copies.get(path, path) for path in shards.paths), usable=records)
 
 
-def cycle(name: str, shards: ShardSet) -> Iterator[int]:
-    """Opens a loader, reads `EPOCHS` epochs and closes it; yields the number of skipped records after each epoch."""
+def cycle(name: str, shards: ShardSet, epochs: int) -> Iterator[int]:
+    """Opens a loader, reads some epochs and closes it; yields the number of skipped records after each epoch."""
     from kimagenet.training.feed import open_feed
     from kimagenet.training.recovery import CorruptRecords
     from kimagenet.training.strategy import choose_strategy
@@ -119,10 +124,10 @@ def cycle(name: str, shards: ShardSet) -> Iterator[int]:
     batch, augment, corrupt = BatchSpec(BATCH_SIZE, IMAGE_SIZE), AugmentSpec.train(), CorruptRecords("skip")
     strategy = choose_strategy()
     with open_feed(strategy, name, shards, batch, augment, workers=1, corrupt=corrupt, timeout=600.0) as feed:
-        for epoch in range(EPOCHS):
+        for epoch in range(epochs):
             for _ in feed.epoch(epoch):
                 pass
-            if epoch == EPOCHS - 1:
+            if epoch == epochs - 1:
                 gc.collect()
             yield len(feed.corrupt)
 
