@@ -51,6 +51,20 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_links_lead_to_headings() -> None:
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+            linked = (page.parent / target).resolve() if target else page
+            headings = re.findall(r"^#+ (.+)$", prose(linked), re.MULTILINE)
+            assert anchor in map(anchor_of, headings), f"{page.name}: {target}#{anchor}"
+
+
+def anchor_of(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+
+
 def test_pages_name_files_that_exist() -> None:
     named = re.compile(r"`((?:pipelines|kimagenet|tools|bench|tests|docs)/[\w./]+\.(?:py|cc|md|json|png))`")
     found = {name: page.name for page in PAGES for name in named.findall(prose(page))}
@@ -81,7 +95,8 @@ def test_flags_are_there() -> None:
     fields = {field.name for field in dataclasses.fields(Recipe)}
     for page in PAGES:
         for flag in re.findall(r"(?<![\w-])--[a-z][\w-]+", page.read_text(encoding="utf-8")):
-            known = f'"{flag}"' in source or flag[2:].replace("-", "_") in fields
+            names = {flag, flag.replace("--no-", "--")}  # a flag of two states has a second name
+            known = any(f'"{name}"' in source or name[2:].replace("-", "_") in fields for name in names)
             assert known or flag in OTHERS_FLAGS, f"{page.name}: {flag}"
 
 
