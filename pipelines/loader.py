@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -15,6 +14,7 @@ from pipelines.errors import UserError
 from pipelines.plan import EpochPlan
 from pipelines.shards.shard_set import ShardSet
 from pipelines.stream import UNBOUNDED, Pipeline, Segment, Stream
+from pipelines.system.worker import Worker
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -145,7 +145,8 @@ class Loader(ABC):
         self.skipped: tuple[int, ...] = ()
         self.steps_per_epoch = self.plan(0).steps_per_epoch
         self.dropped_records = self.plan(0).dropped_records
-        self._opener = ThreadPoolExecutor(1, "kimagenet-open")
+        self._opener = Worker("kimagenet-open")
+        self._is_closed = False
         self._streams: WeakSet[Stream] = WeakSet()
         self._waiting: Stream | None = None  # at the start of an epoch, its pipeline ready
 
@@ -211,9 +212,7 @@ class Loader(ABC):
             UserError: there is no such epoch.
         """
         if first < 0 or count < 1:
-            raise UserError(
-                f"loader: epochs are counted from 0, and there is at least one, not {count} from {first} on"
-            )
+            raise UserError(f"loader: first must be 0 or more and count 1 or more, not {first} and {count}")
         steps = self.plan(first).steps_per_epoch
         return self.make_dataset(Segment(self.plan(0), first * steps, count * steps))
 
@@ -228,8 +227,8 @@ class Loader(ABC):
         try:
             for step in range(start_step, steps):
                 batch = stream.next()
-                if is_complete := step + 1 == steps:  # before the yield: most callers do not read past the last batch
-                    self._waiting = stream
+                if step + 1 == steps:  # before the yield: most callers do not read past the last batch
+                    is_complete = self._keep(stream)
                 yield batch
                 del batch
         finally:
@@ -244,7 +243,13 @@ class Loader(ABC):
 
         Returns:
             predictions [N, …], in the order of the records, and labels int32 [N].
+
+        Raises:
+            UserError: the loader is not one of a whole evaluation split with images in [-1, 1].
         """
+        if not self.augment.is_evaluation or self.world_size > 1 or self.batch.dtype == "uint8":
+            what = "loader: predictions need one loader of an evaluation, with float32 or float16 images"
+            raise UserError(what, remedy="open it with AugmentSpec.evaluation()")
         predicted, found = [], []
         for images, labels, weights in self.batches(0):
             is_record = weights.numpy() > 0
@@ -254,10 +259,11 @@ class Loader(ABC):
 
     def close(self) -> None:
         """Stops background work and removes temporary files."""
+        self._is_closed = True
         for stream in list(self._streams):
             stream.close()
         self._waiting = None
-        self._opener.shutdown(wait=True, cancel_futures=True)
+        self._opener.close()
 
     @abstractmethod
     def make_dataset(self, segment: Segment) -> "tf.data.Dataset":
@@ -268,6 +274,8 @@ class Loader(ABC):
         return _DatasetPipeline(segment, self.make_dataset)
 
     def _stream(self, segment: Segment) -> Stream:
+        if self._is_closed:
+            raise UserError("loader: it is closed", remedy="open another one")
         stream = Stream(segment, self._pipeline, self._opener, self._most_steps)
         self._streams.add(stream)
         return stream
@@ -281,6 +289,15 @@ class Loader(ABC):
                 return stream
             stream.close()
         return self._stream(Segment(self.plan(0), first, UNBOUNDED))
+
+    def _keep(self, stream: Stream) -> bool:
+        """Lets a stream wait at the end of an epoch, unless its plan is an old one; whether it waits."""
+        if self._is_closed or stream.plan.skipped != self.skipped:
+            return False
+        if self._waiting is not None:
+            self._waiting.close()
+        self._waiting = stream
+        return True
 
     def __enter__(self) -> "Loader":
         return self

@@ -86,7 +86,9 @@ class EpochPlan:
     @property
     def num_records(self) -> int:
         """Records that may be read: the usable ones except the skipped."""
-        return self._order.length if self.skipped else len(self.shards.usable)
+        usable, skipped = self.shards.usable, np.unique(np.array(self.skipped, np.int64))
+        places = np.minimum(np.searchsorted(usable, skipped), len(usable) - 1)
+        return len(usable) - int(np.count_nonzero(usable[places] == skipped))
 
     @property
     def steps_per_epoch(self) -> int:

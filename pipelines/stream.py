@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from traceback import clear_frames
@@ -13,6 +13,7 @@ import numpy as np
 
 from pipelines.plan import EpochPlan
 from pipelines.system.memory import memory_returned
+from pipelines.system.worker import Worker
 
 UNBOUNDED = 1 << 62  # steps
 _FIRST_STEPS, _GROWTH = 64, 8  # a short first segment, so that the first batch comes soon
@@ -27,11 +28,14 @@ class Segment:
         plan: the plan of a whole epoch, of any one; all epochs have its number of steps.
         first: the first step.
         steps: the number of steps.
+        latest: the plan of the epoch that was planned last, shared by the segments of a stream: a long epoch has many
+            segments, and is shuffled once.
     """
 
     plan: EpochPlan
     first: int
     steps: int
+    latest: list[EpochPlan] = field(default_factory=list)
 
     @classmethod
     def whole(cls, plan: EpochPlan) -> "Segment":
@@ -55,7 +59,9 @@ class Segment:
     def _of_epoch(self, epoch: int) -> EpochPlan:
         if epoch == self.plan.epoch or self.plan.augment.is_evaluation:  # an evaluation is the same every time
             return self.plan
-        return replace(self.plan, epoch=epoch)
+        if not self.latest or self.latest[0].epoch != epoch:
+            self.latest[:] = [replace(self.plan, epoch=epoch)]
+        return self.latest[0]
 
     @cached_property
     def records(self) -> np.ndarray:
@@ -73,6 +79,9 @@ class Pipeline(ABC):
     def open(self) -> Iterator[Any]:
         """The batches of the segment."""
 
+    def hurry(self) -> None:  # noqa: B027 most pipelines have no slow work
+        """Makes the slow work fast, because the pipeline is needed soon."""
+
     @abstractmethod
     def close(self) -> None:
         """Removes what was made for the segment; its batches are not read any more."""
@@ -81,15 +90,16 @@ class Pipeline(ABC):
 class Stream:
     """The batches from one step on, epoch after epoch.
 
-    Near the end of a segment the next pipeline is opened by the executor, up to its first batch, and the old one is
-    closed by it: neither makes a batch late.
+    Near the end of a segment the worker opens the next pipeline, up to its first batch; then it closes the old one.
+    Neither makes a batch late. Nothing here waits for the worker, except the next batch itself: a stream may be closed
+    in any thread, by the garbage collector, too.
     """
 
     def __init__(
         self,
         segment: Segment,
         make: Callable[[Segment], Pipeline],
-        executor: ThreadPoolExecutor,
+        worker: Worker,
         most_steps: int = UNBOUNDED,
     ) -> None:
         """Opens nothing yet.
@@ -97,18 +107,19 @@ class Stream:
         Args:
             segment: what to read.
             make: the pipeline of a part of it.
-            executor: one thread.
+            worker: opens and closes pipelines.
             most_steps: the most steps that one pipeline reads.
         """
         self.position = segment.first
         self._stop = segment.first + segment.steps
-        self._plan = segment.plan
+        self.plan = segment.plan
+        self._whole = segment
         self._make = make
-        self._executor = executor
+        self._worker = worker
         self._most_steps = most_steps
         self._size = _FIRST_STEPS
         self._left = 0  # steps of the current pipeline
-        self._ahead = 0
+        self._ahead = self._half = 0
         self._current: Pipeline | None = None
         self._iterator: Iterator[Any] | None = None
         self._next: Pipeline | None = None
@@ -129,8 +140,11 @@ class Stream:
             raise
         self.position += 1
         self._left -= 1
-        if self._left == self._ahead and self._next is not None:
-            self._opening = self._executor.submit(_begin, self._next)
+        if self._next is not None:
+            if self._left == self._half:
+                self._next.hurry()
+            if self._left == self._ahead:
+                self._opening = self._worker.submit(_begin, self._next)
         if self.position == self._stop:
             self.close()
         return batch
@@ -139,27 +153,25 @@ class Stream:
         """Ends the pipelines. A stream that is read again continues where it was."""
         self._left = 0
         opening, self._opening = self._opening, None
-        if opening is not None and not opening.cancel():
-            _ = opening.exception()  # waits
-        del opening
+        ended = [pipeline for pipeline in (self._current, self._next) if pipeline is not None]
+        self._current = self._next = None
         with memory_returned():
             self._iterator = None
-            for pipeline in (self._current, self._next):
-                if pipeline is not None:
-                    pipeline.close()
-            self._current = self._next = None
+        if ended:
+            self._worker.submit(_end, ended, [opening])
 
     def _change_pipeline(self) -> None:
         following = self._next or self._make(self._segment(self.position))
-        opening = self._opening or self._executor.submit(_begin, following)
+        opening = self._opening or self._worker.submit(_begin, following)
         self._opening = None
         if self._current is not None:
-            self._executor.submit(_end, self._current, [self._iterator])
+            self._worker.submit(_end, [self._current], [self._iterator])
         self._current, self._next, self._iterator = following, None, None
         self._iterator = opening.result()
         segment = following.segment
         self._left = segment.steps
         self._ahead = min(segment.steps - 1, max(_OPEN_AHEAD, segment.steps // _OPEN_SHARE))
+        self._half = max(self._ahead, segment.steps // 2)
         if (end := segment.first + segment.steps) < self._stop:
             self._next = self._make(self._segment(end))
 
@@ -167,7 +179,7 @@ class Stream:
         """The segment that begins at a step; each is longer than the one before."""
         steps = min(self._size, self._most_steps, self._stop - first)
         self._size = min(self._size * _GROWTH, self._most_steps)
-        return Segment(self._plan, first, steps)
+        return replace(self._whole, first=first, steps=steps)
 
 
 def _begin(pipeline: Pipeline) -> Iterator[Any]:
@@ -176,7 +188,9 @@ def _begin(pipeline: Pipeline) -> Iterator[Any]:
     return chain([next(iterator)], iterator)
 
 
-def _end(pipeline: Pipeline, held: list[Iterator[Any] | None]) -> None:
+def _end(pipelines: list[Pipeline], held: list[Any]) -> None:
+    """Closes pipelines, after what was opened of them is gone."""
     with memory_returned():
         held.clear()
-    pipeline.close()
+    for pipeline in pipelines:
+        pipeline.close()

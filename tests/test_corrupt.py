@@ -292,7 +292,7 @@ def test_a_run_that_stops_names_the_first_record_and_leaves_a_checkpoint(
     plans = [EpochPlan(shards, AugmentSpec.train(), 12, 32, epoch=epoch).records.tolist() for epoch in range(2)]
     position, record = next(found for found in enumerate(chain(*plans)) if found[1] in bad)
     place = f"{shards.paths[shards.shard[record]]}: the record at byte {shards.offsets[record]} (record {record} of"
-    assert error.startswith(f"error: {place} train): its image is no image")
+    assert error.startswith(f"error: {place} train): its image data is not an image")
     quarantine = f"python -m tools.check_shards {dataset} --quarantine"
     assert error.endswith(
         f"; quarantine it with `{quarantine}`, or skip such records with on_corrupt=skip (--on-corrupt)"

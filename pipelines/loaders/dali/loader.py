@@ -7,8 +7,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from concurrent.futures import CancelledError
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -26,12 +26,12 @@ from pipelines.loaders.dali.plan_files import PlanFiles, make_folder, write_plan
 from pipelines.loaders.dali.pulled import PulledDatasets
 from pipelines.plan import LARGEST_RECORD_SHUFFLE
 from pipelines.stream import Pipeline, Segment
+from pipelines.system.worker import Worker
 
 _log = logging.getLogger(__name__)
 
 _MOST_RUNS = 1 << 16  # index files of a segment, 4 kB each: where records are shuffled one by one, positions
 _MOST_POSITIONS = 1 << 20  # of a segment that is shuffled in blocks
-_MOST_GPU_POSITIONS = 1 << 22  # of a dataset over several epochs: its whole plan, 160 bytes each, is written first
 
 
 @cache
@@ -72,21 +72,39 @@ class BackgroundPace:
 
     def __init__(self) -> None:
         self._wanted = threading.Event()
+        self._waiting = 0
+        self._lock = threading.Lock()
+        self._is_stopped = False
         self._rested = 0.0
 
     def rest(self) -> None:
-        """Sleeps in proportion to the work since the last call. Only the thread that works calls this."""
+        """Sleeps in proportion to the work since the last call. Only the thread that works calls this.
+
+        Raises:
+            CancelledError: the work is not needed any more.
+        """
+        if self._is_stopped:
+            raise CancelledError
         self._wanted.wait(self._REST * max(0.0, time.thread_time() - self._rested))
         self._rested = time.thread_time()
 
-    @contextlib.contextmanager
-    def hurried(self) -> Iterator[None]:
-        """Ends the rest, and allows no other within the block. One thread at a time."""
+    def hurry(self) -> None:
+        """Allows no rest until `relax` was called as often."""
+        with self._lock:
+            self._waiting += 1
+            self._wanted.set()
+
+    def relax(self) -> None:
+        """Takes one `hurry` back."""
+        with self._lock:
+            self._waiting -= 1
+            if not self._waiting and not self._is_stopped:
+                self._wanted.clear()
+
+    def stop(self) -> None:
+        """Ends the work at its next rest."""
+        self._is_stopped = True
         self._wanted.set()
-        try:
-            yield
-        finally:
-            self._wanted.clear()
 
 
 def physical_gpu(logical: int, parts: Sequence[int]) -> int:
@@ -126,6 +144,7 @@ class _DaliPipeline(Pipeline):
         super().__init__(segment)
         self._loader = loader
         self._folder: tempfile.TemporaryDirectory | None = None
+        self._is_hurried = False
         self._written = loader.writer.submit(self._write)
         loader.pipelines.add(self)
 
@@ -138,9 +157,9 @@ class _DaliPipeline(Pipeline):
 
     def dataset(self) -> tf.data.Dataset:
         """DALI's own dataset, which has no end. Raises `UserError` if the plan cannot be written."""
+        self.hurry()
         try:
-            with self._loader.pace.hurried():
-                files = self._written.result()
+            files = self._written.result()
         except OSError as error:
             raise UserError(
                 f"the plan of an epoch cannot be written: {error.strerror or error}",
@@ -149,10 +168,19 @@ class _DaliPipeline(Pipeline):
             ) from error
         return self._loader.dali_dataset(files)
 
+    def hurry(self) -> None:
+        if not self._is_hurried:
+            self._is_hurried = True
+            pace = self._loader.pace  # not self, which holds the future
+            pace.hurry()
+            self._written.add_done_callback(lambda _: pace.relax())
+
     def close(self) -> None:
-        if not self._written.cancel():
-            with self._loader.pace.hurried():
-                _ = self._written.exception()  # waits
+        """Removes the plan, after it is written."""
+        self._written.cancel()
+        self.hurry()
+        with contextlib.suppress(CancelledError):
+            _ = self._written.exception()  # waits
         if self._folder is not None:
             self._folder.cleanup()
 
@@ -170,12 +198,12 @@ class DaliLoader(Loader):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         _hold_decoders()
-        self.writer = ThreadPoolExecutor(1, "kimagenet-plan")
         self.pace = BackgroundPace()
+        self.writer = Worker("kimagenet-plan", self.pace.stop)
         self.pipelines: WeakSet[_DaliPipeline] = WeakSet()
-        self._pulled = PulledDatasets(self.batch, is_evaluation=self.augment.is_evaluation)
         is_blocked = len(self.shards.usable) > LARGEST_RECORD_SHUFFLE
-        self._most_steps = max(1, (_MOST_POSITIONS if is_blocked else _MOST_RUNS) // self.batch.batch_size)
+        self._most_positions = (_MOST_POSITIONS if is_blocked else _MOST_RUNS) // self.world_size
+        self._most_steps = max(1, self._most_positions // self.batch.batch_size)
         # Several replicas share the process's threads, so their times cannot be told apart.
         can_check = self.device == "gpu" and self.world_size == 1 and not self.augment.is_evaluation
         self._host_check = HostCheck(self.shards.sizes) if can_check else None
@@ -184,11 +212,15 @@ class DaliLoader(Loader):
     def device(self) -> str:
         return self.options.device
 
+    @cached_property
+    def _pulled(self) -> PulledDatasets:
+        return PulledDatasets(self.batch, is_evaluation=self.augment.is_evaluation)
+
     def make_dataset(self, segment: Segment) -> tf.data.Dataset:
         if self.device != "gpu" or not segment.steps:
             return self._pulled.make(segment, self._stream)
         # No Python between DALI and the training step.
-        if segment.positions > _MOST_GPU_POSITIONS and segment.steps > self.steps_per_epoch:
+        if segment.positions > self._most_positions and segment.steps > self.steps_per_epoch:
             what = f"loader dali: {segment.positions:,} records are too many for one dataset on a GPU"
             raise UserError(what, remedy="open fewer epochs at once, or read `batches`")
         pipeline = self._pipeline(segment)
@@ -200,7 +232,6 @@ class DaliLoader(Loader):
 
     def _checked(self, batches: Iterator[Any], check: HostCheck) -> Generator[Any, None, None]:
         """The same batches. Logs one line, once for each loader, if the GPU's images are decoded on the host."""
-        self._host_check = None  # the first batches tell
         try:
             for batch in batches:
                 yield batch
@@ -210,10 +241,11 @@ class DaliLoader(Loader):
             batches.close()  # type: ignore[attr-defined]
 
     def close(self) -> None:
+        self.pace.stop()
         super().close()
         for pipeline in list(self.pipelines):
             pipeline.close()
-        self.writer.shutdown(wait=True, cancel_futures=True)
+        self.writer.close()
         if self.device == "gpu":
             _release_gpu_memory()
 
