@@ -3,6 +3,7 @@
 It replaces three of DALI's stock operators. They do the same work where it cannot be compiled.
 """
 
+import ctypes
 import functools
 import hashlib
 import importlib.metadata
@@ -173,6 +174,7 @@ def _load(library: Path) -> None:
         raise RuntimeError(f"{library} does not load: {first_line(error)}") from None
     if not hasattr(fn, "kimagenet_warp_colour"):
         raise RuntimeError(f"{library} does not contain the operator")
+    ctypes.CDLL(str(library)).kimagenet_leave_out_error_pages()
 
 
 def _processor() -> bytes:

@@ -5,6 +5,10 @@
 // Output:  [size, size, 3] of `dtype`: float32 and float16 clipped to [-1, 1], uint8 rounded and clipped to 0…255.
 // Taps outside the source repeat its edge (`repeat_edges`) or are black. Sums are float32.
 
+#include <cstring>
+#include <iostream>
+#include <streambuf>
+
 #include "warp_colour.h"
 
 #include "dali/pipeline/operator/operator.h"
@@ -67,4 +71,39 @@ DALI_SCHEMA(KimagenetWarpColour)
     .AddArg("dtype", "float32, float16 or uint8.", DALI_DATA_TYPE)
     .AddArg("repeat_edges", "Whether taps outside the source are its edge, or else black.", DALI_BOOL);
 
+// DALI's TensorFlow plugin writes a page to std::cout for each error, and then raises the same text. This leaves the page
+// out and forwards everything else.
+class WithoutErrorPages : public std::streambuf {
+ public:
+  explicit WithoutErrorPages(std::streambuf *out) : out_(out) {}
+
+ protected:
+  std::streamsize xsputn(const char *text, std::streamsize count) override {
+    const char page[] = "Error DALI_";  // the plugin writes the page as one string, and std::endl
+    const auto length = std::streamsize(std::strlen(page));
+    line_end_follows_ = count >= length && std::memcmp(text, page, size_t(length)) == 0;
+    return line_end_follows_ ? count : out_->sputn(text, count);
+  }
+
+  int_type overflow(int_type character) override {
+    const bool is_left_out = line_end_follows_ && character == '\n';
+    line_end_follows_ = false;
+    if (is_left_out || traits_type::eq_int_type(character, traits_type::eof())) return traits_type::not_eof(character);
+    return out_->sputc(traits_type::to_char_type(character));
+  }
+
+  int sync() override { return out_->pubsync(); }
+
+ private:
+  std::streambuf *out_;
+  static thread_local bool line_end_follows_;
+};
+
+thread_local bool WithoutErrorPages::line_end_follows_ = false;
+
 }  // namespace kimagenet
+
+extern "C" void kimagenet_leave_out_error_pages() {
+  static kimagenet::WithoutErrorPages *filter = nullptr;  // never freed: std::cout is flushed after everything else
+  if (!filter) std::cout.rdbuf(filter = new kimagenet::WithoutErrorPages(std::cout.rdbuf()));
+}
