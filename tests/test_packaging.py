@@ -38,7 +38,8 @@ def test_wheel_holds_both_packages_and_nothing_else(installed: Path) -> None:
         "kimagenet",
         "pipelines",
     }
-    for name in ("kimagenet/py.typed", "pipelines/py.typed", "pipelines/loaders/dali/warp_colour.cc"):
+    sources = [f"pipelines/loaders/dali/warp_colour.{suffix}" for suffix in ("cc", "h")]
+    for name in ("kimagenet/py.typed", "pipelines/py.typed", *sources):
         assert (installed / name).is_file(), name
 
 

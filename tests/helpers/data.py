@@ -32,18 +32,19 @@ def write_tiny_dataset(
     label_base: int = 1,
     num_classes: int = NUM_CLASSES,
     draw: Callable[[np.random.Generator, int, int, int], Image.Image] = photo,
+    sides: tuple[int, int] = (40, 120),
 ) -> Path:
     """Writes shards, indexes, sizes and dataset.json into `directory` and returns it.
 
-    10 classes, a tint each; 101 training records in 3 shards, 37 validation records in 2; JPEGs of 40 to 120 pixels, as
-    `draw` gives them for (rng, label, height, width).
+    10 classes, a tint each; 101 training records in 3 shards, 37 validation records in 2; JPEGs whose `sides` are
+    40 to 120 pixels, as `draw` gives them for (rng, label, height, width).
     With TRAIN_RECORDS classes each training record has its own label, which says what was read.
     """
     rng = np.random.default_rng(seed)
     counts = {"train": (TRAIN_RECORDS, TRAIN_SHARDS), "validation": (VALIDATION_RECORDS, VALIDATION_SHARDS)}
     splits = {
         split: _write_split(
-            directory, split, rng.permutation(np.arange(records) % num_classes), shards, label_base, rng, draw
+            directory, split, rng.permutation(np.arange(records) % num_classes), shards, label_base, rng, draw, sides
         )
         for split, (records, shards) in counts.items()
     }
@@ -73,8 +74,9 @@ def _write_split(
     label_base: int,
     rng: np.random.Generator,
     draw: Callable[[np.random.Generator, int, int, int], Image.Image],
+    sides: tuple[int, int],
 ) -> SplitInfo:
-    sizes = rng.integers(40, 121, (len(labels), 2))
+    sizes = rng.integers(sides[0], sides[1] + 1, (len(labels), 2))
     shards = []
     for number, part in enumerate(np.array_split(np.arange(len(labels)), num_shards)):
         path = directory / f"{split}-{number:05d}-of-{num_shards:05d}"

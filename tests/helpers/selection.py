@@ -31,6 +31,7 @@ FAST_MODULES = frozenset(
         "test_index",
         "test_metadata",
         "test_mixed_layouts",
+        "test_native",
         "test_operation",
         "test_packaging",
         "test_order",

@@ -31,4 +31,5 @@ with open_feed(strategy, "dali", shards, batch, AugmentSpec.train(), workers=1, 
     for epoch in range(2):
         assert sum(1 for _ in feed.epoch(epoch)) == 5
 assert sorted(corrupt.of("train")) == list(range(0, count, 24))
+tf.print("written to std::cout", output_stream=sys.stdout)
 print("whole")

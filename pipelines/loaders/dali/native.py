@@ -3,28 +3,39 @@
 It replaces three of DALI's stock operators. They do the same work where it cannot be compiled.
 """
 
+import ctypes
 import functools
 import hashlib
 import importlib.metadata
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from pipelines.errors import first_line
 from pipelines.loader import Unavailable
 from pipelines.system.files import cache_directory, write_atomic
 
-_SOURCE = Path(__file__).with_name("warp_colour.cc")
-_FLAGS = (
-    *("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-w"),
+_SOURCES = [Path(__file__).with_name(name) for name in ("warp_colour.cc", "warp_colour.h")]
+FLAGS = (  # the tests compile with the same
+    *("-std=c++17", "-O3", "-march=native", "-w"),
     # The part of -ffast-math that vectorizing needs. All of it would flush denormals to zero in the whole process.
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffinite-math-only", "-fassociative-math"),
+)
+_LIBRARY_FLAGS = (
+    *("-fPIC", "-shared"),
     "-Wl,-z,now",  # a missing symbol must be an error when the library is loaded, not the end of the process later
 )
+_COMPILER_SECONDS = 600
 _log = logging.getLogger(__name__)
+
+
+class _NotCompiled(Exception):
+    """The compiler is missing or fails."""
 
 
 def available() -> bool:
@@ -36,34 +47,105 @@ def available() -> bool:
 def unavailable() -> Unavailable | None:
     """Why the operator could not be loaded, after a warning; None if it is loaded. Tries once a process."""
     try:
-        _load(_compiled())
-    except (ImportError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
-        problem = Unavailable(_first_error_line(error), "install g++, or name a C++17 compiler in CXX")
-        _log.warning("loader dali: stock operators replace our CPU operator (slower), because %s", problem)
-        return problem
-    return None
+        _load_or_compile()
+    except OSError as error:
+        cause = f"{error.filename}: {error.strerror}" if error.filename else first_line(error)
+        problem = Unavailable(cause, "set XDG_CACHE_HOME to a folder that can be written")
+    except (ImportError, RuntimeError, _NotCompiled) as error:
+        problem = Unavailable(first_line(error), "install g++, or name a C++17 compiler in CXX")
+    else:
+        return None
+    _log.warning("loader dali: stock operators replace our CPU operator (slower), because %s", problem)
+    return problem
 
 
-def _compiled() -> Path:
-    """The shared library for this source, DALI and processor. Compiles it if it is not in the cache."""
+def _load_or_compile() -> None:
+    """Loads the library for this source, DALI and processor; compiles it if the cache has none that is whole and loads.
+
+    The name of a library ends with the checksum of its content. So a damaged file is noticed before it is loaded, which
+    would end the process by a signal.
+    """
+    name, folder = f"warp_colour-{_key()}", cache_directory() / "native"
+    found = sorted(folder.glob(f"{name}-*.so"))
+    damaged = [library for library in found if not _is_whole(library)]
+    for library in found:
+        if library not in damaged:
+            try:
+                return _load(library)
+            except RuntimeError as error:  # compiled for other system libraries
+                _log.warning("loader dali: %s", first_line(error))
+    for library in damaged:
+        _log.warning("loader dali: %s is damaged", library)
+    _log.warning("loader dali: compiling the CPU operator; it is kept in %s", folder)
+    content = _compile()
+    library = folder / f"{name}-{_checksum(content)}.so"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(library, content)
+    if not _is_whole(library):
+        raise RuntimeError(f"{library} differs from what was written")
+    for other in damaged:
+        if other != library:
+            other.unlink(missing_ok=True)
+    return _load(library)
+
+
+def _key() -> str:
+    """Changes with everything that the library is made of."""
     dali = importlib.metadata.version("nvidia-dali-cuda120")
-    made_of = (_SOURCE.read_bytes(), dali.encode(), " ".join(_FLAGS).encode(), _processor())
-    key = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
-    library = cache_directory() / "native" / f"warp_colour-{key}.so"
-    if not library.exists():
-        compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-        if compiler is None:
-            raise RuntimeError("there is no C++ compiler")
-        _log.warning("loader dali: compiling the CPU operator; it is kept in %s", library)
-        library.parent.mkdir(parents=True, exist_ok=True)
-        temporary = library.with_suffix(f".{os.getpid()}.tmp")
+    sources = [source.read_bytes() for source in _SOURCES]
+    made_of = (*sources, dali.encode(), " ".join(FLAGS + _LIBRARY_FLAGS).encode(), _processor())
+    return hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether the content has the checksum that the name says."""
+    try:
+        return library.stem.endswith(f"-{_checksum(library.read_bytes())}")
+    except OSError:
+        return False
+
+
+def _compile() -> bytes:
+    """The content of the shared library. Raises `_NotCompiled`."""
+    compiler = _compiler()
+    with tempfile.TemporaryDirectory(prefix="kimagenet-native-") as folder:
+        output = Path(folder) / "warp_colour.so"
+        command = [*compiler, *FLAGS, *_LIBRARY_FLAGS, *_includes(), str(_SOURCES[0]), "-o", str(output), *_libraries()]
+        english = os.environ | {"LC_ALL": "C"}  # an error is recognized by this word
         try:
-            command = [compiler, *_FLAGS, *_includes(), str(_SOURCE), "-o", str(temporary), *_libraries()]
-            subprocess.run(command, check=True, capture_output=True, text=True)
-            write_atomic(library, temporary.read_bytes())
-        finally:
-            temporary.unlink(missing_ok=True)
-    return library
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                env=english,
+                timeout=_COMPILER_SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise _NotCompiled(f"the compiler does not run: {first_line(error)}") from None
+        if done.returncode:
+            lines = done.stderr.decode(errors="replace").splitlines()
+            reason = next((line for line in lines if "error" in line), f"{compiler[0]} failed")
+            raise _NotCompiled(f"it does not compile: {reason}")
+        if not output.exists():
+            raise _NotCompiled(f"{compiler[0]} wrote no file")
+        return output.read_bytes()
+
+
+def _compiler() -> list[str]:
+    """The command, read as make reads CXX: it may have arguments, as in "ccache g++"."""
+    try:
+        named = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise _NotCompiled(f"CXX cannot be read: {first_line(error)}") from None
+    found = named or [path for name in ("g++", "clang++") if (path := shutil.which(name))][:1]
+    if not found:
+        raise _NotCompiled("there is no C++ compiler")
+    return found
 
 
 def _includes() -> list[str]:
@@ -83,11 +165,16 @@ def _libraries() -> list[str]:
 
 
 def _load(library: Path) -> None:
+    """Loads the library into DALI. Raises `RuntimeError`."""
     from nvidia.dali import fn, plugin_manager
 
-    plugin_manager.load_library(str(library))
+    try:
+        plugin_manager.load_library(str(library))
+    except RuntimeError as error:
+        raise RuntimeError(f"{library} does not load: {first_line(error)}") from None
     if not hasattr(fn, "kimagenet_warp_colour"):
         raise RuntimeError(f"{library} does not contain the operator")
+    ctypes.CDLL(str(library)).kimagenet_leave_out_error_pages()
 
 
 def _processor() -> bytes:
@@ -97,10 +184,3 @@ def _processor() -> bytes:
     except OSError:
         return platform.machine().encode()
     return b"\n".join(sorted({line for line in lines if line.startswith((b"model name", b"flags", b"Features"))}))
-
-
-def _first_error_line(error: Exception) -> str:
-    if isinstance(error, subprocess.CalledProcessError):
-        lines = [line for line in error.stderr.splitlines() if "error" in line] or [f"{error.cmd[0]} failed"]
-        return f"it does not compile: {lines[0]}"
-    return first_line(error)
