@@ -16,6 +16,7 @@ FAST_MODULES = frozenset(
         "test_build",
         "test_build_stopped",
         "test_check",
+        "test_class_match",
         "test_checkpoint_file",
         "test_class_names",
         "test_clean",
