@@ -12,9 +12,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NoReturn
 
 from pipelines.errors import Blocked, UserError, one_line
+from pipelines.system.files import user_path
 
 EXIT_FAILED = 1  # the command did its work, but not all of it was possible; messages say what
 EXIT_USER_ERROR = 2
@@ -27,6 +29,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, program: str, usage: str, description: str, epilog: str = "") -> None:
         super().__init__(program, f"{program} {usage}", description, epilog, allow_abbrev=False)
+        self.register("type", Path, user_path)  # so that every flag with type=Path reads ~ in the same way
 
     def parse_args(  # type: ignore[override]
         self, arguments: Sequence[str] | None = None, namespace: argparse.Namespace | None = None

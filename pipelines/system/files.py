@@ -1,11 +1,34 @@
-"""Files that are whole or absent: written under a temporary name, synced, renamed."""
+"""Paths as users write them, and files that are whole or absent: written under a temporary name, synced, renamed."""
 
+import errno
 import os
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from pipelines.errors import UserError
+
+# What file systems say that cannot sync a file or a directory (vboxsf, old CIFS, some FUSE). Not a failed write.
+_NO_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+_MOST_BYTES = 255  # of a file name
+
+
+def user_path(text: str | Path) -> Path:
+    """Reads a path that a user wrote: ~ and ~NAME at its start are home folders, also where no shell replaced them.
+
+    Raises:
+        UserError: it is empty, or the home folder is not known.
+    """
+    if not str(text):
+        raise UserError("a path is empty", remedy="name a file or a folder")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError("this home folder is not known", path=text, remedy="write the whole path") from None
 
 
 @contextmanager
@@ -17,7 +40,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     with _in_place(path) as temporary, open(temporary, "wb") as stream:
         yield stream
         stream.flush()
-        os.fsync(stream.fileno())
+        _fsync(stream.fileno())
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -54,7 +77,7 @@ def atomic_path(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
 @contextmanager
 def _in_place(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
     """A temporary name beside `path`. What the block creates there is renamed to `path`, or removed after an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
+    temporary = _temporary(path, suffix)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -66,6 +89,13 @@ def _in_place(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)  # does nothing for a file
         with suppress(OSError):
             temporary.unlink()
+
+
+def _temporary(path: Path, suffix: str) -> Path:
+    """A hidden name beside `path`. A long name is cut, so that it stays a valid one."""
+    end = f".{os.getpid()}{suffix}"
+    name = os.fsdecode(os.fsencode(path.name)[: _MOST_BYTES - 1 - len(end)])
+    return path.with_name(f".{name}{end}")
 
 
 def _name(error: OSError, temporary: Path, path: Path) -> None:
@@ -84,14 +114,46 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Calls fsync for a file or a directory. POSIX keeps a new name only after its directory is synced."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Calls fsync for a file or a directory, if its file system can. A new name is kept only after its directory is."""
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():  # a directory that may be written, but not listed
+            return
+        raise
+    try:
+        _fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
+def _fsync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
 def cache_directory() -> Path:
-    """The user's cache folder: $XDG_CACHE_HOME/kimagenet, else ~/.cache/kimagenet. It may not exist yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kimagenet"
+    """The user's cache folder: $XDG_CACHE_HOME/kimagenet, else ~/.cache/kimagenet. It may not exist yet.
+
+    For a user without a home folder (a number, as in `docker run --user`): a private folder in the temporary one.
+
+    Raises:
+        UserError: the private folder belongs to another user.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME")
+    if not cache and os.path.expanduser("~") == "~":
+        return _private_folder(Path(tempfile.gettempdir()) / f"kimagenet-{os.getuid()}")
+    return user_path(cache or "~/.cache") / "kimagenet"
+
+
+def _private_folder(folder: Path) -> Path:
+    """Makes a folder that only this user can write. The cache contains code, so another user must not own it."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        remedy = "set XDG_CACHE_HOME to a folder of yours"
+        raise UserError("not a private folder of this user, so it is no cache", path=folder, remedy=remedy)
+    return folder

@@ -35,6 +35,7 @@ FAST_MODULES = frozenset(
         "test_operation",
         "test_packaging",
         "test_order",
+        "test_paths",
         "test_pixels",
         "test_plan",
         "test_recipes",
