@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from pipelines.errors import Blocked, UserError, one_line
 from pipelines.system.files import user_path
+from pipelines.system.limits import core_count, limits
 
 EXIT_FAILED = 1  # the command did its work, but not all of it was possible; messages say what
 EXIT_USER_ERROR = 2
@@ -120,6 +121,9 @@ def python() -> str:
 def import_tensorflow() -> None:
     """Imports TensorFlow and looks for devices, without the notes that it writes to stderr."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if limits().cores is not None:  # TensorFlow sees the affinity, not the quota
+        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+            os.environ.setdefault(name, str(core_count()))
     with without_notes():
         import tensorflow as tf
 

@@ -1,6 +1,5 @@
 """Classes of a model and a data set are matched by name or wnid, never by number alone. Without TensorFlow."""
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
 from pipelines import UserError
 from pipelines.shards.dataset import ClassInfo, DatasetInfo
+from tests.helpers.messages import messages
 
 MODEL, DATA = Path("m.keras"), Path("data")
 
@@ -72,12 +72,8 @@ def test_other_classes_are_refused(model: Classes, data: Classes, difference: st
 )
 def test_unknown_names_are_reported(model: Classes, whose: str, caplog: pytest.LogCaptureFixture) -> None:
     data = Classes(["b", "a"]) if whose == "the model" else Classes(["class 0", "class 1"])
-    logger = logging.getLogger("kimagenet")
-    logger.addHandler(caplog.handler)
-    try:
+    with messages("kimagenet", caplog):
         assert numbers(model, data) == [0, 1]
-    finally:
-        logger.removeHandler(caplog.handler)
     assert f"the class names of {whose} are not known" in caplog.text
     assert "compared by number" in caplog.text
 

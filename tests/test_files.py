@@ -2,7 +2,6 @@
 
 import errno
 import gzip
-import logging
 import os
 import stat
 import time
@@ -15,6 +14,7 @@ from kimagenet.json_output import check_writable
 from pipelines.errors import UserError
 from pipelines.system import streams
 from pipelines.system.files import atomic_folder, atomic_writer, write_atomic
+from tests.helpers.messages import messages
 
 
 def test_an_error_about_a_missing_folder_names_the_users_path(tmp_path: Path) -> None:
@@ -97,8 +97,6 @@ def test_a_fifo_without_a_reader_is_named_and_one_whose_reader_ends_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(streams, "_QUIET", 0.1)
-    logger = logging.getLogger("pipelines")
-    logger.addHandler(caplog.handler)
     path = tmp_path / "fifo"
     os.mkfifo(path)
 
@@ -107,13 +105,10 @@ def test_a_fifo_without_a_reader_is_named_and_one_whose_reader_ends_is_an_error(
         with open(path, "rb", buffering=0) as stream:
             stream.read(1)
 
-    try:
-        with ThreadPoolExecutor(1) as threads:
-            threads.submit(read_a_little)
-            with pytest.raises(UserError, match=f"{path}: its reader ended"):
-                write_atomic(path, b"content" * 100_000)
-    finally:
-        logger.removeHandler(caplog.handler)
+    with messages("pipelines", caplog), ThreadPoolExecutor(1) as threads:
+        threads.submit(read_a_little)
+        with pytest.raises(UserError, match=f"{path}: its reader ended"):
+            write_atomic(path, b"content" * 100_000)
     assert caplog.text.count("waiting for a process that reads this FIFO") == 1
 
 

@@ -1,7 +1,6 @@
 """Paths as users write them, and file systems that lack something: no home folder, no fsync, no /dev/shm."""
 
 import errno
-import logging
 import os
 import stat
 from pathlib import Path
@@ -16,6 +15,7 @@ from pipelines.shards.dataset import DatasetInfo
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system import files, processes
 from pipelines.system.files import cache_directory, sync, user_path, write_atomic
+from tests.helpers.messages import messages
 
 
 @pytest.fixture
@@ -140,12 +140,8 @@ def test_without_shared_memory_the_work_is_done_in_this_process(
         raise error
 
     monkeypatch.setattr(processes, "ProcessPoolExecutor", refuse)
-    logger = logging.getLogger("pipelines")
-    logger.addHandler(caplog.handler)
-    try:
+    with messages("pipelines", caplog):
         assert list(processes.run_tasks(abs, [-1, -2, -3], 2)) == [1, 2, 3]
-    finally:
-        logger.removeHandler(caplog.handler)
     assert caplog.text.count("/dev/shm: cannot be used") == 1
 
 

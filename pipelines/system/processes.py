@@ -13,6 +13,7 @@ from multiprocessing.connection import wait
 from typing import TypeVar
 
 from pipelines.errors import UserError
+from pipelines.system.limits import core_count
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -22,8 +23,8 @@ _NO_SEMAPHORES = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT
 
 
 def cpu_count() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The number of cores that this process may use: by its affinity, and by the quota of its container."""
+    return core_count()
 
 
 def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:

@@ -30,6 +30,7 @@ FAST_MODULES = frozenset(
         "test_fuzz",
         "test_imports",
         "test_index",
+        "test_limits",
         "test_metadata",
         "test_mixed_layouts",
         "test_operation",
