@@ -31,7 +31,9 @@ def use_cpu() -> None:
 
 def in_float32(model: keras.Model) -> keras.Model:
     """The model, or a copy that computes in float32: converters do not support mixed precision."""
-    if all(layer.compute_dtype == "float32" for layer in model.layers):
+    if all(
+        layer.compute_dtype == "float32" for layer in model._flatten_layers() if isinstance(layer, keras.layers.Layer)
+    ):
         return model
     return rebuilt(model, model.input_shape[1])
 

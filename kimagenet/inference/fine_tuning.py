@@ -10,7 +10,7 @@ import numpy as np
 
 from kimagenet import models
 from kimagenet.inference.class_match import Classes, numbers_in_model
-from kimagenet.inference.trained import check_probabilities, find, find_model, run_of
+from kimagenet.inference.trained import OURS, check_input, check_probabilities, find, find_model, run_of
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
 from pipelines.errors import UserError, first_line
@@ -66,9 +66,15 @@ def build(
     """
     import keras
 
+    from kimagenet.inference.input_range import find_range, with_our_range
+
     try:
         loaded = keras.models.load_model(path, compile=False)
+        check_input(loaded, path)
+        span = find_range(loaded)
         model = rebuilt(loaded, image_size)
+    except UserError:
+        raise
     # Keras raises any exception for a broken or foreign file.
     except Exception as error:
         reason = first_line(error)
@@ -76,6 +82,7 @@ def build(
     known = model.output_shape[-1]
     has_our_head = {"global_pool", "Logits"} <= {layer.name for layer in model.layers}
     if not has_our_head:
+        model = with_our_range(model, span or (OURS if run_of(path) else None), path)
         check_probabilities(model, path)
         if known != num_classes:
             raise UserError(f"knows {known} classes, the data set has {num_classes}; {_WHY_KEPT}", path=path)
@@ -140,6 +147,9 @@ def _reorder(model: "keras.Model", numbers: np.ndarray, path: Path) -> None:
 
     position = max((i for i, layer in enumerate(model.layers) if layer.weights), default=0)
     last, after = model.layers[position], model.layers[position + 1 :]
+    if isinstance(last, keras.Model) and not after:
+        _reorder(last, numbers, path)
+        return
     plain_types = (keras.layers.Softmax, keras.layers.Activation)
     if not isinstance(last, keras.layers.Dense) or not all(isinstance(layer, plain_types) for layer in after):
         what = "its classes have another order than the data set's, and its last layer is not Dense"
@@ -160,16 +170,23 @@ def rebuilt(loaded: "keras.Model", image_size: int) -> "keras.Model":
     import keras
 
     policy = keras.config.dtype_policy().name
-    last = loaded.layers[-1].name
+    last = loaded.layers[-1]
+    while isinstance(last, keras.Model):
+        last = last.layers[-1]
 
-    def clone(layer: "keras.Layer") -> "keras.Layer":
-        changes = {"trainable": True, "dtype": "float32" if layer.name == last else policy}
+    def clone(layer: "keras.Layer | keras.Operation") -> "keras.Layer | keras.Operation":
+        if not isinstance(layer, keras.Layer):  # an operation in the graph, as keras.ops.mean
+            return type(layer).from_config(layer.get_config())
+        changes = {"trainable": True, "dtype": "float32" if layer is last else policy}
         return type(layer).from_config(layer.get_config() | changes)
 
     functional = keras.Model(loaded.inputs[0], loaded.outputs[0], name=loaded.name)
     image = keras.Input((image_size, image_size, 3), dtype="float32", name="image")
     model = keras.models.clone_model(functional, input_tensors=image, clone_function=clone, recursive=True)
     model.set_weights(loaded.get_weights())
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # takes its mean and variance from its weights
     return model
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kimagenet.cli import Parser
 
 CHECKPOINTS = ("final", "best", "last")
+OURS = (-1.0, 1.0)  # the range of values that our models take
 
 
 @dataclass(frozen=True)
@@ -118,16 +119,43 @@ def load(path: Path) -> "keras.Model":
     """
     import keras
 
+    from kimagenet.inference.input_range import find_range, with_our_range
+
     try:
         model = keras.models.load_model(path, compile=False)
     # Keras raises any exception for a broken or foreign file.
     except Exception as error:
         raise UserError(f"Keras cannot load it ({first_line(error)})", path=path) from None
+    check_input(model, path)
     shape = model.input_shape
-    if len(shape) != 4 or shape[1] is None or shape[1] != shape[2] or shape[3] != 3:
+    if shape[1] is None or shape[1] != shape[2]:
         raise UserError(f"takes inputs of shape {shape}, not square RGB images", path=path)
+    span = find_range(model) or (OURS if run_of(path) else None)
+    model = with_our_range(model, span, path)
     check_probabilities(model, path)
     return model
+
+
+def check_input(model: "keras.Model", path: Path) -> None:
+    """Checks that a model has one input, RGB images.
+
+    Args:
+        model: the model.
+        path: its file, for the message.
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        shapes = [tensor.shape for tensor in model.inputs]
+    except (AttributeError, TypeError, ValueError):  # a model of no graph has no inputs before it is called
+        shapes = []
+    if not shapes:
+        remedy = "let it begin with keras.Input((height, width, 3))"
+        raise UserError("a model without a graph, so its input is not known", path=path, remedy=remedy)
+    if len(shapes) > 1 or len(shapes[0]) != 4 or shapes[0][3] != 3:
+        shown = shapes[0] if len(shapes) == 1 else shapes
+        raise UserError(f"takes inputs of shape {shown}, not square RGB images", path=path)
 
 
 def check_probabilities(model: "keras.Model", path: Path) -> None:
