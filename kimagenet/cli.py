@@ -7,6 +7,7 @@ import argparse
 import difflib
 import logging
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -113,9 +114,9 @@ def run(
 
 
 def python() -> str:
-    """The path of this Python for a printed command, relative if it is below the working folder, as in .venv."""
+    """The path of this Python for a printed command, quoted; relative if it is below the working folder."""
     relative = os.path.relpath(sys.executable)
-    return sys.executable if relative.startswith(os.pardir) else relative
+    return shlex.quote(sys.executable if relative.startswith(os.pardir) else relative)
 
 
 def import_tensorflow() -> None:

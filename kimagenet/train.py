@@ -85,7 +85,7 @@ def train(flags: argparse.Namespace) -> int:
         # Fit
         code = begin_and_fit(loop, settings, describe_run(settings, loop, dataset), say)
     if loop.num_skipped:
-        command = f"{cli.python()} -m tools.check_shards {settings.dataset_dir} --quarantine"
+        command = f"{cli.python()} -m tools.check_shards {shlex.quote(str(settings.dataset_dir))} --quarantine"
         say(f"{loop.num_skipped} corrupt records were skipped, see {run.corrupt}; to quarantine them: `{command}`")
     if code == cli.EXIT_RESUME:
         command = f"{cli.python()} -m kimagenet.train --resume --output {shlex.quote(str(run.path))}"
@@ -217,7 +217,7 @@ def begin_and_fit(loop: "Loop", settings: Settings, info: dict[str, Any], say: S
 
 
 def _evaluate_command(settings: Settings) -> str:
-    return f"{cli.python()} -m kimagenet.evaluate {settings.run.path}"
+    return f"{cli.python()} -m kimagenet.evaluate {shlex.quote(str(settings.run.path))}"
 
 
 if __name__ == "__main__":
