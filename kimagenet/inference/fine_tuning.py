@@ -10,7 +10,7 @@ import numpy as np
 
 from kimagenet import models
 from kimagenet.inference.class_match import Classes, numbers_in_model
-from kimagenet.inference.trained import OURS, check_input, check_probabilities, find, find_model, run_of
+from kimagenet.inference.trained import check_input, check_probabilities, find, find_model, run_of
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
 from pipelines.errors import UserError, first_line
@@ -64,25 +64,13 @@ def build(
     Raises:
         UserError: the file is not a model, or not one that fits.
     """
-    import keras
+    from kimagenet.inference.input_range import with_our_range
 
-    from kimagenet.inference.input_range import find_range, with_our_range
-
-    try:
-        loaded = keras.models.load_model(path, compile=False)
-        check_input(loaded, path)
-        span = find_range(loaded)
-        model = rebuilt(loaded, image_size)
-    except UserError:
-        raise
-    # Keras raises any exception for a broken or foreign file.
-    except Exception as error:
-        reason = first_line(error)
-        raise UserError(f"cannot be trained at {image_size} pixels ({reason})", path=path) from None
+    model, span = _load(path, image_size)
     known = model.output_shape[-1]
     has_our_head = {"global_pool", "Logits"} <= {layer.name for layer in model.layers}
     if not has_our_head:
-        model = with_our_range(model, span or (OURS if run_of(path) else None), path)
+        model = with_our_range(model, span, path, is_of_run=run_of(path) is not None)
         check_probabilities(model, path)
         if known != num_classes:
             raise UserError(f"knows {known} classes, the data set has {num_classes}; {_WHY_KEPT}", path=path)
@@ -99,6 +87,26 @@ def build(
         elif numbers is None:
             say(f"{path}: its head for {known} classes is replaced by a new one for the data set's other classes")
     return model
+
+
+def _load(path: Path, image_size: int) -> tuple["keras.Model", tuple[float, float] | None]:
+    """The model of a file, rebuilt for an image size, and the range of its input; None if it is not known."""
+    import keras
+
+    from kimagenet.inference.input_range import find_range
+
+    try:
+        loaded = keras.models.load_model(path, compile=False)
+        check_input(loaded, path)
+        span = find_range(loaded)
+        model = rebuilt(loaded, image_size)
+    except UserError:
+        raise
+    # Keras raises any exception for a broken or foreign file.
+    except Exception as error:
+        reason = first_line(error)
+        raise UserError(f"cannot be trained at {image_size} pixels ({reason})", path=path) from None
+    return model, span
 
 
 def check_classes(run: RunDirectory, info: DatasetInfo, dataset_dir: Path) -> None:

@@ -7,28 +7,28 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from kimagenet.inference.trained import OURS
-
 _log = logging.getLogger(__name__)
 
 Span = tuple[float, float]
+OURS: Span = (-1.0, 1.0)
 _SPANS: tuple[Span, ...] = (OURS, (0.0, 1.0), (0.0, 255.0))
 _RESULTS: tuple[Span, ...] = (*_SPANS, (-0.5, 0.5))  # what a first layer scales to
 _SMALL, _LARGE = (0.9, 8.0), (200.0, 300.0)  # widths of standardized values, and of 0 to 255 without a mean
 
 
-def with_our_range(model: keras.Model, span: Span | None, path: Path) -> keras.Model:
+def with_our_range(model: keras.Model, span: Span | None, path: Path, is_of_run: bool) -> keras.Model:
     """The model for images in -1 to 1, with a message if this had to be decided.
 
     Args:
         model: a model of square RGB images.
         span: the range that it takes, of `find_range`; None: not known.
         path: its file, for the message.
+        is_of_run: whether a run wrote the file, so that the range is ours if nothing else is known.
 
     Returns:
         A model that begins with a layer that scales the images, or the model itself.
     """
-    if span is None and not {"global_pool", "Logits"} <= {layer.name for layer in model.layers}:
+    if span is None and not is_of_run and not {"global_pool", "Logits"} <= {layer.name for layer in model.layers}:
         _log.warning(
             "%s: the range of its input is not known; it gets images in -1 to 1; if it takes 0 to 255, save "
             "keras.Sequential([keras.layers.Rescaling(127.5, 127.5), model])",

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from kimagenet.cli import Parser
 
 CHECKPOINTS = ("final", "best", "last")
-OURS = (-1.0, 1.0)  # the range of values that our models take
 
 
 @dataclass(frozen=True)
@@ -130,8 +129,7 @@ def load(path: Path) -> "keras.Model":
     shape = model.input_shape
     if shape[1] is None or shape[1] != shape[2]:
         raise UserError(f"takes inputs of shape {shape}, not square RGB images", path=path)
-    span = find_range(model) or (OURS if run_of(path) else None)
-    model = with_our_range(model, span, path)
+    model = with_our_range(model, find_range(model), path, is_of_run=run_of(path) is not None)
     check_probabilities(model, path)
     return model
 
