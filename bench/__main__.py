@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -114,7 +115,7 @@ def main(arguments: argparse.Namespace) -> None:
         page = arguments.output.with_suffix(".html")
         print(
             f"\nwritten: {arguments.output}; to draw it: "
-            f"`{cli.python()} -m bench report {arguments.output} --output {page}`"
+            f"`{cli.python()} -m bench report {shlex.quote(str(arguments.output))} --output {shlex.quote(str(page))}`"
         )
 
 

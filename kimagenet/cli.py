@@ -7,14 +7,18 @@ import argparse
 import difflib
 import logging
 import os
+import shlex
 import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NoReturn
 
 from pipelines.errors import Blocked, UserError, one_line
+from pipelines.system.files import user_path
+from pipelines.system.limits import core_count, limits
 
 EXIT_FAILED = 1  # the command did its work, but not all of it was possible; messages say what
 EXIT_USER_ERROR = 2
@@ -27,6 +31,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, program: str, usage: str, description: str, epilog: str = "") -> None:
         super().__init__(program, f"{program} {usage}", description, epilog, allow_abbrev=False)
+        self.register("type", Path, user_path)  # so that every flag with type=Path reads ~ in the same way
 
     def parse_args(  # type: ignore[override]
         self, arguments: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -109,14 +114,17 @@ def run(
 
 
 def python() -> str:
-    """The path of this Python for a printed command, relative if it is below the working folder, as in .venv."""
+    """The path of this Python for a printed command, quoted; relative if it is below the working folder."""
     relative = os.path.relpath(sys.executable)
-    return sys.executable if relative.startswith(os.pardir) else relative
+    return shlex.quote(sys.executable if relative.startswith(os.pardir) else relative)
 
 
 def import_tensorflow() -> None:
     """Imports TensorFlow and looks for devices, without the notes that it writes to stderr."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if limits().cores is not None:  # TensorFlow sees the affinity, not the quota
+        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+            os.environ.setdefault(name, str(core_count()))
     with without_notes():
         import tensorflow as tf
 

@@ -94,7 +94,7 @@ def _measure(
         assert root is not None
         return evaluation.over_folder(model, root, augment, batch_size, flags.workers)
     reading = {"loader": flags.loader, "workers": flags.workers, "device": flags.data_device}
-    return evaluation.over_shards(model.model, shards, augment, batch_size, **reading), []
+    return evaluation.over_shards(model, shards, augment, batch_size, **reading), []
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from kimagenet.inference import trained
 from pipelines.augment import AugmentSpec
 from pipelines.errors import RunFailed, UserError, first_line
 from pipelines.loader import BatchSpec
-from pipelines.system.files import atomic_folder
+from pipelines.system.files import atomic_folder, entries_of_killed
 
 if TYPE_CHECKING:
     import keras
@@ -67,7 +68,7 @@ def export(flags: argparse.Namespace) -> None:
     batch = BatchSpec(1, model.input_shape[1])
     exporter = exporters.EXPORTERS[flags.format]
     try:
-        with atomic_folder(flags.output.absolute()) as folder:
+        with atomic_folder(Path(os.path.abspath(flags.output))) as folder:
             write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
             difference, compared = write_and_compare(exporter, model, batch, augment, folder)
             if not difference <= TOLERANCE:  # NaN is no success
@@ -145,7 +146,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _check_output(output: Path) -> None:
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    if output.exists() and not (output.is_dir() and set(output.iterdir()) == set(entries_of_killed(output))):
         raise UserError("exists and is not an empty folder", path=output, remedy="choose another --output")
     if not (parent := output.absolute().parent).is_dir():
         raise UserError(f"cannot be created, there is no folder {parent}", path=output)

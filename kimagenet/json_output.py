@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.errors import UserError
 from pipelines.system.files import write_atomic
+from pipelines.system.streams import is_stream
 
 
 def check_writable(path: Path) -> None:
@@ -16,12 +17,17 @@ def check_writable(path: Path) -> None:
     Raises:
         UserError: it cannot.
     """
-    if not path.parent.is_dir():
-        raise UserError(f"cannot be written, there is no folder {path.parent}", path=path)
+    if is_stream(path):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise UserError("cannot be written, permission denied", path=path)
+        return
+    parent = Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
+    if not parent.is_dir():
+        raise UserError(f"cannot be written, there is no folder {parent}", path=path)
     if path.is_dir():
         raise UserError("cannot be written, it is a folder", path=path)
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"cannot be written, the folder {path.parent} is read-only", path=path)
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"cannot be written, the folder {parent} is read-only", path=path)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from kimagenet.json_output import finite
 from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
 from pipelines.loader import BatchSpec
+from pipelines.system.files import user_path
 from pipelines.system.processes import cpu_count
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def check_exist(images: Sequence[str]) -> None:
         UserError: a name is neither a file nor a folder with files.
     """
     for name in images:
-        path = Path(name)
+        path = user_path(name)
         if name != "-" and not path.exists():
             raise UserError("no such file or folder", path=name)
         if path.is_dir() and not any(_files_below(path)):
@@ -111,10 +112,10 @@ def list_files(images: Sequence[str]) -> Iterator[Path]:
     for name in images:
         if name == "-":
             yield from (Path(line) for line in map(str.strip, sys.stdin) if line)
-        elif Path(name).is_dir():
-            yield from _files_below(Path(name))
+        elif (path := user_path(name)).is_dir():
+            yield from _files_below(path)
         else:
-            yield Path(name)
+            yield path
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -62,9 +62,12 @@ def train(flags: argparse.Namespace) -> int:
     # Open
     if settings.is_demo:
         generate_demo(settings, say)
-    dataset = identity(DatasetInfo.load(settings.dataset_dir))
+    dataset_info = DatasetInfo.load(settings.dataset_dir)
+    dataset = identity(dataset_info)
     if settings.is_resumed and not settings.is_forced:
         check_same(run, recipe, dataset)
+    if settings.is_resumed:
+        fine_tuning.check_classes(run, dataset_info, settings.dataset_dir)
     if settings.is_resumed and run.final.exists() and Recipe.load(run.recipe) == recipe:
         say(f"{run.path}: this run is finished; evaluate it with `{_evaluate_command(settings)}`")
         return 0
@@ -82,7 +85,7 @@ def train(flags: argparse.Namespace) -> int:
         # Fit
         code = begin_and_fit(loop, settings, describe_run(settings, loop, dataset), say)
     if loop.num_skipped:
-        command = f"{cli.python()} -m tools.check_shards {settings.dataset_dir} --quarantine"
+        command = f"{cli.python()} -m tools.check_shards {shlex.quote(str(settings.dataset_dir))} --quarantine"
         say(f"{loop.num_skipped} corrupt records were skipped, see {run.corrupt}; to quarantine them: `{command}`")
     if code == cli.EXIT_RESUME:
         command = f"{cli.python()} -m kimagenet.train --resume --output {shlex.quote(str(run.path))}"
@@ -160,7 +163,7 @@ def build_loop(settings: Settings, training: "Feed", validation: "Feed | None", 
     with training.strategy.scope():
         network = (training.shards.num_classes, recipe.image_size, recipe.dropout_rate)
         if fine_tuning.is_saved(recipe.model):
-            model = fine_tuning.build(Path(recipe.model), *network, say=say)
+            model = fine_tuning.build(Path(recipe.model), *network, dataset_dir=settings.dataset_dir, say=say)
         else:
             model = models.build(recipe.model, *network)
         optimizer = optim.build(recipe)
@@ -214,7 +217,7 @@ def begin_and_fit(loop: "Loop", settings: Settings, info: dict[str, Any], say: S
 
 
 def _evaluate_command(settings: Settings) -> str:
-    return f"{cli.python()} -m kimagenet.evaluate {settings.run.path}"
+    return f"{cli.python()} -m kimagenet.evaluate {shlex.quote(str(settings.run.path))}"
 
 
 if __name__ == "__main__":

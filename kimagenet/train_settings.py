@@ -14,6 +14,7 @@ Each setting is taken from the first of these that has it:
 import argparse
 import dataclasses
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from kimagenet.training.cluster import Cluster
 from pipelines import loaders
 from pipelines.decoding import DecoderOptions
 from pipelines.errors import UserError
+from pipelines.system.files import user_path
 
 # The original's batch_size and iter_size if no flag says them; for other models it demanded the flags.
 ORIGINAL_BATCHES = {"mobilenet_v2": (64, 4), "resnet50": (16, 16), "googlenet_bn": (64, 4)}
@@ -163,9 +165,11 @@ def _dataset(given: Path | None, earlier: RunDirectory | None) -> tuple[Path, bo
     """The folder of shards, and whether it is the demo's."""
     if given is None and earlier:
         given = Path(earlier.read_info()["dataset_dir"])
-    folder = (given or DEFAULT_DATASET_DIR).expanduser()
-    if given is not None or folder.exists():
-        return folder, False
+    if given is not None:
+        return user_path(given), False
+    with suppress(UserError):  # without a home folder there is no default place
+        if (folder := user_path(DEFAULT_DATASET_DIR)).exists():
+            return folder, False
     from kimagenet.demo import demo_directory
 
     return demo_directory(), True
@@ -200,6 +204,7 @@ def resolve_recipe(
     Raises:
         UserError: there is no such recipe, or the flags contradict each other.
     """
+    flags = argparse.Namespace(**{**vars(flags), "model": _expanded(flags.model), "recipe": _expanded(flags.recipe)})
     changes = {f.name: vars(flags)[f.name] for f in dataclasses.fields(Recipe) if vars(flags).get(f.name) is not None}
     if changes.get("decoupled_weight_decay"):
         changes.setdefault("weight_decay", 0.0)  # the two exclude each other, and only one was asked for
@@ -207,6 +212,11 @@ def resolve_recipe(
         changes["model"] = flags.model
     base = _Base(of_run) if of_run and not flags.recipe else _base(flags.recipe, flags.model, is_demo)
     return base.recipe.replace(**changes), base.note
+
+
+def _expanded(name: str | None) -> str | None:
+    """The name of a model or a recipe, with the home folder in place of ~ if it is a path that starts so."""
+    return str(user_path(name)) if name and name.startswith("~") else name
 
 
 def _base(name: str | None, model: str | None, is_demo: bool) -> _Base:

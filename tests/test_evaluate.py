@@ -154,7 +154,7 @@ def test_a_bare_model_takes_the_folders_in_order(
     bare = tmp_path / "bare.keras"
     shutil.copy(odd_run.run.final, bare)
     found = evaluated(tmp_path / "x.json", str(bare), f"--dataset-dir={odd_run.images}", "--per-class")
-    assert "taking the 10 folders in order" in capsys.readouterr().err
+    assert "using the 10 folders in alphabetical order" in capsys.readouterr().err
     assert [part["name"] for part in found["per_class"]] == list(KINDS)
 
 

@@ -116,6 +116,17 @@ def test_evaluate_predict_and_the_saved_model_agree(
     assert measured["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
+def test_names_with_wildcards_are_names(odd_run: OddRun, tmp_path: Path, generated: list[bytes]) -> None:
+    """TensorFlow takes them for patterns."""
+    folder = tmp_path / "lr[1]" / "what?*"
+    folder.parent.mkdir()
+    assert export.main([str(odd_run.run.path), f"--output={folder}"]) == 0
+    assert (folder / "saved_model.pb").exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["what?*"]
+    folder.rename(tmp_path / "plain")
+    assert from_jpegs(tmp_path / "plain", generated[:1]).shape == (1, len(KINDS))
+
+
 @pytest.mark.parametrize("crop_ratio", [1.0, 0.875, 0.3])
 def test_the_geometry_in_the_graph_is_the_plans(crop_ratio: float) -> None:
     augment, batch = AugmentSpec.evaluation(crop_ratio), BatchSpec(1, 48)

@@ -1,6 +1,7 @@
 """The tables of an evaluation, compared with counts of single images."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -133,6 +134,32 @@ def test_the_report_shows_the_counts(batches: list[Outputs]) -> None:
     assert f"{found['confusions'][0]['share']:.2%}" in text
     assert sum(part["records"] for part in found["calibration"]["bins"]) == found["records"]
     assert f"expected calibration error {found['calibration']['error']:.4f}" in text
+
+
+def test_many_classes_take_memory_for_what_is_shown() -> None:
+    """The table of all pairs of 21,841 classes has 3.8 GB."""
+    count = 21_841
+    rng = np.random.default_rng(0)
+    labels, classes = rng.integers(0, count, 5000), rng.integers(0, count, (5000, 5))
+    best = np.full((5000, 5), 0.2, np.float32)
+    tracemalloc.start()
+    tally = Tally(tuple(map(str, range(count))))
+    for _ in range(2):
+        tally.add(Outputs(classes, best, np.ones(5000, np.float32), labels, np.ones(5000)))
+    found = tally.classes()
+    confusions = tally.confusions(5)
+    assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    tracemalloc.stop()
+    assert sum(part.records for part in found) == 10_000
+    assert [pair.records for pair in confusions] == [2] * 5
+    assert len(tally.confusions(10_000)) == len({*zip(labels.tolist(), classes[:, 0].tolist(), strict=True)})
+
+
+def test_equal_counts_come_in_label_order() -> None:
+    labels, first = np.array([2, 0, 2, 0, 1]), np.array([0, 3, 3, 1, 1])
+    tally = of(Outputs(first[:, None], np.ones((5, 1)), np.zeros(5), labels, np.ones(5)))
+    assert [(p.label, p.predicted) for p in tally.confusions(9)] == [("a", "b"), ("a", "d"), ("c", "a"), ("c", "d")]
+    assert [part.taken_for for part in tally.classes()][:4] == ["b", None, "a", None]
 
 
 def test_long_names_and_absent_classes() -> None:

@@ -96,7 +96,7 @@ def build_shards(flags: argparse.Namespace) -> None:
     if layout.unused:
         more = f" and {len(layout.unused) - _SHOWN:,} more" if len(layout.unused) > _SHOWN else ""
         print(f"{layout.root}: not used: {one_line(', '.join(layout.unused[:_SHOWN]))}{more}", flush=True)
-    output = flags.output.expanduser()
+    output = flags.output
     if report := finish(output, layout.root, options):
         _print_report(flags, report)
         return

@@ -36,9 +36,13 @@ class Finding:
 
 def installed() -> Iterator[Finding]:
     """Checks Python, and the versions of the packages that kimagenet requires."""
-    from pipelines.system.processes import cpu_count
+    from pipelines.system import limits
 
-    machine = f"{platform.system()} {platform.machine()}, {cpu_count()} of {os.cpu_count()} cores"
+    quota = limits.limits().cores
+    cores = f"{limits.core_count()} of {os.cpu_count()} cores"
+    cores += f" (limited to {quota:g} by a control group)" if quota else ""
+    memory = f"{limits.memory_bytes() / (1 << 30):.1f} GB of memory"
+    machine = f"{platform.system()} {platform.machine()}, {cores}, {memory}"
     yield Finding("python", "fine", f"{platform.python_version()} on {machine}")
     try:
         yield packages(metadata.requires("kimagenet") or [])

@@ -1,9 +1,11 @@
 """Image files in class folders, matched by name with the classes of a model."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kimagenet.inference.class_match import plain
 from pipelines.building.sources.folders import SPLIT_FOLDERS
 from pipelines.errors import UserError
 from pipelines.shards.dataset import DATASET_FILE
@@ -47,9 +49,11 @@ def list_images(root: Path, classes: Sequence[str], wnids: Sequence[str | None] 
     """
     from pipelines.images import ImageFile  # which imports TensorFlow
 
+    labels = _labels(classes, wnids)
     files = []
     for folder in _folders(root):
-        label = _label(folder, classes, wnids)
+        if (label := labels.get(plain(folder.name))) is None:
+            raise UserError("the model knows no class of this name", path=folder, remedy="rename or remove the folder")
         names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
         files += [ImageFile(path, label) for path in names]
     if not files:
@@ -61,10 +65,8 @@ def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _label(folder: Path, classes: Sequence[str], wnids: Sequence[str | None]) -> int:
-    """The number of the class that the folder is named after: by its wnid, or by a name that only one class has."""
-    if folder.name in wnids:
-        return wnids.index(folder.name)
-    if classes.count(folder.name) == 1:
-        return classes.index(folder.name)
-    raise UserError("the model knows no class of this name", path=folder, remedy="rename or remove the folder")
+def _labels(classes: Sequence[str], wnids: Sequence[str | None]) -> dict[str, int]:
+    """The number of a class by its wnid, and by its name if only one class has it."""
+    counts = Counter(map(plain, classes))
+    names = {name: label for label, name in enumerate(map(plain, classes)) if counts[name] == 1}
+    return names | {wnid: label for label, wnid in reversed([*enumerate(wnids)]) if wnid}

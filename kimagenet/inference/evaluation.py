@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from kimagenet.inference import class_folders
+from kimagenet.inference.class_match import Classes, numbers_in_model
 from kimagenet.inference.outputs import make_output_step
 from kimagenet.inference.tally import Tally
 from kimagenet.inference.trained import Trained, class_names, load
@@ -16,6 +17,7 @@ from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
 from pipelines.images import ImageFile, ImageReader
 from pipelines.loader import BatchSpec
+from pipelines.shards.dataset import DatasetInfo
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.processes import cpu_count
 
@@ -23,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 def over_shards(
-    model_file: Path,
+    trained: Trained,
     shards: ShardSet,
     augment: AugmentSpec,
     batch_size: int,
@@ -35,8 +37,8 @@ def over_shards(
     """Evaluates a model on every record of a split, each counted once, on all GPUs.
 
     Args:
-        model_file: the model.
-        shards: the split.
+        trained: the model.
+        shards: the split. Its classes may have another order than the model's.
         augment: how images are cut and scaled.
         batch_size: images a step, over all GPUs.
         loader: see `open_loader`.
@@ -44,17 +46,20 @@ def over_shards(
         device: see `open_loader`.
 
     Raises:
-        UserError: model and data set have different numbers of classes.
+        UserError: model and data set have different classes.
     """
     strategy = choose_strategy()
     with strategy.scope():
-        model = load(model_file)
+        model = load(trained.model)
+    folder = shards.paths[0].parent
     if (known := model.output_shape[-1]) != shards.num_classes:
-        folder = shards.paths[0].parent
-        raise UserError(f"knows {known} classes, the data set in {folder} has {shards.num_classes}", path=model_file)
+        what = f"knows {known} classes, the data set in {folder} has {shards.num_classes}"
+        raise UserError(what, path=trained.model)
+    data = Classes.of(DatasetInfo.load(folder))
+    numbers = numbers_in_model(trained.known, data, trained.model, folder)
     batch = BatchSpec(batch_size, model.input_shape[1])
-    step = make_output_step(model, strategy)
-    tally = Tally(shards.classes)
+    step = make_output_step(model, strategy, numbers=numbers)
+    tally = Tally(tuple(shards.classes[label] for label in np.argsort(numbers)))  # in the model's order
     with open_feed(strategy, loader, shards, batch, augment, workers=workers, device=device) as feed:
         for images_labels_weights in feed.epoch(0):
             tally.add(step(*images_labels_weights))

@@ -1,8 +1,11 @@
 """Writes a model in formats of other programs, and reads it again to compare it with the Keras model."""
 
 import re
+import tempfile
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from pipelines.loader import BatchSpec
 from pipelines.tf_image import evaluation_work, render
 
 ONNX_OPSET = 18
+_WILDCARDS = re.compile(r"[*?\[\\]")
 _SIZES = ((64, 64), (90, 160), (333, 221), (500, 375))  # height, width of the images for the comparison
 
 
@@ -27,7 +31,9 @@ def use_cpu() -> None:
 
 def in_float32(model: keras.Model) -> keras.Model:
     """The model, or a copy that computes in float32: converters do not support mixed precision."""
-    if all(layer.compute_dtype == "float32" for layer in model.layers):
+    if all(
+        layer.compute_dtype == "float32" for layer in model._flatten_layers() if isinstance(layer, keras.layers.Layer)
+    ):
         return model
     return rebuilt(model, model.input_shape[1])
 
@@ -80,20 +86,22 @@ class SavedModel(Exporter):
             return {"probabilities": model(images, training=False)}
 
         module = _Holder(model)
-        module.classes = tf.saved_model.Asset(str(folder / "classes.txt"))
-        try:
-            tf.saved_model.save(module, str(folder), signatures=serve)
-        except tf.errors.OpError as error:  # for disks its text has "FILE; REASON"
-            if reason := re.search(rf"{re.escape(str(folder))}\S*; ([^\[\n]*[^\[\s])", error.message):
-                raise OSError(reason[1]) from error
-            raise
+        with _without_wildcards(folder) as path:
+            module.classes = tf.saved_model.Asset(f"{path}/classes.txt")
+            try:
+                tf.saved_model.save(module, path, signatures=serve)
+            except tf.errors.OpError as error:  # for disks its text has "FILE; REASON"
+                if reason := re.search(rf"{re.escape(path)}\S*; ([^\[\n]*[^\[\s])", error.message):
+                    raise OSError(reason[1]) from error
+                raise
 
     def compare(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> tuple[float, int]:
         jpegs = [tf.io.encode_jpeg(_noise(*size)).numpy() for size in _SIZES]
-        serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
         reader = ImageReader(batch, augment)
         images = np.stack([reader.pixels(jpeg) for jpeg in jpegs])
-        return _largest_difference(model, images, serve(jpeg=tf.constant(jpegs))["probabilities"].numpy())
+        with _without_wildcards(folder) as path:
+            serve = tf.saved_model.load(path).signatures["serving_default"]
+            return _largest_difference(model, images, serve(jpeg=tf.constant(jpegs))["probabilities"].numpy())
 
 
 class Onnx(Exporter):
@@ -146,6 +154,18 @@ class _Holder(tf.Module):
         super().__init__()
         self.variables_of_model = [variable.value for variable in model.variables]
         self.classes: Any = None
+
+
+@contextmanager
+def _without_wildcards(folder: Path) -> Iterator[str]:
+    """A path of a folder without *, ?, [ and \\, which TensorFlow takes for patterns: through a temporary link."""
+    if not _WILDCARDS.search(str(folder)):
+        yield str(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="kimagenet-export-") as temporary:
+        link = Path(temporary) / "export"
+        link.symlink_to(folder.absolute())
+        yield str(link)
 
 
 def _serve_images(model: keras.Model, batch: BatchSpec) -> Any:

@@ -17,7 +17,7 @@ class Outputs(NamedTuple):
         classes: int32 [N, k], the most probable class first; of equally probable ones the lower number first.
         probabilities: float32 [N, k], of these classes.
         losses: float32 [N], cross-entropies.
-        labels: int32 [N], as given.
+        labels: int32 [N], the model's numbers of the correct classes.
         weights: float32 [N], 0 for padding.
     """
 
@@ -28,13 +28,16 @@ class Outputs(NamedTuple):
     weights: np.ndarray
 
 
-def make_output_step(model: keras.Model, strategy: tf.distribute.Strategy, k: int = 5) -> Callable[..., Outputs]:
+def make_output_step(
+    model: keras.Model, strategy: tf.distribute.Strategy, k: int = 5, numbers: np.ndarray | None = None
+) -> Callable[..., Outputs]:
     """Makes the step that computes outputs.
 
     Args:
         model: returns probabilities [N, classes].
         strategy: the replicas.
         k: how many classes of each image.
+        numbers: int32 [classes], the model's number of each label; None: labels are the model's numbers.
 
     Returns:
         A step (images, labels, weights) → `Outputs` of all replicas, in the order of the global batch.
@@ -43,6 +46,8 @@ def make_output_step(model: keras.Model, strategy: tf.distribute.Strategy, k: in
 
     def replica_step(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
         probabilities = as_float32(model(to_input(images), training=False))
+        if numbers is not None:
+            labels = tf.gather(tf.constant(numbers), labels)
         losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
         best, classes = tf.math.top_k(probabilities, k)
         return classes, best, losses, labels, weights

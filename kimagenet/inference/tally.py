@@ -1,6 +1,11 @@
-"""Counts of an evaluation, in constant memory: accuracy, confusions, calibration. Needs NumPy only."""
+"""Counts of an evaluation: accuracy, confusions, calibration. Needs NumPy only.
+
+Memory grows with the classes and with the pairs of classes that were confused, not with all pairs.
+"""
 
 import math
+from collections import Counter
+from heapq import nsmallest
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -75,8 +80,8 @@ class Tally(Shares):
     def __init__(self, classes: tuple[str, ...]) -> None:
         count = len(classes)
         self._names = classes
-        self._confusion = np.zeros((count, count), np.int64)  # [label, most probable class]
-        self._top1, self._top5 = np.zeros((2, count), np.int64)
+        self._wrong: Counter[tuple[int, int]] = Counter()  # by (label, most probable class) where these differ
+        self._records, self._top1, self._top5 = np.zeros((3, count), np.int64)
         self._loss = 0.0
         self._bins = np.zeros((3, CALIBRATION_BINS))  # records, sum of confidences, correct records
 
@@ -86,7 +91,9 @@ class Tally(Shares):
         labels, classes = outputs.labels[real], outputs.classes[real]
         confidence = outputs.probabilities[real, 0].astype(np.float64)
         right = (classes == labels[:, None]) & np.isfinite(confidence)[:, None]
-        np.add.at(self._confusion, (labels, classes[:, 0]), 1)
+        wrong = labels != classes[:, 0]
+        self._wrong.update(zip(labels[wrong].tolist(), classes[wrong, 0].tolist(), strict=True))
+        np.add.at(self._records, labels, 1)
         np.add.at(self._top1, labels, right[:, 0])
         np.add.at(self._top5, labels, right[:, :5].any(axis=1))
         self._loss += float(outputs.losses[real].sum(dtype=np.float64))
@@ -97,7 +104,7 @@ class Tally(Shares):
     @property
     def records(self) -> int:
         """How many records were counted."""
-        return int(self._confusion.sum())
+        return int(self._records.sum())
 
     @property
     def top1_correct(self) -> int:
@@ -116,24 +123,21 @@ class Tally(Shares):
 
     def classes(self) -> list[ClassCount]:
         """The counts of all classes, in label order."""
-        wrong = self._wrong()
-        worst = wrong.argmax(axis=1)
-        counts = zip(self._names, self._confusion.sum(axis=1), self._top1, self._top5, strict=True)
+        worst: dict[int, int] = {}
+        for (label, predicted), _ in sorted(self._wrong.items(), key=_by_count):
+            worst.setdefault(label, predicted)
+        counts = zip(self._names, *(part.tolist() for part in (self._records, self._top1, self._top5)), strict=True)
         return [
-            ClassCount(name, int(records), int(top1), int(top5), self._names[worst[i]] if wrong[i, worst[i]] else None)
-            for i, (name, records, top1, top5) in enumerate(counts)
+            ClassCount(name, records, top1, top5, self._names[worst[label]] if label in worst else None)
+            for label, (name, records, top1, top5) in enumerate(counts)
         ]
 
     def confusions(self, most: int) -> list[Confusion]:
         """The `most` frequent confusions; those with equal counts in label order."""
-        wrong = self._wrong()
-        pairs = np.argsort(-wrong, axis=None, kind="stable")[:most]
-        found = []
-        for label, predicted in zip(*np.unravel_index(pairs, wrong.shape), strict=True):
-            if count := int(wrong[label, predicted]):
-                share = count / int(self._confusion[label].sum())
-                found.append(Confusion(self._names[label], self._names[predicted], count, share))
-        return found
+        return [
+            Confusion(self._names[label], self._names[predicted], count, count / int(self._records[label]))
+            for (label, predicted), count in nsmallest(most, self._wrong.items(), key=_by_count)
+        ]
 
     def bins(self) -> list[Bin]:
         """The calibration table: 15 bins of equal width."""
@@ -153,5 +157,7 @@ class Tally(Shares):
         records, confidence, right = self._bins
         return math.fsum(np.abs(right - confidence)) / float(records.sum())
 
-    def _wrong(self) -> np.ndarray:
-        return self._confusion * (1 - np.eye(len(self._names), dtype=np.int64))
+
+def _by_count(item: tuple[tuple[int, int], int]) -> tuple[int, tuple[int, int]]:
+    """Sorts confusions by their counts, the largest first, and equal counts in label order."""
+    return -item[1], item[0]

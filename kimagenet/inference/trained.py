@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kimagenet.inference.class_match import Classes, numbers_in_model
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
 from pipelines.errors import UserError, first_line
@@ -40,6 +41,11 @@ class Trained:
     classes: tuple[str, ...] = ()
     wnids: tuple[str | None, ...] = ()
     short_side: int | None = None
+
+    @property
+    def known(self) -> Classes:
+        """The names and wnids of its classes."""
+        return Classes(self.classes, self.wnids)
 
 
 def add_flags(parser: "Parser") -> None:
@@ -112,16 +118,42 @@ def load(path: Path) -> "keras.Model":
     """
     import keras
 
+    from kimagenet.inference.input_range import find_range, with_our_range
+
     try:
         model = keras.models.load_model(path, compile=False)
     # Keras raises any exception for a broken or foreign file.
     except Exception as error:
         raise UserError(f"Keras cannot load it ({first_line(error)})", path=path) from None
+    check_input(model, path)
     shape = model.input_shape
-    if len(shape) != 4 or shape[1] is None or shape[1] != shape[2] or shape[3] != 3:
+    if shape[1] is None or shape[1] != shape[2]:
         raise UserError(f"takes inputs of shape {shape}, not square RGB images", path=path)
+    model = with_our_range(model, find_range(model), path, is_of_run=run_of(path) is not None)
     check_probabilities(model, path)
     return model
+
+
+def check_input(model: "keras.Model", path: Path) -> None:
+    """Checks that a model has one input, RGB images.
+
+    Args:
+        model: the model.
+        path: its file, for the message.
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        shapes = [tensor.shape for tensor in model.inputs]
+    except (AttributeError, TypeError, ValueError):  # a model of no graph has no inputs before it is called
+        shapes = []
+    if not shapes:
+        remedy = "let it begin with keras.Input((height, width, 3))"
+        raise UserError("a model without a graph, so its input is not known", path=path, remedy=remedy)
+    if len(shapes) > 1 or len(shapes[0]) != 4 or shapes[0][3] != 3:
+        shown = shapes[0] if len(shapes) == 1 else shapes
+        raise UserError(f"takes inputs of shape {shown}, not square RGB images", path=path)
 
 
 def check_probabilities(model: "keras.Model", path: Path) -> None:
@@ -144,7 +176,7 @@ def check_probabilities(model: "keras.Model", path: Path) -> None:
 
 
 def class_names(trained: Trained, num_classes: int, dataset_dir: Path | None = None) -> tuple[str, ...]:
-    """The names of a model's classes: from a data set, from its run, or else their numbers.
+    """The names of a model's classes, in its order: from a data set, from its run, or else their numbers.
 
     Args:
         trained: the model.
@@ -152,13 +184,14 @@ def class_names(trained: Trained, num_classes: int, dataset_dir: Path | None = N
         dataset_dir: a data set that names them; None: the run names them.
 
     Raises:
-        UserError: the number of names is not `num_classes`.
+        UserError: the number of names is not `num_classes`, or the data set has other classes than the run.
     """
-    if dataset_dir is not None:
-        names: tuple[str, ...] = tuple(info.name for info in DatasetInfo.load(dataset_dir).classes)
-    else:
-        names = trained.classes or tuple(str(number) for number in range(num_classes))
+    data = None if dataset_dir is None else Classes.of(DatasetInfo.load(dataset_dir))
+    names = data.names if data else trained.classes or [str(number) for number in range(num_classes)]
     if len(names) != num_classes:
         where = dataset_dir or trained.model.parent
         raise UserError(f"knows {num_classes} classes, but {where} names {len(names)}", path=trained.model)
-    return names
+    if data and dataset_dir and len(trained.classes) == num_classes:
+        numbers = numbers_in_model(trained.known, data, trained.model, dataset_dir)
+        names = [name for _, name in sorted(zip(numbers.tolist(), names, strict=True))]
+    return tuple(names)

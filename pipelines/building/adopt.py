@@ -37,6 +37,7 @@ from pipelines.shards.dataset import DATASET_FILE, ClassInfo, DatasetInfo, Shard
 from pipelines.shards.index import locate, write_index
 from pipelines.shards.jpeg import read_header
 from pipelines.shards.shard_set import write_sizes
+from pipelines.system.files import user_path
 from pipelines.system.processes import run_tasks
 from pipelines.system.progress import Progress, silent
 
@@ -116,7 +117,7 @@ def adopt_shards(
         UserError: the folder has an unfinished build, a shard is missing, a record cannot be read, or labels or class
             names contradict each other.
     """
-    directory = Path(directory).expanduser().absolute()
+    directory = user_path(directory).absolute()
     check_finished(directory)
     splits = find_shards(directory)
     known = DatasetInfo.load(directory) if (directory / DATASET_FILE).exists() else None

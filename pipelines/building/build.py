@@ -32,7 +32,7 @@ from pipelines.building.sources import Entry, RejectedFile, Source
 from pipelines.errors import UserError
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, ShardInfo, SplitInfo, shard_name
 from pipelines.shards.shard_set import write_sizes
-from pipelines.system.files import remove_leftovers, write_atomic
+from pipelines.system.files import remove_leftovers, user_path, write_atomic
 from pipelines.system.processes import run_tasks
 from pipelines.system.progress import Progress, silent
 
@@ -135,7 +135,7 @@ def build(
     Raises:
         UserError: the folder contains something else or cannot be written, or too few images can be decoded.
     """
-    output = Path(output).expanduser().absolute()
+    output = user_path(output).absolute()
     if report := finish(output, source.root, options):
         return report
     rejected = list(source.rejected)

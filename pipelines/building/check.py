@@ -21,7 +21,7 @@ from pipelines.building.shard_checker import CheckTask, Fault, ShardCheck, check
 from pipelines.errors import UserError
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, SplitInfo
 from pipelines.shards.shard_set import read_sizes
-from pipelines.system.files import write_atomic
+from pipelines.system.files import user_path, write_atomic
 from pipelines.system.processes import run_tasks
 from pipelines.system.progress import Progress, silent
 
@@ -87,7 +87,7 @@ def check_shards(
     Raises:
         UserError: there are no shards, the folder has an unfinished build, or a shard cannot be read.
     """
-    directory = Path(directory).expanduser().absolute()
+    directory = user_path(directory).absolute()
     check_finished(directory)
     info, faults = _load_info(directory)
     splits = _shard_names(directory, info)

@@ -11,7 +11,7 @@ from pipelines.errors import UserError
 from pipelines.shards import records, remedies
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, SplitInfo
 from pipelines.shards.index import Index, index_path, read_index
-from pipelines.system.files import atomic_writer
+from pipelines.system.files import atomic_writer, user_path
 from pipelines.system.reading import read_bytes
 
 MOST_PIXELS = 89_478_485  # of an image: Pillow, and so the builder, takes larger ones for decompression bombs
@@ -70,7 +70,7 @@ class ShardSet:
         Raises:
             UserError: a file is missing, stale or truncated.
         """
-        directory = Path(directory).expanduser().absolute()
+        directory = user_path(directory).absolute()
         info = DatasetInfo.load(directory)
         if split not in info.splits:
             remedy = f"choose one of {', '.join(sorted(info.splits))}" if info.splits else ""

@@ -1,5 +1,7 @@
 """Spreads work over processes: one function, many tasks, results in the order in which they finish."""
 
+import errno
+import logging
 import os
 import signal
 import threading
@@ -11,14 +13,18 @@ from multiprocessing.connection import wait
 from typing import TypeVar
 
 from pipelines.errors import UserError
+from pipelines.system.limits import core_count
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+_log = logging.getLogger(__name__)
+_NO_SEMAPHORES = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOSPC, errno.ENOSYS})
+
 
 def cpu_count() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The number of cores that this process may use: by its affinity, and by the quota of its container."""
+    return core_count()
 
 
 def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int) -> Iterator[Result]:
@@ -29,7 +35,7 @@ def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], workers
     Args:
         function: must be importable. Its exceptions are raised here.
         tasks: its arguments.
-        workers: processes; with 1 or one task the work is done in this process.
+        workers: processes; with 1 or one task, or without /dev/shm, the work is done in this process.
 
     Yields:
         The results, in the order in which the tasks finish.
@@ -41,8 +47,16 @@ def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], workers
     if workers <= 1:
         yield from map(function, tasks)
         return
-    # spawn, not fork: the threads of TensorFlow in this process would not survive a fork.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+    try:
+        # spawn, not fork: the threads of TensorFlow in this process would not survive a fork.
+        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+    except (OSError, ImportError) as error:  # its semaphores are files in /dev/shm
+        if isinstance(error, OSError) and error.errno not in _NO_SEMAPHORES:
+            raise
+        reason = getattr(error, "strerror", None) or error
+        _log.warning("/dev/shm: cannot be used (%s), and worker processes need it; working in this process", reason)
+        yield from map(function, tasks)
+        return
     try:
         for future in as_completed([pool.submit(function, task) for task in tasks]):
             yield future.result()

@@ -19,6 +19,7 @@ from pipelines.building.sources.source import Found, RejectedFile, Source, colle
 from pipelines.building.sources.spool import Scratch, plain_tars
 from pipelines.building.sources.tars import list_tar
 from pipelines.errors import UserError
+from pipelines.system.files import user_path
 
 OFFICIAL_TRAIN, OFFICIAL_VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -165,7 +166,7 @@ def recognize(root: str | Path) -> Layout:
     Raises:
         UserError: the folder does not exist or its layout is not known.
     """
-    root = Path(root).expanduser()
+    root = user_path(root)
     if not root.is_dir():
         raise UserError("no such folder", path=root, remedy="choose the folder of the data set", setting="source")
     found = [parts for look in LAYOUTS if (parts := look(root))]
