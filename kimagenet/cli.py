@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from pipelines.errors import Blocked, UserError, one_line
+from pipelines.system.streams import Losses, steady_streams
 
 EXIT_FAILED = 1  # the command did its work, but not all of it was possible; messages say what
 EXIT_USER_ERROR = 2
@@ -73,26 +74,37 @@ def _with_hyphens(argument: str) -> str:
 
 
 def run(
-    parser: Parser, command: Callable[[argparse.Namespace], int | None], arguments: Sequence[str] | None = None
+    parser: Parser,
+    command: Callable[[argparse.Namespace], int | None],
+    arguments: Sequence[str] | None = None,
+    *,
+    is_filter: bool = False,
 ) -> int:
     """Parses and runs a command line. Prints a `UserError` as one line to stderr.
+
+    Output that cannot be written is dropped, and the work continues; see `pipelines.system.streams`.
 
     Args:
         parser: of the flags.
         command: does the work; returns an exit code, or None for 0.
         arguments: None: those of the process.
+        is_filter: what the command prints is its result. It fails if some of it cannot be written, and ends early if
+            the program that reads it has ended, as `| head`.
 
     Returns:
         The exit code.
     """
-    _show_messages_of("pipelines", "kimagenet", "tools")
-    signal.signal(signal.SIGTERM, _interrupt)
+    with steady_streams(ends_with_reader=is_filter) as losses:
+        _show_messages_of("pipelines", "kimagenet", "tools")
+        signal.signal(signal.SIGTERM, _interrupt)
+        code = _run(parser, command, arguments)
+        return _with_losses(code, losses) if is_filter else code
+
+
+def _run(parser: Parser, command: Callable[[argparse.Namespace], int | None], arguments: Sequence[str] | None) -> int:
     try:
-        code = command(parser.parse_args(arguments)) or 0
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # the reader is gone, as `| head` after its lines
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the text that is still buffered
+        return command(parser.parse_args(arguments)) or 0
+    except BrokenPipeError:
         return EXIT_FAILED
     except UserError as error:
         print(f"error: {error}{parser.flag_of(error.setting)}", file=sys.stderr)
@@ -106,6 +118,15 @@ def run(
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted{_because(interrupt)}", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _with_losses(code: int, losses: Losses) -> int:
+    """The exit code of a command whose output is its result."""
+    if losses.error is None:
+        return code
+    if not isinstance(losses.error, BrokenPipeError):
+        print(f"error: stdout: {losses.error.strerror}; some lines are missing", file=sys.stderr)
+    return code or EXIT_FAILED
 
 
 def python() -> str:
@@ -133,7 +154,8 @@ def without_notes() -> Iterator[None]:
             yield
         except BaseException:
             notes.seek(0)
-            os.write(stderr, notes.read())
+            with suppress(OSError):
+                os.write(stderr, notes.read())
             raise
         finally:
             os.dup2(stderr, 2)

@@ -44,6 +44,7 @@ FAST_MODULES = frozenset(
         "test_shards",
         "test_site",
         "test_sources",
+        "test_streams",
         "test_style",
         "test_tools_models",
         "test_uniform",
