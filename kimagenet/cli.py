@@ -22,6 +22,13 @@ EXIT_USER_ERROR = 2
 EXIT_RESUME = 75  # EX_TEMPFAIL of sysexits.h: the same command continues the run
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
+# Signals that ask a process to end: from `kill`, from a connection that breaks, from SLURM's --signal.
+END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+class EndRequested(KeyboardInterrupt):
+    """One of `END_SIGNALS` has arrived."""
+
 
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` without abbreviations, for which `--batch_size` is `--batch-size`."""
@@ -96,7 +103,8 @@ def run(
     """
     with steady_streams(ends_with_reader=is_filter) as losses:
         _show_messages_of("pipelines", "kimagenet", "tools")
-        signal.signal(signal.SIGTERM, _interrupt)
+        for number in heard(*END_SIGNALS):
+            signal.signal(number, _interrupt)
         code = _run(parser, command, arguments)
         return _with_losses(code, losses) if is_filter else code
 
@@ -162,9 +170,18 @@ def without_notes() -> Iterator[None]:
             os.close(stderr)
 
 
+def heard(*numbers: signal.Signals) -> list[signal.Signals]:
+    """The signals to act on: not SIGHUP if the process was started to ignore it, as with `nohup`."""
+    return [
+        number
+        for number in numbers
+        if number != signal.SIGHUP or signal.getsignal(number) not in (signal.SIG_IGN, None)
+    ]
+
+
 def _interrupt(*_: object) -> None:
-    """SIGTERM ends a command like Ctrl-C: temporary files are removed, results so far are kept."""
-    raise KeyboardInterrupt
+    """Such a signal ends a command like Ctrl-C: temporary files are removed, results so far are kept."""
+    raise EndRequested
 
 
 def _leave_at_once(code: int) -> None:

@@ -50,8 +50,16 @@ def train(flags: argparse.Namespace) -> int:
     """
     # Resolve
     settings = resolve(flags, Cluster.from_environment())
-    recipe, run = settings.recipe, settings.run
     say = partial(print, flush=True) if settings.cluster.is_chief else _say_nothing
+    try:
+        return _train(settings, say)
+    except cli.EndRequested:  # outside of `fit`, which writes a checkpoint
+        say(f"{settings.run.path}: stopped before its next step; the same command continues")
+        return cli.EXIT_RESUME
+
+
+def _train(settings: Settings, say: Say) -> int:
+    recipe, run = settings.recipe, settings.run
     if settings.note:
         say(settings.note)
     if settings.plot_schedule:

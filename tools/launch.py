@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from kimagenet.cli import EXIT_RESUME, Parser, positive_int, run
+from kimagenet.cli import END_SIGNALS, EXIT_RESUME, Parser, heard, positive_int, run
 from pipelines.errors import UserError
 
 DESCRIPTION = """Starts several workers of `python -m kimagenet.train` on this machine's CPU, connected over loopback,
 to try out what a cluster will do. The arguments after the flags are passed to every worker. If a worker fails or is
-killed, the others have --grace seconds to stop. Ctrl-C and SIGTERM are passed on to the workers. The workers stop when
-the launcher is killed. Exit code: 0 if all workers finished; 75 if the same command resumes the run; otherwise the
-exit code of the first worker that failed."""
+killed, the others have --grace seconds to stop. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 are passed on to the workers. The
+workers stop when the launcher is killed. Exit code: 0 if all workers finished; 75 if the same command resumes the run;
+otherwise the exit code of the first worker that failed."""
 
 _POLL_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal that a process gets when its parent ends
@@ -135,11 +135,12 @@ def run_workers(command: Sequence[str], count: int, folder: Path, grace: float) 
     addresses = [f"localhost:{port}" for port in free_ports(count)]
     workers: list[Worker] = []
 
-    def pass_on(*_: object) -> None:
+    def pass_on(number: int, _: object) -> None:
+        passed = signal.SIGTERM if number == signal.SIGINT else number
         for worker in workers:
-            worker.process.send_signal(signal.SIGTERM)
+            worker.process.send_signal(passed)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, *heard(*END_SIGNALS)):
         signal.signal(number, pass_on)
     workers += [start(command, rank, addresses, folder) for rank in range(count)]
     failure = wait(workers, grace)
