@@ -68,6 +68,14 @@ def _train(settings: Settings, say: Say) -> int:
         return 0
 
     # Open
+    with ExitStack() as stack:
+        if settings.is_resumed and settings.cluster.is_chief:
+            stack.enter_context(run.owned())
+        return _open_and_fit(settings, say, stack)
+
+
+def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
+    recipe, run = settings.recipe, settings.run
     if settings.is_demo:
         generate_demo(settings, say)
     dataset = identity(DatasetInfo.load(settings.dataset_dir))
@@ -80,14 +88,18 @@ def _train(settings: Settings, say: Say) -> int:
     say(recipe_text(recipe))
     cli.import_tensorflow()
     _set_up_keras(recipe)
-    with ExitStack() as stack:
-        training, validation = open_feeds(stack, settings, *splits)
+    with ExitStack() as loaders:
+        training, validation = open_feeds(loaders, settings, *splits)
 
         # Build
         loop = build_loop(settings, training, validation, say)
         say(banner(settings, loop))
 
         # Fit
+        if settings.cluster.is_chief:
+            stack.enter_context(run.owned())
+            if not settings.is_resumed:
+                run.check_new()
         code = begin_and_fit(loop, settings, describe_run(settings, loop, dataset), say)
     if loop.num_skipped:
         command = f"{cli.python()} -m tools.check_shards {settings.dataset_dir} --quarantine"

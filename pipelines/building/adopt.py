@@ -12,6 +12,7 @@ import re
 import shlex
 import stat
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -37,6 +38,7 @@ from pipelines.shards.dataset import DATASET_FILE, ClassInfo, DatasetInfo, Shard
 from pipelines.shards.index import locate, write_index
 from pipelines.shards.jpeg import read_header
 from pipelines.shards.shard_set import write_sizes
+from pipelines.system.lock import owned
 from pipelines.system.processes import run_tasks
 from pipelines.system.progress import Progress, silent
 
@@ -113,10 +115,17 @@ def adopt_shards(
         The content of dataset.json.
 
     Raises:
-        UserError: the folder has an unfinished build, a shard is missing, a record cannot be read, or labels or class
-            names contradict each other.
+        UserError: the folder is in use or has an unfinished build, a shard is missing, a record cannot be read, or
+            labels or class names contradict each other.
     """
     directory = Path(directory).expanduser().absolute()
+    with owned(directory) if directory.is_dir() else nullcontext():
+        return _adopt(directory, label_base, workers, progress, damaged)
+
+
+def _adopt(
+    directory: Path, label_base: int | None, workers: int, progress: Progress, damaged: Mapping[str, Numbers]
+) -> DatasetInfo:
     check_finished(directory)
     splits = find_shards(directory)
     known = DatasetInfo.load(directory) if (directory / DATASET_FILE).exists() else None

@@ -29,6 +29,7 @@ FAST_MODULES = frozenset(
         "test_fuzz",
         "test_imports",
         "test_index",
+        "test_lock",
         "test_metadata",
         "test_mixed_layouts",
         "test_operation",
