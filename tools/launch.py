@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from kimagenet.cli import END_SIGNALS, EXIT_RESUME, Parser, heard, positive_int, run
 from pipelines.errors import UserError
+from pipelines.system.watch import Countdown
 
 DESCRIPTION = """Starts several workers of `python -m kimagenet.train` on this machine's CPU, connected over loopback,
 to try out what a cluster will do. The arguments after the flags are passed to every worker. If a worker fails or is
@@ -206,19 +207,19 @@ def wait(workers: Sequence[Worker], grace: float) -> Failure | None:
         The first failure, or None if every worker ended with exit code 0.
     """
     failure: Failure | None = None
-    deadline = float("inf")
+    countdown: Countdown | None = None
     while True:
         running = [worker for worker in workers if worker.process.poll() is None]
         for worker in workers:
             worker.show_stderr()
         if failure is None and (failure := first_failure([worker.process.returncode for worker in workers])):
-            deadline = time.monotonic() + grace
+            countdown = Countdown(grace)
             if failure.code != EXIT_RESUME:  # a worker that stopped as it should has said so itself
                 others = f"; the other workers have {grace:g} s to stop" if running else ""
                 print(f"{failure}; its log is {workers[failure.rank].log}{others}", file=sys.stderr, flush=True)
         if not running:
             return failure
-        if time.monotonic() > deadline:
+        if countdown and countdown.left() <= 0:
             for worker in running:
                 worker.process.kill()
         time.sleep(_POLL_SECONDS)

@@ -1,11 +1,41 @@
 """A time limit for reads that may never return."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+_TICK = 0.25  # seconds
+
+
+class Countdown:
+    """Counts down seconds in which this process runs.
+
+    A process may be suspended: by Ctrl-Z, SIGSTOP, a container that is paused, a batch system that shares the machine,
+    or a machine that sleeps. The time between two looks at the clock counts only up to `tick`, so a pause of any length
+    counts as at most one tick.
+
+    Args:
+        seconds: the time to count down.
+        tick: the longest time between two calls of `left` while the process runs, in seconds.
+    """
+
+    def __init__(self, seconds: float, tick: float = _TICK) -> None:
+        self._left = seconds
+        self._tick = tick
+        self._looked = time.monotonic()
+
+    def left(self) -> float:
+        """The seconds that are left; 0 or less at the end."""
+        now = time.monotonic()
+        self._left -= min(now - self._looked, self._tick)
+        self._looked = now
+        return self._left
 
 
 class NoAnswer(Exception):
@@ -41,7 +71,7 @@ class Watch:
     `NoAnswer` the watch cannot be used any more.
 
     Attributes:
-        seconds: the time limit of each call.
+        seconds: the time limit of each call, without time in which the process is suspended; see `Countdown`.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -53,16 +83,22 @@ class Watch:
         """Returns or raises what `act` does; raises `NoAnswer` if it takes longer than the limit."""
         answer: _Answer = SimpleQueue()
         self._asked.put((act, answer))
-        try:
-            value, error = answer.get(timeout=self.seconds)
-        except Empty:
-            raise NoAnswer(f"no answer within {self.seconds:g} seconds") from None
+        value, error = self._wait(answer)
         if error is not None:
             try:
                 raise error
             finally:
                 del error  # its traceback would refer to itself, and keep the iterator until garbage collection
         return value
+
+    def _wait(self, answer: "_Answer") -> tuple[Any, BaseException | None]:
+        countdown = Countdown(self.seconds)
+        while (left := countdown.left()) > 0:
+            with suppress(Empty):
+                return answer.get(timeout=min(left, _TICK))
+        with suppress(Empty):  # after a pause the answer may be there
+            return answer.get_nowait()
+        raise NoAnswer(f"no answer within {self.seconds:g} seconds")
 
     def iterate(self, iterator: Iterator[T]) -> Iterator[T]:
         """Yields what the iterator yields. Keep no reference to it: the thread deletes it, since that may block."""

@@ -49,6 +49,7 @@ FAST_MODULES = frozenset(
         "test_style",
         "test_tools_models",
         "test_uniform",
+        "test_watch",
     }
 )
 
