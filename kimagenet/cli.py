@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from pipelines.errors import Blocked, UserError, one_line
+from pipelines.errors import Blocked, BlockedInterrupt, UserError, one_line
 from pipelines.system.streams import Losses, steady_streams
 
 EXIT_FAILED = 1  # the command did its work, but not all of it was possible; messages say what
@@ -117,7 +117,7 @@ def _run(parser: Parser, command: Callable[[argparse.Namespace], int | None], ar
     except UserError as error:
         print(f"error: {error}{parser.flag_of(error.setting)}", file=sys.stderr)
         if isinstance(error, Blocked):
-            _leave_at_once(error.exit_code)
+            leave_at_once(error.exit_code)
         return error.exit_code
     except OSError as error:  # a full disk, a folder without permission: the system's message is enough
         what = f"{error.filename or 'input or output'}: {error.strerror or error}"
@@ -125,6 +125,8 @@ def _run(parser: Parser, command: Callable[[argparse.Namespace], int | None], ar
         return EXIT_USER_ERROR
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted{_because(interrupt)}", file=sys.stderr)
+        if isinstance(interrupt, BlockedInterrupt):
+            leave_at_once(EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
 
 
@@ -184,7 +186,7 @@ def _interrupt(*_: object) -> None:
     raise EndRequested
 
 
-def _leave_at_once(code: int) -> None:
+def leave_at_once(code: int) -> None:
     """Exits without waiting for any thread."""
     sys.stdout.flush()
     sys.stderr.flush()

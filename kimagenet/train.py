@@ -107,6 +107,9 @@ def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
     if code == cli.EXIT_RESUME:
         command = f"{cli.python()} -m kimagenet.train --resume --output {shlex.quote(str(run.path))}"
         say(f"to continue, run the same command again, or `{command}`")
+    if training.is_blocked:  # a read that does not return would hold up the exit
+        stack.close()
+        cli.leave_at_once(code)
     if not code:
         say(f"done: {run.final}" + (f"; evaluate it with `{_evaluate_command(settings)}`" if validation else ""))
     return code

@@ -43,6 +43,10 @@ class Blocked(RunFailed):
     """A read has not returned. It cannot be stopped, so the process has to exit at once."""
 
 
+class BlockedInterrupt(KeyboardInterrupt):
+    """Interrupted while a read has not returned. It cannot be stopped, so the process has to exit at once."""
+
+
 class ToBeResumed(UserError):
     """The run ended early, through no fault of its own. The same command continues it."""
 

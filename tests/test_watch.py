@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.errors import BlockedInterrupt
 from pipelines.system import watch
 from pipelines.system.watch import Countdown, NoAnswer, within
 from tests.helpers.programs import environment
@@ -106,3 +107,46 @@ def test_a_suspended_launcher_does_not_kill_its_workers(tmp_path: Path) -> None:
         os.kill(launcher.pid, signal.SIGCONT)
         assert launcher.wait(60) == launch.EXIT_RESUME
     assert (tmp_path / "done-0").exists()
+
+
+@pytest.mark.parametrize(("returns", "error"), [(True, KeyboardInterrupt), (False, BlockedInterrupt)])
+def test_an_interrupt_says_whether_the_call_has_returned(
+    returns: bool, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_GRACE", 1.0)
+    release = threading.Event()
+
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        if returns:
+            release.set()
+
+    timer = threading.Timer(0.5, interrupt)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        within(60.0, release.wait)
+    timer.join()
+    release.set()
+    assert type(caught.value) is error
+
+
+def test_a_command_whose_read_does_not_return_ends_at_once() -> None:
+    program = """
+import sys, threading
+from kimagenet import cli
+from pipelines.system.watch import within
+threading.Thread(target=threading.Event().wait).start()  # would hold up the exit
+
+def read(_):
+    print("reading", flush=True)
+    within(600.0, threading.Event().wait)
+
+sys.exit(cli.run(cli.Parser("x", "", ""), read, []))
+"""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", program], env=environment(), stdout=pipe, stderr=pipe) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"reading\n"
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, b"\ninterrupted\n")

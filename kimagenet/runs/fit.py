@@ -79,9 +79,18 @@ def fit(
             raise _lost_worker(loop, run, error) from None
         finally:
             checkpoints.close()
+            _leave_blocked_feeds(loop)
         if is_chief:
             _save_final(loop, run)
     return 0
+
+
+def _leave_blocked_feeds(loop: Loop) -> None:
+    """If a read of one split does not return, closing the other split may block as well: neither will be closed."""
+    feeds = [feed for feed in (loop.training, loop.validation) if feed is not None]
+    is_blocked = any(feed.is_blocked for feed in feeds)
+    for feed in feeds:
+        feed.is_blocked = is_blocked
 
 
 def _lost_worker(loop: Loop, run: RunDirectory, error: tf.errors.OpError) -> ToBeResumed:
