@@ -147,6 +147,7 @@ sys.exit(cli.run(cli.Parser("x", "", ""), read, []))
     with subprocess.Popen([sys.executable, "-c", program], env=environment(), stdout=pipe, stderr=pipe) as process:
         assert process.stdout
         assert process.stdout.readline() == b"reading\n"
+        time.sleep(1)  # until the read has begun
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (130, b"\ninterrupted\n")
