@@ -16,14 +16,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.errors import Blocked, UserError, one_line
+from pipelines.errors import Blocked, BlockedInterrupt, UserError, one_line
 from pipelines.system.files import user_path
 from pipelines.system.limits import core_count, limits
+from pipelines.system.standard_streams import Losses, steady_streams
 
 EXIT_FAILED = 1  # the command did its work, but not all of it was possible; messages say what
 EXIT_USER_ERROR = 2
 EXIT_RESUME = 75  # EX_TEMPFAIL of sysexits.h: the same command continues the run
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as in shells
+
+# Signals that ask a process to end: from `kill`, from a connection that breaks, from SLURM's --signal.
+END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+class EndRequested(KeyboardInterrupt):
+    """One of `END_SIGNALS` has arrived."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -78,31 +86,43 @@ def _with_hyphens(argument: str) -> str:
 
 
 def run(
-    parser: Parser, command: Callable[[argparse.Namespace], int | None], arguments: Sequence[str] | None = None
+    parser: Parser,
+    command: Callable[[argparse.Namespace], int | None],
+    arguments: Sequence[str] | None = None,
+    *,
+    is_filter: bool = False,
 ) -> int:
     """Parses and runs a command line. Prints a `UserError` as one line to stderr.
+
+    Output that cannot be written is dropped, and the work continues; see `pipelines.system.standard_streams`.
 
     Args:
         parser: of the flags.
         command: does the work; returns an exit code, or None for 0.
         arguments: None: those of the process.
+        is_filter: what the command prints is its result. It fails if some of it cannot be written, and ends early if
+            the program that reads it has ended, as `| head`.
 
     Returns:
         The exit code.
     """
-    _show_messages_of("pipelines", "kimagenet", "tools")
-    signal.signal(signal.SIGTERM, _interrupt)
+    with steady_streams(ends_with_reader=is_filter) as losses:
+        _show_messages_of("pipelines", "kimagenet", "tools")
+        for number in heard(*END_SIGNALS):
+            signal.signal(number, _interrupt)
+        code = _run(parser, command, arguments)
+        return _with_losses(code, losses) if is_filter else code
+
+
+def _run(parser: Parser, command: Callable[[argparse.Namespace], int | None], arguments: Sequence[str] | None) -> int:
     try:
-        code = command(parser.parse_args(arguments)) or 0
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # the reader is gone, as `| head` after its lines
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the text that is still buffered
+        return command(parser.parse_args(arguments)) or 0
+    except BrokenPipeError:
         return EXIT_FAILED
     except UserError as error:
         print(f"error: {error}{parser.flag_of(error.setting)}", file=sys.stderr)
         if isinstance(error, Blocked):
-            _leave_at_once(error.exit_code)
+            leave_at_once(error.exit_code)
         return error.exit_code
     except OSError as error:  # a full disk, a folder without permission: the system's message is enough
         what = f"{error.filename or 'input or output'}: {error.strerror or error}"
@@ -110,7 +130,18 @@ def run(
         return EXIT_USER_ERROR
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted{_because(interrupt)}", file=sys.stderr)
+        if isinstance(interrupt, BlockedInterrupt):
+            leave_at_once(EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
+
+
+def _with_losses(code: int, losses: Losses) -> int:
+    """The exit code of a command whose output is its result."""
+    if losses.error is None:
+        return code
+    if not isinstance(losses.error, BrokenPipeError):
+        print(f"error: stdout: {losses.error.strerror}; some lines are missing", file=sys.stderr)
+    return code or EXIT_FAILED
 
 
 def python() -> str:
@@ -141,19 +172,29 @@ def without_notes() -> Iterator[None]:
             yield
         except BaseException:
             notes.seek(0)
-            os.write(stderr, notes.read())
+            with suppress(OSError):
+                os.write(stderr, notes.read())
             raise
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
 
 
+def heard(*numbers: signal.Signals) -> list[signal.Signals]:
+    """The signals to act on: not SIGHUP if the process was started to ignore it, as with `nohup`."""
+    return [
+        number
+        for number in numbers
+        if number != signal.SIGHUP or signal.getsignal(number) not in (signal.SIG_IGN, None)
+    ]
+
+
 def _interrupt(*_: object) -> None:
-    """SIGTERM ends a command like Ctrl-C: temporary files are removed, results so far are kept."""
-    raise KeyboardInterrupt
+    """Such a signal ends a command like Ctrl-C: temporary files are removed, results so far are kept."""
+    raise EndRequested
 
 
-def _leave_at_once(code: int) -> None:
+def leave_at_once(code: int) -> None:
     """Exits without waiting for any thread."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -31,7 +31,7 @@ that cannot be read are listed on stderr, and the exit code is then 1, or 2 if n
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    return cli.run(make_parser(), predict, arguments)
+    return cli.run(make_parser(), predict, arguments, is_filter=True)
 
 
 def make_parser() -> cli.Parser:

@@ -50,8 +50,16 @@ def train(flags: argparse.Namespace) -> int:
     """
     # Resolve
     settings = resolve(flags, Cluster.from_environment())
-    recipe, run = settings.recipe, settings.run
     say = partial(print, flush=True) if settings.cluster.is_chief else _say_nothing
+    try:
+        return _train(settings, say)
+    except cli.EndRequested:  # outside of `fit`, which writes a checkpoint
+        say(f"{settings.run.path}: stopped before its next step; the same command continues")
+        return cli.EXIT_RESUME
+
+
+def _train(settings: Settings, say: Say) -> int:
+    recipe, run = settings.recipe, settings.run
     if settings.note:
         say(settings.note)
     if settings.plot_schedule:
@@ -60,6 +68,14 @@ def train(flags: argparse.Namespace) -> int:
         return 0
 
     # Open
+    with ExitStack() as stack:
+        if settings.is_resumed and settings.cluster.is_chief:
+            stack.enter_context(run.owned())
+        return _open_and_fit(settings, say, stack)
+
+
+def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
+    recipe, run = settings.recipe, settings.run
     if settings.is_demo:
         generate_demo(settings, say)
     dataset_info = DatasetInfo.load(settings.dataset_dir)
@@ -75,14 +91,18 @@ def train(flags: argparse.Namespace) -> int:
     say(recipe_text(recipe))
     cli.import_tensorflow()
     _set_up_keras(recipe)
-    with ExitStack() as stack:
-        training, validation = open_feeds(stack, settings, *splits)
+    with ExitStack() as loaders:
+        training, validation = open_feeds(loaders, settings, *splits)
 
         # Build
         loop = build_loop(settings, training, validation, say)
         say(banner(settings, loop))
 
         # Fit
+        if settings.cluster.is_chief:
+            stack.enter_context(run.owned())
+            if not settings.is_resumed:
+                run.check_new()
         code = begin_and_fit(loop, settings, describe_run(settings, loop, dataset), say)
     if loop.num_skipped:
         command = f"{cli.python()} -m tools.check_shards {shlex.quote(str(settings.dataset_dir))} --quarantine"
@@ -90,6 +110,9 @@ def train(flags: argparse.Namespace) -> int:
     if code == cli.EXIT_RESUME:
         command = f"{cli.python()} -m kimagenet.train --resume --output {shlex.quote(str(run.path))}"
         say(f"to continue, run the same command again, or `{command}`")
+    if training.is_blocked:  # a read that does not return would hold up the exit
+        stack.close()
+        cli.leave_at_once(code)
     if not code:
         say(f"done: {run.final}" + (f"; evaluate it with `{_evaluate_command(settings)}`" if validation else ""))
     return code

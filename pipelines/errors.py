@@ -43,6 +43,10 @@ class Blocked(RunFailed):
     """A read has not returned. It cannot be stopped, so the process has to exit at once."""
 
 
+class BlockedInterrupt(KeyboardInterrupt):
+    """Interrupted while a read has not returned. It cannot be stopped, so the process has to exit at once."""
+
+
 class ToBeResumed(UserError):
     """The run stopped before its end, for a reason outside the run. The same command continues it."""
 

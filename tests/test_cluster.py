@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,9 @@ from kimagenet.runs.directory import RunDirectory
 from kimagenet.training.cluster import Cluster
 from pipelines import UserError
 from tests.helpers.data import VALIDATION_RECORDS
+from tests.helpers.programs import environment
 from tests.helpers.runs import read_log
+from tools.launch import free_ports
 
 ROOT = Path(__file__).parents[1]
 # A small rate: sums have another order, and BatchNormalization's rounding errors grow from step to step.
@@ -31,8 +34,10 @@ def task(index: int, job: str = "worker", **jobs: list[str]) -> dict[str, str]:
 def test_tf_config_gives_the_rank() -> None:
     assert Cluster.from_environment({}) == Cluster(1, 0)
     assert Cluster.from_environment(task(0, worker=["a:1"])) == Cluster(1, 0)
-    assert Cluster.from_environment(task(2, worker=["a:1", "b:1", "c:1"])) == Cluster(3, 2)
-    assert Cluster.from_environment(task(0, chief=["a:1"], worker=["b:1", "c:1"])) == Cluster(3, 1)
+    assert Cluster.from_environment(task(2, worker=["a:1", "b:1", "c:1"])) == Cluster(3, 2, ("a:1", "b:1", "c:1"))
+    assert Cluster.from_environment(task(0, chief=["a:1"], worker=["b:1", "c:1"])) == Cluster(
+        3, 1, ("a:1", "b:1", "c:1")
+    )
     assert Cluster.from_environment(task(0, "chief", chief=["a:1"], worker=["b:1", "c:1"])).is_chief
 
 
@@ -63,10 +68,76 @@ def test_slurm_tasks_become_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    assert Cluster.from_environment() == Cluster(3, 2)
+    cluster = Cluster.from_environment()
+    assert (cluster.size, cluster.rank) == (3, 2)
     addresses = json.loads(os.environ.pop("TF_CONFIG"))["cluster"]["worker"]
     assert [address.split(":")[0] for address in addresses] == ["node1", "node1", "node2"]
     assert len(set(addresses)) == 3
+    assert cluster.addresses == tuple(addresses)
+
+
+WAIT = """
+import socket, sys
+from kimagenet import cli
+from kimagenet.training import cluster
+cluster._QUIET_SECONDS = 1.0
+
+def wait(_):
+    place = cluster.Cluster.from_environment()
+    place.wait_for_all()
+    with socket.create_server(cluster._split(place.addresses[place.rank])):  # as TensorFlow's server
+        print("all are there", flush=True)
+        sys.stdin.read()
+
+sys.exit(cli.run(cli.Parser("x", "", ""), wait, []))
+"""
+
+
+def start_waiting(rank: int, addresses: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", WAIT],
+        env=environment(**task(rank, worker=addresses)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_workers_wait_for_each_other_in_any_order() -> None:
+    addresses = [f"localhost:{port}" for port in free_ports(3)]
+    workers = []
+    for rank in (2, 0, 1):
+        workers.append(start_waiting(rank, addresses))
+        time.sleep(0.7)
+    assert [worker.stdout.readline() for worker in workers if worker.stdout] == ["all are there\n"] * 3
+    assert all(worker.communicate(timeout=60) and worker.returncode == 0 for worker in workers)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
+def test_workers_that_do_not_come_are_named_and_signals_end_the_wait(number: int, code: int) -> None:
+    addresses = [f"localhost:{port}" for port in free_ports(2)] + ["no-such-host.invalid:1"]
+    worker = start_waiting(1, addresses)
+    assert worker.stderr
+    line = worker.stderr.readline()
+    assert line.startswith("worker 1 has waited ")
+    assert f"s for workers 0 at {addresses[0]}, 2 at no-such-host.invalid:1; start what is missing" in line
+    worker.send_signal(number)
+    _, errors = worker.communicate(timeout=30)
+    assert worker.returncode == code
+    assert errors.endswith("interrupted\n")
+
+
+def test_a_port_that_is_in_use_is_left_to_tensorflow() -> None:
+    with socket.create_server(("localhost", 0)) as one, socket.create_server(("localhost", 0)) as other:
+        addresses = tuple(f"localhost:{server.getsockname()[1]}" for server in (one, other))
+        Cluster(2, 0, addresses).wait_for_all()
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:x", ""])
+def test_an_address_without_a_port_is_refused(address: str) -> None:
+    with pytest.raises(UserError, match=f"TF_CONFIG: '{address}' is not host:port; correct or unset it"):
+        Cluster(2, 0, (address, "localhost:1")).wait_for_all()
 
 
 def launch(dataset: Path, output: Path, workers: int) -> subprocess.Popen:

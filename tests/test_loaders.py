@@ -2,10 +2,7 @@
 
 import gc
 import logging
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -247,19 +244,6 @@ def test_the_cpu_operator_leaves_the_processs_arithmetic_alone(train: ShardSet) 
         pytest.skip("the CPU operator does not compile here")
     smallest = np.array([1e-310])
     assert (smallest * 1.0)[0] == 1e-310
-
-
-@needs_dali
-def test_plans_of_killed_processes_are_removed(train: ShardSet, tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    for pid in (process.pid, os.getpid()):
-        (tmp_path / f"kimagenet-plan-{pid}-abc").mkdir()
-    (tmp_path / "kimagenet-plan-other").mkdir()
-    plan_files._sweep(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        [f"kimagenet-plan-{os.getpid()}-abc", "kimagenet-plan-other"]
-    )
 
 
 @needs_dali

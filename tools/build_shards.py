@@ -17,8 +17,9 @@ from pipelines.building.build import (
     finish,
     scratch_folder,
 )
-from pipelines.building.sources import Scratch, Source, recognize
+from pipelines.building.sources import Layout, Scratch, Source, recognize
 from pipelines.errors import one_line
+from pipelines.system.lock import owned
 from pipelines.system.processes import cpu_count
 from pipelines.system.progress import ProgressBar
 
@@ -96,10 +97,15 @@ def build_shards(flags: argparse.Namespace) -> None:
     if layout.unused:
         more = f" and {len(layout.unused) - _SHOWN:,} more" if len(layout.unused) > _SHOWN else ""
         print(f"{layout.root}: not used: {one_line(', '.join(layout.unused[:_SHOWN]))}{more}", flush=True)
+    with owned(flags.output.absolute(), "output"):  # the source may be unpacked there before the build
+        report = _build(flags, options, layout)
+    _print_report(flags, report)
+
+
+def _build(flags: argparse.Namespace, options: BuildOptions, layout: Layout) -> BuildReport:
     output = flags.output
     if report := finish(output, layout.root, options):
-        _print_report(flags, report)
-        return
+        return report
     check_output(output)
     with closing(ProgressBar("MB")) as progress:
         source = layout.read(Scratch(scratch_folder(output), flags.workers, progress))
@@ -110,8 +116,7 @@ def build_shards(flags: argparse.Namespace) -> None:
             least = f"not {wanted}: a shard has at least {MIN_RECORDS_PER_SHARD} images"
             print(f"{split}: {count} {'shard' if count == 1 else 'shards'}, {least}")
     with closing(ProgressBar()) as progress:
-        report = build(source, flags.output, options, flags.workers, progress)
-    _print_report(flags, report)
+        return build(source, flags.output, options, flags.workers, progress)
 
 
 def _print_report(flags: argparse.Namespace, report: BuildReport) -> None:

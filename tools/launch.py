@@ -20,14 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from kimagenet.cli import EXIT_RESUME, Parser, positive_int, run
+from kimagenet.cli import END_SIGNALS, EXIT_RESUME, Parser, heard, positive_int, run
 from pipelines.errors import UserError
+from pipelines.system.watch import Countdown
 
 DESCRIPTION = """Starts several workers of `python -m kimagenet.train` on this machine's CPU, connected over loopback,
 to try out what a cluster will do. The arguments after the flags are passed to every worker. If a worker fails or is
-killed, the others have --grace seconds to stop. Ctrl-C and SIGTERM are passed on to the workers. The workers stop when
-the launcher is killed. Exit code: 0 if all workers finished; 75 if the same command resumes the run; otherwise the
-exit code of the first worker that failed."""
+killed, the others have --grace seconds to stop. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 are passed on to the workers. The
+workers stop when the launcher is killed. Exit code: 0 if all workers finished; 75 if the same command resumes the run;
+otherwise the exit code of the first worker that failed."""
 
 _POLL_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal that a process gets when its parent ends
@@ -135,11 +136,12 @@ def run_workers(command: Sequence[str], count: int, folder: Path, grace: float) 
     addresses = [f"localhost:{port}" for port in free_ports(count)]
     workers: list[Worker] = []
 
-    def pass_on(*_: object) -> None:
+    def pass_on(number: int, _: object) -> None:
+        passed = signal.SIGTERM if number == signal.SIGINT else number
         for worker in workers:
-            worker.process.send_signal(signal.SIGTERM)
+            worker.process.send_signal(passed)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, *heard(*END_SIGNALS)):
         signal.signal(number, pass_on)
     workers += [start(command, rank, addresses, folder) for rank in range(count)]
     failure = wait(workers, grace)
@@ -205,19 +207,19 @@ def wait(workers: Sequence[Worker], grace: float) -> Failure | None:
         The first failure, or None if every worker ended with exit code 0.
     """
     failure: Failure | None = None
-    deadline = float("inf")
+    countdown: Countdown | None = None
     while True:
         running = [worker for worker in workers if worker.process.poll() is None]
         for worker in workers:
             worker.show_stderr()
         if failure is None and (failure := first_failure([worker.process.returncode for worker in workers])):
-            deadline = time.monotonic() + grace
+            countdown = Countdown(grace)
             if failure.code != EXIT_RESUME:  # a worker that stopped as it should has said so itself
                 others = f"; the other workers have {grace:g} s to stop" if running else ""
                 print(f"{failure}; its log is {workers[failure.rank].log}{others}", file=sys.stderr, flush=True)
         if not running:
             return failure
-        if time.monotonic() > deadline:
+        if countdown and countdown.left() <= 0:
             for worker in running:
                 worker.process.kill()
         time.sleep(_POLL_SECONDS)

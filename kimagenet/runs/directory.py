@@ -8,6 +8,7 @@
     checkpoints/last.keras   after each epoch; best.keras: of the epoch with the highest validation top-1
     checkpoints/step-*.ckpt  to resume from: see kimagenet.runs.checkpoint
     final.keras              at the end
+    .lock                    while a process trains: see pipelines.system.lock
 
 The .keras files contain the weights that are evaluated (slow or averaged ones, if the recipe has them) and no
 optimizer, so `keras.models.load_model` opens them without kimagenet.
@@ -16,6 +17,7 @@ optimizer, so `keras.models.load_model` opens them without kimagenet.
 import json
 import os
 import uuid
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from kimagenet.recipe import Recipe
 from pipelines.errors import UserError
 from pipelines.system.files import atomic_path, write_atomic
+from pipelines.system.lock import owned
 
 if TYPE_CHECKING:
     import keras
@@ -119,6 +122,15 @@ class RunDirectory:
         if not (path / "run.json").is_file():
             raise UserError("not a run directory (it has no run.json)", path=path)
         return cls(path)
+
+    def owned(self) -> AbstractContextManager[None]:
+        """Within it, no other process trains in this directory; raises `UserError` if one does."""
+        return owned(self.path, "output")
+
+    def check_new(self) -> None:
+        """Raises `UserError` if a run has begun since the caller looked."""
+        if self.is_begun:
+            raise UserError("another run has just begun here", path=self.path, remedy=_ELSEWHERE, setting="output")
 
     def begin(self, recipe: Recipe, info: dict[str, Any]) -> None:
         """Writes recipe.json and run.json, into a new folder or over those of a run that is resumed.

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kimagenet.cli import EXIT_RESUME
+from kimagenet.cli import END_SIGNALS, EXIT_RESUME, heard
 from kimagenet.runs.directory import RunDirectory, save_model
 from kimagenet.runs.reporters import JsonLines, ProgressLine, SummaryCsv
 from kimagenet.runs.saving import KeepCheckpoints, KeepLastAndBest
@@ -23,6 +23,8 @@ from pipelines.errors import RunFailed, ToBeResumed, UserError
 from pipelines.system.files import write_atomic
 
 _log = logging.getLogger(__name__)
+
+_URGENT = {SIGINT, SIGTERM}  # the second of them stops at once
 
 
 def fit(
@@ -37,8 +39,8 @@ def fit(
 ) -> int:
     """Trains from `start` to the end.
 
-    After a signal to stop, or a batch that cannot be read, there is a checkpoint of the last step. After a loss that is
-    not finite there are nonfinite.json and nonfinite.ckpt.
+    After a signal that asks to end (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1), or a batch that cannot be read, there is a
+    checkpoint of the last step. After a loss that is not finite there are nonfinite.json and nonfinite.ckpt.
 
     Args:
         loop: the loop, restored to `start`.
@@ -59,29 +61,42 @@ def fit(
     checkpoints = KeepCheckpoints(loop, run if is_chief else None, checkpoint_steps, keep_checkpoints)
     progress = ProgressLine(loop, epochs)
     callbacks = [*(_writers(loop, epochs, run, progress) if is_chief else ()), checkpoints]
-    try:
-        with stop_on_signals(loop.request_stop, is_chief), closing(progress):
-            loop.fit(epochs, callbacks, start)
-    except Stopped:
-        return _end_stopped(loop, epochs, run, checkpoints, is_chief)
-    except NonFiniteLoss as error:
-        raise _explained(error, loop, run, checkpoints, is_chief) from None
-    except UserError:
-        if not loop.training.has_peers:  # with other workers, taking the values needs all of them
-            checkpoints.write_now()
-        raise
-    except tf.errors.OpError as error:
-        if not loop.training.has_peers:
+    with stop_on_signals(loop.request_stop, is_chief):  # also while files are written: some signals come twice
+        try:
+            with closing(progress):
+                loop.fit(epochs, callbacks, start)
+        except Stopped:
+            return _end_stopped(loop, epochs, run, checkpoints, is_chief)
+        except NonFiniteLoss as error:
+            raise _explained(error, loop, run, checkpoints, is_chief) from None
+        except UserError:
+            if not loop.training.has_peers:  # with other workers, taking the values needs all of them
+                checkpoints.write_now()
             raise
-        atexit.register(os._exit, EXIT_RESUME)  # TensorFlow's own exit would wait for the lost worker
-        what = f"another worker was lost at step {loop.global_step:,} ({type(error).__name__})"
-        remedy = "start all workers again to resume the run"
-        raise ToBeResumed(what, path=run.path, remedy=remedy, setting="resume") from None
-    finally:
-        checkpoints.close()
-    if is_chief:
-        _save_final(loop, run)
+        except tf.errors.OpError as error:
+            if not loop.training.has_peers:
+                raise
+            raise _lost_worker(loop, run, error) from None
+        finally:
+            checkpoints.close()
+            _leave_blocked_feeds(loop)
+        if is_chief:
+            _save_final(loop, run)
     return 0
+
+
+def _leave_blocked_feeds(loop: Loop) -> None:
+    """If a read of one split does not return, closing the other split may block as well: neither will be closed."""
+    feeds = [feed for feed in (loop.training, loop.validation) if feed is not None]
+    is_blocked = any(feed.is_blocked for feed in feeds)
+    for feed in feeds:
+        feed.is_blocked = is_blocked
+
+
+def _lost_worker(loop: Loop, run: RunDirectory, error: tf.errors.OpError) -> ToBeResumed:
+    atexit.register(os._exit, EXIT_RESUME)  # TensorFlow's own exit would wait for the lost worker
+    what = f"another worker was lost at step {loop.global_step:,} ({type(error).__name__})"
+    return ToBeResumed(what, path=run.path, remedy="start all workers again to resume the run", setting="resume")
 
 
 def _writers(loop: Loop, epochs: int, run: RunDirectory, progress: ProgressLine) -> list[keras.callbacks.Callback]:
@@ -154,24 +169,28 @@ def _explained(
 
 @contextmanager
 def stop_on_signals(request_stop: Callable[[], None], is_chief: bool = True) -> Iterator[None]:
-    """Within it, the first Ctrl-C or SIGTERM calls `request_stop`, and the second raises `KeyboardInterrupt`.
+    """Within it, a signal that asks the run to end calls `request_stop`.
+
+    A second Ctrl-C or SIGTERM raises `KeyboardInterrupt`. SIGHUP and SIGUSR1 never do: a connection that breaks may
+    send SIGHUP several times, and SLURM sends SIGTERM after SIGUSR1.
 
     Args:
         request_stop: what to call.
         is_chief: whether to print a message.
     """
-    requested = False
+    requested: set[int] = set()
 
     def handle(number: int, _: Any) -> None:
-        nonlocal requested
-        if requested:
+        if number in _URGENT and requested & _URGENT:
             raise KeyboardInterrupt("the run can be resumed from its last checkpoint")
-        requested = True
-        if is_chief:
-            print("\nstopping after this step; a second Ctrl-C or SIGTERM stops at once", flush=True)
-        request_stop()
+        is_first = not requested
+        requested.add(number)
+        if is_first:
+            if is_chief:
+                print("\nstopping after this step; a second Ctrl-C or SIGTERM stops at once", flush=True)
+            request_stop()
 
-    before = {number: getsignal(number) for number in (SIGINT, SIGTERM)}
+    before = {number: getsignal(number) for number in (SIGINT, *heard(*END_SIGNALS))}
     for number in before:
         signal(number, handle)
     try:

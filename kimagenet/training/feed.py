@@ -1,6 +1,8 @@
 """Gives each device of a run its batches."""
 
-from collections.abc import Iterator
+import logging
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +12,21 @@ from kimagenet.training.recovery import CorruptRecords, Recovery
 from kimagenet.training.strategy import local_ranks
 from pipelines.augment import AugmentSpec
 from pipelines.decoding import DecoderOptions
-from pipelines.errors import UserError
+from pipelines.errors import BlockedInterrupt, UserError
 from pipelines.loader import BatchSpec, Loader
 from pipelines.loaders import open_loader
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.processes import cpu_count
 from pipelines.system.watch import NoAnswer, Watch
+
+_QUIET_SECONDS = 20.0
+_PATIENCE_SECONDS = 3.0  # a batch that is later than this does not hold up the end of a run
+
+_log = logging.getLogger(__name__)
+
+
+class GivenUp(Exception):
+    """A batch is late, and the caller does not want it any more."""
 
 
 class Feed:
@@ -41,6 +52,8 @@ class Feed:
         steps_per_epoch: steps of a whole epoch.
         dropped_records: records that an epoch leaves out because they do not fill a batch.
         recovery: decides what happens after a step that could not be read.
+        is_blocked: whether a read has not returned, so that the process cannot end in the normal way.
+        gives_up: called while a batch is late; if it returns true, `epoch` raises `GivenUp`.
 
     Raises:
         UserError: records may be skipped, but there are other processes, which would not know.
@@ -67,8 +80,12 @@ class Feed:
         self.steps_per_epoch = first.steps_per_epoch
         self.dropped_records = first.dropped_records
         self.recovery = Recovery(loaders, CorruptRecords() if corrupt is None else corrupt, timeout)
-        self._watches = [Watch(timeout) for _ in loaders] if timeout else []
-        self._is_blocked = False
+        self.gives_up: Callable[[], bool] = lambda: False
+        self._timeout = timeout
+        self._place = ""
+        self._said = False
+        self._watches = [Watch(timeout or math.inf, self._while_waiting) for _ in loaders]
+        self.is_blocked = False
 
     @property
     def corrupt(self) -> CorruptRecords:
@@ -108,16 +125,21 @@ class Feed:
 
         Raises:
             RunFailed: a batch cannot be read; see `Recovery.after`.
+            GivenUp: a batch is late, and `gives_up` returned true.
         """
         step, tries = start_step, 0
         iterators = self._open(epoch, step)
         while True:
+            self._place, self._said = f"epoch {epoch}, step {step} of the {self.shards.split} split", False
             try:
                 batch = self._deal(iterators)
             except StopIteration:
                 return
+            except (GivenUp, BlockedInterrupt):
+                self.is_blocked = True
+                raise
             except (tf.errors.OpError, NoAnswer) as failure:
-                self._is_blocked = isinstance(failure, NoAnswer)
+                self.is_blocked = isinstance(failure, NoAnswer)
                 tries = self.recovery.after(failure, epoch, step, tries)
             else:
                 yield batch
@@ -127,9 +149,18 @@ class Feed:
 
     def _open(self, epoch: int, step: int) -> list[Iterator[Any]]:
         iterators = (loader.batches(epoch, step) for loader in self.loaders)
-        if not self._watches:
-            return list(iterators)
         return [watch.iterate(iterator) for watch, iterator in zip(self._watches, iterators, strict=True)]
+
+    def _while_waiting(self, seconds: float) -> None:
+        """Says after some seconds what is awaited, and from where."""
+        if seconds > _PATIENCE_SECONDS and self.gives_up():
+            raise GivenUp
+        if seconds > _QUIET_SECONDS and not self._said:
+            self._said = True
+            folder = self.shards.paths[0].parent
+            end = f"the run ends after {self._timeout:g} s" if self._timeout else "there is no time limit"
+            what = f"{folder}: has waited {seconds:.0f} s for {self._place} ({self.loader})"
+            _log.warning("%s; check its disk and network; %s (data_timeout)", what, end)
 
     def _deal(self, iterators: list[Iterator[Any]]) -> Any:
         """The next batch, or one for each replica."""
@@ -142,7 +173,7 @@ class Feed:
     def close(self) -> None:
         """Closes the loaders. Loaders that wait for a read which may never return are left."""
         self._watches = []  # each ends with the last of its iterators, which it has to free
-        for loader in [] if self._is_blocked else self.loaders:
+        for loader in [] if self.is_blocked else self.loaders:
             loader.close()
 
     def __enter__(self) -> "Feed":

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from kimagenet.optim import evaluation_weights
 from kimagenet.schedule import Schedule
-from kimagenet.training.feed import Feed
+from kimagenet.training.feed import Feed, GivenUp
 from kimagenet.training.mixing import MixSpec
 from kimagenet.training.results import Evaluation, Position, Totals
 from kimagenet.training.steps import Step, make_evaluation_step, make_training_step
@@ -138,6 +138,9 @@ class Loop:
         self._in_flight: tuple[int, int, tf.Tensor] | None = None
         self._stop_is_requested = self._all_stop = False
         self._warm_up = WARM_UP_STEPS
+        for feed in (training, validation):
+            if feed is not None:
+                feed.gives_up = lambda: self._has_to_stop
 
     # ---- Where the run is
 
@@ -263,7 +266,12 @@ class Loop:
         mark = perf_counter()
         for step in range(first, self.steps_per_epoch):
             asked = perf_counter()
-            if (batch := next(batches, None)) is None:  # without its skipped records an epoch ends sooner
+            try:
+                batch = next(batches, None)
+            except GivenUp:  # between two steps, so a checkpoint can be written
+                self._count_step_in_flight()
+                raise Stopped from None
+            if batch is None:  # without its skipped records an epoch ends sooner
                 self._step = self.steps_per_epoch
                 break
             images, labels, *_ = batch
@@ -330,7 +338,10 @@ class Loop:
         return {f"val_{name}": value for name, value in logs.items()}
 
     def _evaluate(self, validation: Feed) -> dict[str, float]:
-        result = evaluate(self._evaluation_step, validation, self._stop_alone)
+        try:
+            result = evaluate(self._evaluation_step, validation, self._stop_alone)
+        except GivenUp:
+            raise Stopped from None
         return {"loss": result.loss, "top1": result.top1, "top5": result.top5}
 
     # ---- Stopping

@@ -1,6 +1,8 @@
 """Which devices take part in a run, and what they agree on."""
 
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import keras
 import tensorflow as tf
@@ -20,9 +22,25 @@ def choose_strategy() -> tf.distribute.Strategy:
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
-    if Cluster.from_environment().size > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+    if (cluster := Cluster.from_environment()).size > 1:
+        cluster.wait_for_all()
+        with _default_signals():
+            return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
+
+
+@contextmanager
+def _default_signals() -> Iterator[None]:
+    """Within it, signals end the process at once. Python cannot act on them while TensorFlow connects the workers."""
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in ends}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def local_ranks(strategy: tf.distribute.Strategy) -> range:

@@ -12,6 +12,7 @@ import re
 import shlex
 import stat
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -38,6 +39,7 @@ from pipelines.shards.index import locate, write_index
 from pipelines.shards.jpeg import read_header
 from pipelines.shards.shard_set import write_sizes
 from pipelines.system.files import user_path
+from pipelines.system.lock import owned
 from pipelines.system.processes import run_tasks
 from pipelines.system.progress import Progress, silent
 
@@ -114,10 +116,17 @@ def adopt_shards(
         The content of dataset.json.
 
     Raises:
-        UserError: the folder has an unfinished build, a shard is missing, a record cannot be read, or labels or class
-            names contradict each other.
+        UserError: the folder is in use or has an unfinished build, a shard is missing, a record cannot be read, or
+            labels or class names contradict each other.
     """
     directory = user_path(directory).absolute()
+    with owned(directory) if directory.is_dir() else nullcontext():
+        return _adopt(directory, label_base, workers, progress, damaged)
+
+
+def _adopt(
+    directory: Path, label_base: int | None, workers: int, progress: Progress, damaged: Mapping[str, Numbers]
+) -> DatasetInfo:
     check_finished(directory)
     splits = find_shards(directory)
     known = DatasetInfo.load(directory) if (directory / DATASET_FILE).exists() else None

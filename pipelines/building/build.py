@@ -33,6 +33,7 @@ from pipelines.errors import UserError
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, ShardInfo, SplitInfo, shard_name
 from pipelines.shards.shard_set import write_sizes
 from pipelines.system.files import remove_leftovers, user_path, write_atomic
+from pipelines.system.lock import LOCK_FILE, owned
 from pipelines.system.processes import run_tasks
 from pipelines.system.progress import Progress, silent
 
@@ -133,11 +134,14 @@ def build(
         What was built, rejected and encoded again.
 
     Raises:
-        UserError: the folder contains something else or cannot be written, or too few images can be decoded.
+        UserError: the folder contains something else, cannot be written or is in use, or too few images can be decoded.
     """
     output = user_path(output).absolute()
-    if report := finish(output, source.root, options):
-        return report
+    with owned(output, "output"):
+        return finish(output, source.root, options) or _build(source, output, options, workers, progress)
+
+
+def _build(source: Source, output: Path, options: BuildOptions, workers: int, progress: Progress) -> BuildReport:
     rejected = list(source.rejected)
     reencoded: Counter[str] = Counter()
     splits: dict[str, SplitInfo] = {}
@@ -225,7 +229,7 @@ def check_output(output: Path) -> None:
         raise UserError("the folder already has a data set", path=output, remedy=remedy, setting="output")
     if not output.exists() or (output / STATE_FOLDER / PLAN_FILE).exists():
         return
-    if any(path.name != STATE_FOLDER for path in output.iterdir()):
+    if any(path.name not in (STATE_FOLDER, LOCK_FILE) for path in output.iterdir()):
         raise UserError("the folder is not empty", path=output, remedy="choose another output folder", setting="output")
 
 

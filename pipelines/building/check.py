@@ -22,6 +22,7 @@ from pipelines.errors import UserError
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, SplitInfo
 from pipelines.shards.shard_set import read_sizes
 from pipelines.system.files import user_path, write_atomic
+from pipelines.system.lock import owned
 from pipelines.system.processes import run_tasks
 from pipelines.system.progress import Progress, silent
 
@@ -148,17 +149,22 @@ def quarantine(report: CheckReport, workers: int = 1) -> DatasetInfo:
         The new content of dataset.json.
 
     Raises:
-        UserError: dataset.json cannot be made or written.
+        UserError: dataset.json cannot be made or written, has changed since the check, or the folder is in use.
     """
-    if report.info is None:
-        return adopt_shards(report.directory, workers=workers, damaged=report.damaged)
-    splits = {split: _with_damaged(part, report.damaged) for split, part in report.info.splits.items()}
-    info = report.info.model_copy(update={"splits": splits})
-    try:
-        info.save(report.directory)
-    except OSError as error:
-        raise UserError(error.strerror or str(error), path=report.directory / DATASET_FILE) from None
-    return info
+    with owned(report.directory):
+        if report.info is None:
+            return adopt_shards(report.directory, workers=workers, damaged=report.damaged)
+        if _load_info(report.directory)[0] != report.info:
+            raise UserError(
+                "changed during the check", path=report.directory / DATASET_FILE, remedy="repeat the same command"
+            )
+        splits = {split: _with_damaged(part, report.damaged) for split, part in report.info.splits.items()}
+        info = report.info.model_copy(update={"splits": splits})
+        try:
+            info.save(report.directory)
+        except OSError as error:
+            raise UserError(error.strerror or str(error), path=report.directory / DATASET_FILE) from None
+        return info
 
 
 def _with_damaged(part: SplitInfo, damaged: Mapping[str, Numbers]) -> SplitInfo:

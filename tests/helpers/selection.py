@@ -31,6 +31,7 @@ FAST_MODULES = frozenset(
         "test_imports",
         "test_index",
         "test_limits",
+        "test_lock",
         "test_metadata",
         "test_mixed_layouts",
         "test_native",
@@ -48,11 +49,13 @@ FAST_MODULES = frozenset(
         "test_shards",
         "test_site",
         "test_sources",
+        "test_streams",
         "test_style",
         "test_stream",
         "test_tools_models",
         "test_train_settings",
         "test_uniform",
+        "test_watch",
         "test_worker",
     }
 )

@@ -7,7 +7,9 @@ epoch is a list of runs. A run is the index lines of consecutive positions that 
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from pipelines.loader import BatchSpec
 from pipelines.shards import records
 from pipelines.shards.index import Index
 from pipelines.stream import Segment
+from pipelines.system.lock import LOCK_FILE, try_lock
 
 PLAN = "plan"
 # affine 2×3, colour 3×4, box (y, x, height, width), weight
@@ -57,34 +60,58 @@ def reads_box(augment: AugmentSpec, whole_images: bool) -> bool:
     return not (whole_images and augment.turns)
 
 
+class PlanFolder(tempfile.TemporaryDirectory):
+    """A temporary folder that other processes recognize as in use, also those of other containers.
+
+    A locked file in it says so. Process numbers would not: containers may share /dev/shm, and number their own.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        super().__init__(prefix=_PREFIX, dir=parent)
+        lock = None
+        with suppress(OSError):  # no locks in this file system: other processes will leave the folder
+            lock = try_lock(Path(self.name) / "new")
+            os.rename(Path(self.name) / "new", Path(self.name) / LOCK_FILE)  # never there without a lock
+        self._unlock = weakref.finalize(self, _close, lock)
+
+    def cleanup(self) -> None:
+        """Removes the folder."""
+        super().cleanup()
+        self._unlock()
+
+
 def make_folder(segment: Segment) -> tempfile.TemporaryDirectory:
     """A temporary folder for the plan's files: in memory if that has enough room, else on disk.
 
-    Also removes folders that killed processes of this machine have left there.
+    Also removes folders that killed processes have left there.
     """
     needed = segment.positions * _PLAN_RECORD_BYTES + len(_run_starts(segment)) * _TMPFS_PAGE
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * needed
     parent = memory if roomy else Path(tempfile.gettempdir())
     _sweep(parent)
-    return tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent)
+    return PlanFolder(parent)
 
 
 def _sweep(parent: Path) -> None:
-    for folder in parent.glob(f"{_PREFIX}*-*"):
-        owner = folder.name.removeprefix(_PREFIX).split("-")[0]
-        if owner.isdigit() and not _is_alive(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # it belongs to another user, has no lock, or its owner has just removed it
+            if (lock := _lock_of_dead(folder)) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it belongs to another user
-        return True
-    return True
+def _lock_of_dead(folder: Path) -> int | None:
+    """The lock of a folder whose process has ended; None if it may be in use. Raises `OSError` if nobody can tell."""
+    path = folder / LOCK_FILE
+    if not path.is_file():  # its process is about to lock it, or was killed before it could
+        return None
+    return try_lock(path)
+
+
+def _close(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 def write_plan(
