@@ -13,6 +13,7 @@ from bench.settings import AUGMENTS, Settings
 from bench.tables import tables
 from kimagenet import cli
 from pipelines.loader import DEVICES, DTYPES
+from pipelines.shards import remedies
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.processes import cpu_count
 
@@ -114,7 +115,7 @@ def main(arguments: argparse.Namespace) -> None:
         page = arguments.output.with_suffix(".html")
         print(
             f"\nwritten: {arguments.output}; to draw it: "
-            f"`{cli.python()} -m bench report {arguments.output} --output {page}`"
+            f"`{remedies.module('bench', 'report', arguments.output, '--output', page)}`"
         )
 
 

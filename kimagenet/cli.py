@@ -108,12 +108,6 @@ def run(
         return EXIT_INTERRUPTED
 
 
-def python() -> str:
-    """The path of this Python for a printed command, relative if it is below the working folder, as in .venv."""
-    relative = os.path.relpath(sys.executable)
-    return sys.executable if relative.startswith(os.pardir) else relative
-
-
 def import_tensorflow() -> None:
     """Imports TensorFlow and looks for devices, without the notes that it writes to stderr."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

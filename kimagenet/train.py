@@ -4,7 +4,6 @@ Resolve (kimagenet.train_settings decides everything) → open the data → buil
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from kimagenet.training.recovery import CorruptRecords
 from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
 from pipelines.loader import BatchSpec
+from pipelines.shards import remedies
 from pipelines.shards.dataset import DatasetInfo
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.progress import silent
@@ -82,10 +82,10 @@ def train(flags: argparse.Namespace) -> int:
         # Fit
         code = begin_and_fit(loop, settings, describe_run(settings, loop, dataset), say)
     if loop.num_skipped:
-        command = f"{cli.python()} -m tools.check_shards {settings.dataset_dir} --quarantine"
-        say(f"{loop.num_skipped} corrupt records were skipped, see {run.corrupt}; to quarantine them: `{command}`")
+        command = remedies.quarantine(settings.dataset_dir)
+        say(f"{loop.num_skipped} corrupt records were skipped, see {run.corrupt}; to quarantine them: {command}")
     if code == cli.EXIT_RESUME:
-        command = f"{cli.python()} -m kimagenet.train --resume --output {shlex.quote(str(run.path))}"
+        command = remedies.module("kimagenet.train", "--resume", "--output", run.path)
         say(f"to continue, run the same command again, or `{command}`")
     if not code:
         say(f"done: {run.final}" + (f"; evaluate it with `{_evaluate_command(settings)}`" if validation else ""))
@@ -214,7 +214,7 @@ def begin_and_fit(loop: "Loop", settings: Settings, info: dict[str, Any], say: S
 
 
 def _evaluate_command(settings: Settings) -> str:
-    return f"{cli.python()} -m kimagenet.evaluate {settings.run.path}"
+    return remedies.module("kimagenet.evaluate", settings.run.path)
 
 
 if __name__ == "__main__":

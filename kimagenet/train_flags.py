@@ -29,8 +29,8 @@ RUN = """On Ctrl-C or SIGTERM a run finishes its step, writes a checkpoint and e
 --resume, continues at the next step. A second Ctrl-C, or one before the first step, exits at once with 130; the last
 checkpoint stays good. If the disk is full, the run continues without checkpoints, with a warning, and log lines wait
 until there is room. For several machines set TF_CONFIG, or start the command with srun under SLURM, and give all of
-them one --output that they share; python -m tools.launch tries this on one machine. If a worker is killed, the others
-exit with 75 within a minute. --resume also works with another number of workers."""
+them one --output that they share; tools.launch in the repository tries this on one machine. If a worker is killed, the
+others exit with 75 within a minute. --resume also works with another number of workers."""
 
 
 def make_parser() -> cli.Parser:

@@ -6,7 +6,6 @@ the split), `offset` (its first byte in the shard), `reason`, `epoch`, `step`. T
 
 import json
 import logging
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from pipelines.errors import Blocked, RunFailed, UserError
 from pipelines.loader import Loader
+from pipelines.shards import remedies
 from pipelines.shards.corrupt import CorruptRecord, find_corrupt, problem_of_shards
 from pipelines.system.files import write_atomic
 from pipelines.system.watch import NoAnswer
@@ -70,13 +70,13 @@ class CorruptRecords:
         """
         first, more = found[0], f" (and {len(found) - 1} more in its batch)" if len(found) > 1 else ""
         what = f"the record at byte {first.offset} (record {first.record} of {first.split}): {first.reason}{more}"
-        quarantine = f"python -m tools.check_shards {shlex.quote(str(Path(first.shard).parent))} --quarantine"
+        quarantine = remedies.quarantine(Path(first.shard).parent)
         if self.policy == "stop":
-            remedy = f"quarantine it with `{quarantine}`, or skip such records with on_corrupt=skip"
+            remedy = f"quarantine it with {quarantine}, or skip such records with on_corrupt=skip"
             raise RunFailed(what, path=first.shard, remedy=remedy, setting="on_corrupt")
         if len(self) + len(found) > self.limit:
             what += f"; {len(self)} were skipped before, and at most {self.limit} may be"
-            remedy = f"check the disk, quarantine with `{quarantine}`, or choose a larger max_corrupt"
+            remedy = f"check the disk, quarantine with {quarantine}, or choose a larger max_corrupt"
             raise RunFailed(what, path=first.shard, remedy=remedy, setting="max_corrupt")
         for record in found:
             _log.warning("skipped: %s", record)
