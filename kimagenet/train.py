@@ -17,7 +17,7 @@ from kimagenet.recipe import Recipe
 from kimagenet.runs.identity import check_same, identity
 from kimagenet.schedule import plot
 from kimagenet.train_flags import make_parser, with_values
-from kimagenet.train_report import banner, describe_run, recipe_text
+from kimagenet.train_report import banner, describe_run, how_to_evaluate, recipe_text, resume_command
 from kimagenet.train_settings import Settings, resolve
 from kimagenet.training.cluster import Cluster
 from kimagenet.training.recovery import CorruptRecords
@@ -62,11 +62,12 @@ def train(flags: argparse.Namespace) -> int:
     # Open
     if settings.is_demo:
         generate_demo(settings, say)
-    dataset = identity(DatasetInfo.load(settings.dataset_dir))
+    info = DatasetInfo.load(settings.dataset_dir)
+    dataset = identity(info)
     if settings.is_resumed and not settings.is_forced:
         check_same(run, recipe, dataset)
     if settings.is_resumed and run.final.exists() and Recipe.load(run.recipe) == recipe:
-        say(f"{run.path}: this run is finished; evaluate it with `{_evaluate_command(settings)}`")
+        say(f"{run.path}: this run is finished{how_to_evaluate(settings, 'validation' in info.splits)}")
         return 0
     splits = open_splits(settings.dataset_dir)
     say(recipe_text(recipe))
@@ -85,10 +86,9 @@ def train(flags: argparse.Namespace) -> int:
         command = remedies.quarantine(settings.dataset_dir)
         say(f"{loop.num_skipped} corrupt records were skipped, see {run.corrupt}; to quarantine them: {command}")
     if code == cli.EXIT_RESUME:
-        command = remedies.module("kimagenet.train", "--resume", "--output", run.path)
-        say(f"to continue, run the same command again, or `{command}`")
+        say(f"to continue, run the same command again, or `{resume_command(settings)}`")
     if not code:
-        say(f"done: {run.final}" + (f"; evaluate it with `{_evaluate_command(settings)}`" if validation else ""))
+        say(f"done: {run.final}{how_to_evaluate(settings, validation is not None)}")
     return code
 
 
@@ -211,10 +211,6 @@ def begin_and_fit(loop: "Loop", settings: Settings, info: dict[str, Any], say: S
         checkpoint_steps=settings.checkpoint_steps,
         keep_checkpoints=settings.keep_checkpoints,
     )
-
-
-def _evaluate_command(settings: Settings) -> str:
-    return remedies.module("kimagenet.evaluate", settings.run.path)
 
 
 if __name__ == "__main__":

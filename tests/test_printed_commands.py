@@ -1,14 +1,21 @@
 """Printed commands have the form that exists where they are printed, and can be pasted into a shell."""
 
+import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from kimagenet import cli
 from kimagenet.commands import build_index, check_shards
+from kimagenet.runs.directory import RunDirectory
+from kimagenet.train_report import how_to_evaluate
+from kimagenet.training.recovery import LIMIT
 from pipelines.errors import UserError
 from pipelines.shards import remedies
 from pipelines.shards.index import index_path
@@ -88,3 +95,78 @@ def test_a_damaged_record_is_left_out_with_the_printed_command(
     assert build_index.main([str(dataset), "--workers=1"]) == 2
     assert "quarantined records: 1 of train" in pasted(capsys.readouterr().err).stdout
     assert build_index.main([str(dataset), "--workers=1"]) == 0
+
+
+RUN = ["demo", "--loader=tfdata", "--image-size=32", "--batch-size=12", "--epochs=1", "--workers=1"]
+
+
+def evaluate_flags(path: Path, skipped: int) -> list[str]:
+    """The flags of the evaluate command of a run that skipped this many validation records."""
+    run = RunDirectory(path)
+    lines = [{"split": "validation", "record": record} for record in range(skipped)] + [{"split": "train"}]
+    run.corrupt.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = how_to_evaluate(SimpleNamespace(run=run), True)  # type: ignore[arg-type]
+    return shlex.split(text.split("`")[1])[4:]
+
+
+def test_an_evaluation_may_leave_out_what_the_run_left_out(tmp_path: Path) -> None:
+    assert evaluate_flags(tmp_path, 0) == []
+    assert evaluate_flags(tmp_path, 1) == ["--on-corrupt=skip"]
+    assert evaluate_flags(tmp_path, LIMIT) == ["--on-corrupt=skip"]
+    assert evaluate_flags(tmp_path, LIMIT + 1) == ["--on-corrupt=skip", f"--max-corrupt={LIMIT + 1}"]
+
+
+@pytest.mark.slow
+def test_a_run_that_skipped_records_can_be_evaluated(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kimagenet import evaluate, train
+
+    faults.corrupt(ShardSet.open(dataset, "validation"), [3, 30])
+    arguments = [*RUN, f"--dataset-dir={dataset}", f"--output={tmp_path / 'my run'}", "--on-corrupt=skip"]
+    assert train.main(arguments) == 0
+    (done,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("done: "))
+    evaluated = pasted(done)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "2 of 37 records are corrupt; the figures leave them out" in evaluated.stderr
+    assert "on 35 validation records" in evaluated.stdout
+    assert train.main(arguments) == 0  # it is finished
+    assert capsys.readouterr().out.splitlines()[-1].split("`")[1] == done.split("`")[1]
+    assert evaluate.main([str(tmp_path / "my run"), "--loader=tfdata", "--workers=1"]) == 1
+    assert capsys.readouterr().err.endswith("or skip such records with on_corrupt=skip (--on-corrupt)\n")
+
+
+@pytest.mark.slow
+def test_a_run_without_validation_is_not_to_be_evaluated(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kimagenet import train
+
+    for path in dataset.glob("validation*"):
+        path.unlink()
+    (dataset / "dataset.json").unlink()
+    assert build_index.main([str(dataset), "--workers=1"]) == 0
+    arguments = [*RUN, f"--dataset-dir={dataset}", f"--output={tmp_path / 'run'}"]
+    for last in ("done: ", f"{tmp_path / 'run'}: this run is finished"):
+        assert train.main(arguments) == 0
+        line = capsys.readouterr().out.splitlines()[-1]
+        assert line.startswith(last)
+        assert "evaluate" not in line
+
+
+@pytest.mark.slow
+def test_a_stopped_run_that_skips_is_resumed_with_the_printed_command(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kimagenet import train
+    from kimagenet.runs.reporters import JsonLines
+    from tests.test_resume import at_step, send
+
+    faults.corrupt(ShardSet.open(dataset, "validation"), [7])
+    arguments = [*RUN, f"--dataset-dir={dataset}", f"--output={tmp_path / 'my run'}", "--on-corrupt=skip"]
+    with monkeypatch.context() as patched:
+        patched.setattr(JsonLines, "on_train_batch_end", at_step(3, lambda: send(signal.SIGTERM)))
+        assert train.main(arguments) == cli.EXIT_RESUME
+    resumed = pasted(capsys.readouterr().out.splitlines()[-1])
+    assert resumed.returncode == 0, resumed.stderr
+    assert "done: " in resumed.stdout
