@@ -66,7 +66,7 @@ def train(flags: argparse.Namespace) -> int:
     dataset = identity(info)
     if settings.is_resumed and not settings.is_forced:
         check_same(run, recipe, dataset)
-    if settings.is_resumed and run.final.exists() and Recipe.load(run.recipe) == recipe:
+    if settings.is_resumed and run.final.exists() and Recipe.load(run.recipe, quiet=True) == recipe:
         say(f"{run.path}: this run is finished{how_to_evaluate(settings, 'validation' in info.splits)}")
         return 0
     splits = open_splits(settings.dataset_dir)

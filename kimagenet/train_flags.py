@@ -55,7 +55,7 @@ def make_parser() -> cli.Parser:
 
 def _add_run_flags(run: argparse._ArgumentGroup) -> None:
     add = run.add_argument
-    add("--recipe", metavar="NAME|FILE", help=f"{', '.join(models.recipes())}, or a recipe.json")
+    add("--recipe", metavar="NAME|FILE|RUN", help=f"{', '.join(models.recipes())}; a recipe.json; or a run")
     add("--list-recipes", nargs=0, action=ListRecipes, help="print a table of the recipes and exit")
     add("--output", type=Path, metavar="RUN", help="the run directory; default: runs/MODEL-TIME")
     add("--log-steps", type=cli.positive_int, default=50, metavar="N", help="steps between two log lines (50)")
