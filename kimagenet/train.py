@@ -192,7 +192,7 @@ def begin_and_fit(loop: "Loop", settings: Settings, info: dict[str, Any], say: S
     run, is_chief = settings.run, settings.cluster.is_chief
     start = Position()
     if settings.is_resumed:
-        start = restore(loop, run, is_chief)
+        start = restore(loop, run, is_chief, info["identity"])
         if not all_agree(loop.training.strategy, start.epoch * loop.steps_per_epoch + start.step):
             what = "not all workers see the same checkpoints"
             raise UserError(what, path=run.path, remedy="start all workers again")
