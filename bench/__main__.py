@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -14,6 +13,7 @@ from bench.settings import AUGMENTS, Settings
 from bench.tables import tables
 from kimagenet import cli
 from pipelines.loader import DEVICES, DTYPES
+from pipelines.shards import remedies
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.processes import cpu_count
 
@@ -115,7 +115,7 @@ def main(arguments: argparse.Namespace) -> None:
         page = arguments.output.with_suffix(".html")
         print(
             f"\nwritten: {arguments.output}; to draw it: "
-            f"`{cli.python()} -m bench report {shlex.quote(str(arguments.output))} --output {shlex.quote(str(page))}`"
+            f"`{remedies.module('bench', 'report', arguments.output, '--output', page)}`"
         )
 
 

@@ -7,7 +7,6 @@ import argparse
 import difflib
 import logging
 import os
-import shlex
 import signal
 import sys
 import tempfile
@@ -142,12 +141,6 @@ def _with_losses(code: int, losses: Losses) -> int:
     if not isinstance(losses.error, BrokenPipeError):
         print(f"error: stdout: {losses.error.strerror}; some lines are missing", file=sys.stderr)
     return code or EXIT_FAILED
-
-
-def python() -> str:
-    """The path of this Python for a printed command, quoted; relative if it is below the working folder."""
-    relative = os.path.relpath(sys.executable)
-    return shlex.quote(sys.executable if relative.startswith(os.pardir) else relative)
 
 
 def import_tensorflow() -> None:

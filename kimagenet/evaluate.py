@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kimagenet import cli
 from kimagenet.inference import class_folders, report, trained
 from kimagenet.json_output import check_writable, write_json
+from kimagenet.training.recovery import LIMIT, POLICIES, CorruptRecords
 from pipelines import loaders
 from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Measures top-1 and top-5 over every record of a split, each counted once, or over every file in class
 folders. An image is right in top-k if fewer than k classes come before its own; of equally probable classes the lower
-number comes first. Files that cannot be read are listed and counted, and the exit code is then 1."""
+number comes first. Files that cannot be read are listed and counted, and the exit code is then 1. Corrupt records of
+shards end the evaluation, or are listed, counted and left out with --on-corrupt skip."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +48,9 @@ def make_parser() -> cli.Parser:
     add("--data-device", choices=DEVICES, default="auto", help="where DALI decodes (auto: a GPU if there is one)")
     add("--workers", type=cli.positive_int, metavar="N", help="decoding threads; default: one for each core")
     add("--batch-size", type=cli.positive_int, metavar="N", help="images in a batch; default: the run's")
+    add = parser.add_argument_group("corrupt records of shards").add_argument
+    add("--on-corrupt", choices=POLICIES, default=POLICIES[0], help="end (stop) or leave them out; default: stop")
+    add("--max-corrupt", type=cli.positive_int, default=LIMIT, metavar="N", help=f"leave out at most N ({LIMIT})")
     return parser
 
 
@@ -63,7 +68,8 @@ def evaluate(flags: argparse.Namespace) -> int:
     if flags.json:
         check_writable(flags.json)
     crop_ratio = model.crop_ratio if flags.crop_ratio is None else flags.crop_ratio
-    tally, rejected = _measure(flags, model, dataset_dir, AugmentSpec.evaluation(crop_ratio))
+    corrupt = CorruptRecords(flags.on_corrupt, flags.max_corrupt)
+    tally, rejected = _measure(flags, model, dataset_dir, AugmentSpec.evaluation(crop_ratio), corrupt)
     for file, reason in rejected:
         print(f"{file.path}: {reason}", file=sys.stderr)
     what = "images in class folders" if class_folders.find(dataset_dir, flags.split) else f"{flags.split} records"
@@ -73,15 +79,22 @@ def evaluate(flags: argparse.Namespace) -> int:
     if rejected:
         total = len(rejected) + tally.records
         print(f"{len(rejected):,} of {total:,} files could not be read; the figures leave them out", file=sys.stderr)
+    if corrupt:
+        total = len(corrupt) + tally.records
+        print(f"{len(corrupt):,} of {total:,} records are corrupt; the figures leave them out", file=sys.stderr)
     if flags.json:
         measured = {"model": str(model.model), "dataset_dir": str(dataset_dir), "split": flags.split}
-        measured |= {"crop_ratio": crop_ratio}
+        measured |= {"crop_ratio": crop_ratio, "skipped": len(corrupt)}
         write_json(flags.json, report.content(measured, tally, rejected, *asked))
     return cli.EXIT_FAILED if rejected else 0
 
 
 def _measure(
-    flags: argparse.Namespace, model: trained.Trained, dataset_dir: Path, augment: AugmentSpec
+    flags: argparse.Namespace,
+    model: trained.Trained,
+    dataset_dir: Path,
+    augment: AugmentSpec,
+    corrupt: CorruptRecords,
 ) -> "tuple[Tally, list[tuple[ImageFile, str]]]":
     """The counts, and the files in class folders that could not be read, with the reasons."""
     root = class_folders.find(dataset_dir, flags.split)
@@ -93,7 +106,7 @@ def _measure(
     if shards is None:
         assert root is not None
         return evaluation.over_folder(model, root, augment, batch_size, flags.workers)
-    reading = {"loader": flags.loader, "workers": flags.workers, "device": flags.data_device}
+    reading = {"loader": flags.loader, "workers": flags.workers, "device": flags.data_device, "corrupt": corrupt}
     return evaluation.over_shards(model, shards, augment, batch_size, **reading), []
 
 

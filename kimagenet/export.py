@@ -26,10 +26,11 @@ FORMATS = ("savedmodel", "onnx", "tflite")
 TOLERANCE = 1e-5  # of probabilities, against the Keras model
 
 DESCRIPTION = """Writes a folder that other programs can use without kimagenet: the model, classes.txt (the class names
-in the order of the probabilities, one on each line) and export.json. A SavedModel takes JPEG files as strings [N] and
-crops and scales them as an evaluation does. It ignores EXIF, so images have to be upright. ONNX and TFLite take float32
-images [N, S, S, 3] in [-1, 1]. All compute in float32. The command reads the result again and compares it with the
-Keras model before the folder gets its name."""
+in the order of the probabilities, one on each line) and export.json. A SavedModel takes image files as
+strings [N], shrinks them if the shards were built with --short-side, and crops and scales them as an evaluation does. A
+file that it cannot decode has a row of NaN, and false in `readable` [N]. It ignores EXIF, so images have to be upright.
+ONNX and TFLite take float32 images [N, S, S, 3] in [-1, 1]. All compute in float32. The command reads the result again
+and compares it with the Keras model before the folder gets its name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +71,7 @@ def export(flags: argparse.Namespace) -> None:
     try:
         with atomic_folder(Path(os.path.abspath(flags.output))) as folder:
             write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
-            difference, compared = write_and_compare(exporter, model, batch, augment, folder)
+            difference, compared = write_and_compare(exporter, model, batch, augment, folder, model_file.short_side)
             if not difference <= TOLERANCE:  # NaN is no success
                 what = f"the {flags.format} gives other probabilities than Keras, by up to {difference:.1e}"
                 raise RunFailed(what, path=model_file.model, remedy="nothing was written")
@@ -84,14 +85,19 @@ def export(flags: argparse.Namespace) -> None:
     except OSError as error:
         raise UserError(f"cannot be written ({error.strerror or error})", path=flags.output) from None
     print(f"{flags.output}: {flags.format} of {model_file.model}, {about['input']} → {about['output']}")
-    if model_file.short_side:
+    if model_file.short_side and flags.format != "savedmodel":
         short = model_file.short_side
         print(f"shrink images with a shorter side over {short} to {short} first, as the builder of the shards did")
     print(f"compared with Keras on {compared} generated images: probabilities differ by up to {difference:.1e}")
 
 
 def write_and_compare(
-    exporter: "Exporter", model: "keras.Model", batch: BatchSpec, augment: AugmentSpec, folder: Path
+    exporter: "Exporter",
+    model: "keras.Model",
+    batch: BatchSpec,
+    augment: AugmentSpec,
+    folder: Path,
+    short_side: int | None = None,
 ) -> tuple[float, int]:
     """Exports the model and compares the export with it. Hides what the libraries write to stderr.
 
@@ -101,6 +107,7 @@ def write_and_compare(
         batch: the shape of its input.
         augment: how images are cropped.
         folder: where to write.
+        short_side: the shorter side to which the builder shrank larger images, pixels; None: it did not.
 
     Returns:
         The largest difference of a probability, and the number of images that were compared.
@@ -110,8 +117,8 @@ def write_and_compare(
     """
     with cli.without_notes():
         try:
-            exporter.write(model, batch, augment, folder)
-            return exporter.compare(model, batch, augment, folder)
+            exporter.write(model, batch, augment, folder, short_side)
+            return exporter.compare(model, batch, augment, folder, short_side)
         except OSError:
             raise
         except Exception as error:  # converters raise many types

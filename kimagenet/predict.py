@@ -25,7 +25,7 @@ PREDICTION_VERSION = 1
 BATCH_SIZE = 32
 
 DESCRIPTION = """Prints the most probable classes of each image. The model gets the same pixels as in an evaluation: the
-file is cleaned as tools.build_shards does it (upright by EXIF, RGB), then cropped and scaled as in an evaluation. Files
+file is cleaned as in a build of shards (upright by EXIF, RGB), then cropped and scaled as in an evaluation. Files
 that cannot be read are listed on stderr, and the exit code is then 1, or 2 if no file could be read."""
 
 

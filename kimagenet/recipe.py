@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any, get_type_hints
 from kimagenet.ranges import check_ranges, range_of, shortened, within
 from kimagenet.schedule import NAMES as SCHEDULES
 from kimagenet.schedule import Schedule, linear_scaled
-from pipelines.errors import UserError
+from pipelines.errors import UserError, one_line
+from pipelines.system import json_text
+
+_log = logging.getLogger(__name__)
 
 RECIPE_VERSION = 1
 
@@ -243,18 +247,28 @@ class Recipe:
             raise UserError(error.what, path=source, remedy=error.remedy) from None
 
     @classmethod
-    def load(cls, path: Path) -> "Recipe":
-        """Reads recipe.json.
+    def load(cls, path: Path, *, quiet: bool = False) -> "Recipe":
+        """Reads recipe.json. Fields that are missing have their defaults, with a warning in one line.
+
+        Args:
+            path: the file.
+            quiet: whether there is no warning, because the file was read before.
 
         Raises:
             UserError: the file is missing or wrong.
         """
         try:
-            mapping = json.loads(path.read_text(encoding="utf-8"))
+            mapping = json_text.parse(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(str(error.strerror), path=path) from None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise UserError(f"not a JSON file ({error})", path=path) from None
         if not isinstance(mapping, dict):
             raise UserError("a recipe is a JSON object", path=path)
-        return cls.from_mapping(mapping, path)
+        recipe = cls.from_mapping(mapping, path)
+        missing = [f"{name}={value}" for name, value in dataclasses.asdict(recipe).items() if name not in mapping]
+        if missing and not quiet:
+            plural = "s" * (len(missing) > 1)
+            text = f"{path}: lacks {len(missing)} field{plural}; using the default{plural} {' '.join(missing)}"
+            _log.warning("%s", one_line(text))
+        return recipe

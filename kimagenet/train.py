@@ -4,7 +4,6 @@ Resolve (kimagenet.train_settings decides everything) → open the data → buil
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,13 +17,14 @@ from kimagenet.recipe import Recipe
 from kimagenet.runs.identity import check_same, identity
 from kimagenet.schedule import plot
 from kimagenet.train_flags import make_parser, with_values
-from kimagenet.train_report import banner, describe_run, recipe_text
+from kimagenet.train_report import banner, describe_run, how_to_evaluate, recipe_text, resume_command
 from kimagenet.train_settings import Settings, resolve
 from kimagenet.training.cluster import Cluster
 from kimagenet.training.recovery import CorruptRecords
 from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
 from pipelines.loader import BatchSpec
+from pipelines.shards import remedies
 from pipelines.shards.dataset import DatasetInfo
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.progress import silent
@@ -78,14 +78,14 @@ def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
     recipe, run = settings.recipe, settings.run
     if settings.is_demo:
         generate_demo(settings, say)
-    dataset_info = DatasetInfo.load(settings.dataset_dir)
-    dataset = identity(dataset_info)
+    info = DatasetInfo.load(settings.dataset_dir)
+    dataset = identity(info)
     if settings.is_resumed and not settings.is_forced:
         check_same(run, recipe, dataset)
     if settings.is_resumed:
-        fine_tuning.check_classes(run, dataset_info, settings.dataset_dir)
-    if settings.is_resumed and run.final.exists() and Recipe.load(run.recipe) == recipe:
-        say(f"{run.path}: this run is finished; evaluate it with `{_evaluate_command(settings)}`")
+        fine_tuning.check_classes(run, info, settings.dataset_dir)
+    if settings.is_resumed and run.final.exists() and Recipe.load(run.recipe, quiet=True) == recipe:
+        say(f"{run.path}: this run is finished{how_to_evaluate(settings, 'validation' in info.splits)}")
         return 0
     splits = open_splits(settings.dataset_dir)
     say(recipe_text(recipe))
@@ -105,16 +105,15 @@ def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
                 run.check_new()
         code = begin_and_fit(loop, settings, describe_run(settings, loop, dataset), say)
     if loop.num_skipped:
-        command = f"{cli.python()} -m tools.check_shards {shlex.quote(str(settings.dataset_dir))} --quarantine"
-        say(f"{loop.num_skipped} corrupt records were skipped, see {run.corrupt}; to quarantine them: `{command}`")
+        command = remedies.quarantine(settings.dataset_dir)
+        say(f"{loop.num_skipped} corrupt records were skipped, see {run.corrupt}; to quarantine them: {command}")
     if code == cli.EXIT_RESUME:
-        command = f"{cli.python()} -m kimagenet.train --resume --output {shlex.quote(str(run.path))}"
-        say(f"to continue, run the same command again, or `{command}`")
+        say(f"to continue: `{resume_command(settings)}`")
     if training.is_blocked:  # a read that does not return would hold up the exit
         stack.close()
         cli.leave_at_once(code)
     if not code:
-        say(f"done: {run.final}" + (f"; evaluate it with `{_evaluate_command(settings)}`" if validation else ""))
+        say(f"done: {run.final}{how_to_evaluate(settings, validation is not None)}")
     return code
 
 
@@ -218,7 +217,7 @@ def begin_and_fit(loop: "Loop", settings: Settings, info: dict[str, Any], say: S
     run, is_chief = settings.run, settings.cluster.is_chief
     start = Position()
     if settings.is_resumed:
-        start = restore(loop, run, is_chief)
+        start = restore(loop, run, is_chief, info["identity"])
         if not all_agree(loop.training.strategy, start.epoch * loop.steps_per_epoch + start.step):
             what = "not all workers see the same checkpoints"
             raise UserError(what, path=run.path, remedy="start all workers again")
@@ -237,10 +236,6 @@ def begin_and_fit(loop: "Loop", settings: Settings, info: dict[str, Any], say: S
         checkpoint_steps=settings.checkpoint_steps,
         keep_checkpoints=settings.keep_checkpoints,
     )
-
-
-def _evaluate_command(settings: Settings) -> str:
-    return f"{cli.python()} -m kimagenet.evaluate {shlex.quote(str(settings.run.path))}"
 
 
 if __name__ == "__main__":

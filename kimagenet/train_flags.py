@@ -25,12 +25,13 @@ Flags change single fields of it. The result is printed and saved as recipe.json
 another --image-size; its head is replaced if the data set has another number of classes. Every flag can be written
 with _ instead of -. Exit codes: 0 done, 1 failed, 2 wrong use, 75 stopped (the same command continues the run), 130
 interrupted without a new checkpoint."""
-RUN = """On Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 a run finishes its step, writes a checkpoint and exits with 75. The same
-command, or --resume, continues at the next step. A second Ctrl-C or SIGTERM, or a Ctrl-C before the first step, exits
-at once with 130; the last checkpoint stays good. If the disk is full, the run continues without checkpoints, with a
-warning, and log lines wait until there is room. For several machines set TF_CONFIG, or start the command with srun
-under SLURM, and give all of them one --output that they share; python -m tools.launch tries this on one machine. If a
-worker is killed, the others exit with 75 within a minute. --resume also works with another number of workers."""
+RUN = """On Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 a run finishes its step, writes a checkpoint and exits with 75. --resume,
+or the same command if it has --output, continues at the next step. A second Ctrl-C or SIGTERM, or a Ctrl-C before the
+first step, exits at once with 130; the last checkpoint stays good. If the disk is full, the run continues without
+checkpoints, with a warning, and log lines wait until there is room. For several machines set TF_CONFIG, or start the
+command with srun under SLURM, and give all of them one --output that they share; tools.launch in the repository tries
+this on one machine. If a worker is killed, the others exit with 75 within a minute. --resume also works with another
+number of workers."""
 
 
 def make_parser() -> cli.Parser:
@@ -55,7 +56,7 @@ def make_parser() -> cli.Parser:
 
 def _add_run_flags(run: argparse._ArgumentGroup) -> None:
     add = run.add_argument
-    add("--recipe", metavar="NAME|FILE", help=f"{', '.join(models.recipes())}, or a recipe.json")
+    add("--recipe", metavar="NAME|FILE|RUN", help=f"{', '.join(models.recipes())}; a recipe.json; or a run")
     add("--list-recipes", nargs=0, action=ListRecipes, help="print a table of the recipes and exit")
     add("--output", type=Path, metavar="RUN", help="the run directory; default: runs/MODEL-TIME")
     add("--log-steps", type=cli.positive_int, default=50, metavar="N", help="steps between two log lines (50)")

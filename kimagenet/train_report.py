@@ -1,13 +1,17 @@
 """What a training says about itself at its start: the lines in the terminal, and run.json."""
 
 import dataclasses
+import json
 import os
 import sys
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kimagenet.recipe import Recipe
 from kimagenet.train_settings import Settings
+from kimagenet.training.recovery import LIMIT
+from pipelines.shards import remedies
 from pipelines.shards.dataset import DatasetInfo
 
 if TYPE_CHECKING:
@@ -51,6 +55,40 @@ def _details(recipe: Recipe, training: "Feed") -> str:
         plural = "s" * (dropped != 1)
         parts.append(f"{dropped} record{plural} dropped this epoch (different one{plural} each epoch)")
     return f"; {', '.join(parts)}" if parts else ""
+
+
+def how_to_evaluate(settings: Settings, has_validation: bool) -> str:
+    """The end of the line that names the run's model: how to evaluate it, "" without a validation split.
+
+    The command has the flags that it needs to leave out the validation records that the run left out.
+    """
+    if not has_validation:
+        return ""
+    skipped = sum(line["split"] == "validation" for line in _corrupt_lines(settings.run.corrupt))
+    command = remedies.module("kimagenet.evaluate", settings.run.path, *_skipping(skipped))
+    return f"; evaluate it with `{command}`"
+
+
+def resume_command(settings: Settings) -> str:
+    """The command that continues the run. Records that it skips are skipped again."""
+    loader = settings.loader
+    skipping = _skipping(loader.max_corrupt) if loader.on_corrupt == "skip" else []
+    return remedies.module("kimagenet.train", "--resume", "--output", settings.run.path, *skipping)
+
+
+def _skipping(count: int) -> list[str]:
+    """The flags with which a command may skip this many corrupt records."""
+    if not count:
+        return []
+    return ["--on-corrupt=skip", *([f"--max-corrupt={count}"] if count > LIMIT else [])]
+
+
+def _corrupt_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's corrupt.jsonl, none if it cannot be read: a finished run does not fail because of it."""
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []
 
 
 def describe_run(settings: Settings, loop: "Loop", identity: dict[str, str]) -> dict[str, Any]:

@@ -113,7 +113,9 @@ def resolve(flags: argparse.Namespace, cluster: Cluster) -> Settings:
     given = _given_run(flags, cluster, is_resume_asked)
     earlier = given if is_resume_asked else None
     dataset_dir, is_demo = _dataset(flags.dataset_dir, earlier)
-    recipe, note = resolve_recipe(flags, is_demo, Recipe.load(earlier.recipe) if earlier else None)
+    # Without force_resume, `check_same` reads the file again and warns about missing fields.
+    of_run = Recipe.load(earlier.recipe, quiet=not flags.force_resume) if earlier else None
+    recipe, note = resolve_recipe(flags, is_demo, of_run)
     recipe = _with_known_model(recipe)
     run = given or RunDirectory.at(Path("runs") / f"{Path(recipe.model).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     loader = LoaderSettings(
@@ -222,11 +224,7 @@ def _expanded(name: str | None) -> str | None:
 def _base(name: str | None, model: str | None, is_demo: bool) -> _Base:
     known = models.recipes()
     if name is not None:
-        if name.endswith(".json"):
-            return _Base(Recipe.load(Path(name)))
-        if name not in known:
-            raise UserError(f"{name}: no such recipe", remedy=f"the recipes are {', '.join(known)}")
-        return _Base(known[name])
+        return _Base(known[name] if name in known else _recipe_in(name))
     model = model or ("demo" if is_demo else Recipe.model)
     if fine_tuning.is_saved(model):
         return _Base(fine_tuning.recipe_of(model))
@@ -236,6 +234,17 @@ def _base(name: str | None, model: str | None, is_demo: bool) -> _Base:
     if model not in known:
         return _Base(_original_defaults(model))  # `resolve` refuses an unknown model
     return _Base(known[model], f"No --recipe: using the recipe {model}.")
+
+
+def _recipe_in(name: str) -> Recipe:
+    """The recipe in a file or in a run's folder."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return Recipe.load(RunDirectory.existing(path).recipe)
+    if path.is_file() or path.suffix == ".json":
+        return Recipe.load(path)
+    remedy = f"choose a recipe.json, a run's folder or one of {', '.join(models.recipes())}"
+    raise UserError(f"{name}: no such recipe", remedy=remedy, setting="recipe")
 
 
 def _original_defaults(model: str) -> Recipe:

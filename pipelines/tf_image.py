@@ -42,18 +42,18 @@ class Work(NamedTuple):
         return cls(draws.box, affine, batch.to_output_range(draws.colour).astype(np.float32), resize)
 
 
-def evaluation_work(encoded: tf.Tensor, batch: BatchSpec, augment: AugmentSpec) -> Work:
-    """`Work.of` for the evaluation of one JPEG of any size, in TensorFlow operations. Exported models use it.
+def evaluation_work(size: tf.Tensor, batch: BatchSpec, augment: AugmentSpec) -> Work:
+    """`Work.of` for the evaluation of one image of any size, in TensorFlow operations. Exported models use it.
 
     It computes the same sums in the same order as `AugmentSpec`, so that both round alike.
 
     Args:
-        encoded: scalar string, the JPEG.
+        size: [2], height and width of the image in pixels.
         batch: size and dtype of the output.
         augment: an evaluation.
     """
     assert augment.center_crop is not None
-    limits = tf.cast(tf.image.extract_jpeg_shape(encoded)[:2], tf.float64)  # (height, width), as everything below
+    limits = tf.cast(size, tf.float64)  # (height, width), as everything below
     side = tf.reduce_min(limits) * augment.center_crop
     scale = side / batch.image_size
     first = ((limits - side) / 2 - limits / 2) + limits / 2

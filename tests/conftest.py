@@ -8,6 +8,8 @@ from pathlib import Path
 # Before anything imports TensorFlow.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# As in the activated environment, where printed commands say `python`.
+os.environ["PATH"] = os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)))
 
 import pytest
 

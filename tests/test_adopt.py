@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kimagenet.commands import build_index
 from pipelines import ShardSet, UserError
 from pipelines.building.adopt import adopt_shards
 from pipelines.shards import records
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo
 from tests.helpers.data import NUM_CLASSES, TRAIN_RECORDS, jpeg, photo, write_tiny_dataset
-from tools import build_index
 
 WNIDS = ("n01440764", "n01443537", "n01484850")
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kimagenet.commands import build_shards
 from pipelines import AugmentSpec, BatchSpec, ShardSet, UserError
 from pipelines.building.build import REJECTED_FILE, BuildOptions, build, rebalanced, shuffled_shards
 from pipelines.building.clean import ImageRejected
@@ -20,7 +21,6 @@ from pipelines.shards.dataset import DatasetInfo, shard_name
 from pipelines.shards.index import read_index, scan
 from tests.helpers.builds import CLASSES, OPTIONS, TRAIN_PER_CLASS, VALIDATION_PER_CLASS, contents, read_with_tensorflow
 from tests.helpers.data import jpeg, photo
-from tools import build_shards
 
 PLACE = Place("", "")
 

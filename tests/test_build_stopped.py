@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kimagenet.commands import build_shards
 from pipelines import ShardSet, UserError
 from pipelines.building import shard_writer
 from pipelines.building.adopt import adopt_shards
@@ -22,7 +23,6 @@ from pipelines.shards import records
 from pipelines.shards.dataset import shard_name
 from tests.helpers.builds import OPTIONS, ROOT, contents
 from tests.helpers.programs import command, environment
-from tools import build_shards
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, record: int) -> None:

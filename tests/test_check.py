@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kimagenet.commands import build_index
+from kimagenet.commands import check_shards as command
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, loaders, open_loader
 from pipelines.building.check import check_shards
 from pipelines.shards import records
@@ -22,8 +24,6 @@ from pipelines.shards.index import read_index, scan, write_index
 from pipelines.shards.shard_set import write_sizes
 from tests.helpers.data import TRAIN_RECORDS, jpeg, photo
 from tests.helpers.flips import REGIONS, Flip, draw_flips
-from tools import build_index
-from tools import check_shards as command
 
 SHARD = "train-00001-of-00003"
 

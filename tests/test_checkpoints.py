@@ -145,6 +145,55 @@ def test_a_forced_resume_removes_checkpoints_of_later_steps(tiny_dataset: Path, 
         assert restore(loop, run) == Position(2, 0)
 
 
+DATA = {"classes": "a", "label base": "0", "train shards": "b", "train quarantine": "c", "validation shards": "d"}
+
+
+@pytest.mark.parametrize("is_begun_again", [False, True])  # killed after run.json named the new data set
+@pytest.mark.parametrize(
+    ("changes", "best", "skipped"),
+    [
+        ({}, 0.9, [3]),
+        ({"train quarantine": "x"}, 0.9, [3]),
+        ({"classes": "x"}, -1.0, [3]),
+        ({"validation shards": "x"}, -1.0, [3]),
+        ({"train shards": "x", "classes": "x"}, -1.0, []),
+    ],
+)
+def test_the_best_model_begins_again_with_other_data(
+    tiny_dataset: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    is_begun_again: bool,
+    changes: dict[str, str],
+    best: float,
+    skipped: list[int],
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.begin(Recipe(), {"identity": DATA})
+    now = DATA | changes
+    with open_split(tiny_dataset, "train", 25) as feed:
+        loop = make_loop(feed)
+        feed.corrupt.lines.append({"split": "train", "record": 3})
+        loop.fit(1, [KeepCheckpoints(loop, run, 1, 3)], Position(best_top1=0.9))
+    for path in (run.best, run.last):
+        path.write_bytes(b"of the first data set")
+    if is_begun_again:
+        run.begin(Recipe(), {"identity": now})
+    with open_split(tiny_dataset, "train", 25) as feed, caplog.at_level("WARNING", "kimagenet"):
+        assert restore(make_loop(feed), run, dataset=now) == Position(1, best_top1=best)
+        assert feed.corrupt.of("train") == skipped
+    earlier = [path.with_stem(f"{path.stem}-of-earlier-data") for path in (run.best, run.last)]
+    assert [path.exists() for path in (run.best, *earlier)] == (
+        [True, False, False] if best > 0 else [False, True, True]
+    )
+    told = [] if best > 0 else [f"{run.path}: the data set has other {', '.join(changes)}; the best model begins again"]
+    if "train shards" in changes:
+        told = [f"{run.path}: the data set has other classes, train shards; the best model begins again"]
+    assert [
+        message.partition(" with this data; best.keras, last.keras renamed")[0] for message in caplog.messages
+    ] == told
+
+
 def test_the_loss_scale_is_resumed(tiny_dataset: Path, tmp_path: Path) -> None:
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kimagenet.commands import build_index
 from pipelines import UserError
 from pipelines.building.adopt import adopt_shards
 from pipelines.building.check import check_shards
@@ -13,7 +14,6 @@ from pipelines.building.class_names import ClassNames, contradiction_with_classe
 from pipelines.shards import records
 from pipelines.shards.dataset import DATASET_FILE, ClassInfo, DatasetInfo
 from tests.helpers.data import jpeg, photo
-from tools import build_index
 
 IMAGE = jpeg(photo(np.random.default_rng(0), 0, 20, 30))
 Row = tuple[int, str, str]  # label, synset, text; "" is a feature that is missing

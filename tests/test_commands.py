@@ -36,6 +36,11 @@ COMMANDS: dict[str, str] = {
     "tools.structure": "",
     "tools.try_models": "{data} --output={out}/models.md",
 }
+# The wheel has the commands of these names as well.
+COMMANDS |= {
+    f"kimagenet.commands.{name}": COMMANDS[f"tools.{name}"]
+    for name in ("build_index", "build_shards", "check_shards", "preview")
+}
 # bench.optimizers uses argparse's messages, bench.estimate takes no arguments; kimagenet.doctor and `bench gpu` call
 # the others.
 FOREIGN = {
@@ -106,7 +111,8 @@ BAD: dict[str, Callable[[Path], Path]] = {
     "names that lead out": _escaping,
     "shards cut off": _stale,
 }
-CHECKS, SHOWN_BY_CHECK = ["tools.check_shards"], ["garbage", "names that lead out", "shards cut off"]
+CHECKS = ["tools.check_shards", "kimagenet.commands.check_shards"]
+SHOWN_BY_CHECK = ["garbage", "names that lead out", "shards cut off"]
 WRONG_FLAGS = ["--no-such-flag", "--no-such-flag=\n", "--output", "--workers=-3"]
 # Without tools.launch: the process that it starts refuses the folder.
 TAKES_FOLDERS = [name for name, line in COMMANDS.items() if re.search("{(data|run|images)}", line)]

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from kimagenet import cli, train
+from kimagenet.commands import build_index
 from kimagenet.runs.directory import RunDirectory
 from kimagenet.runs.reporters import JsonLines
 from kimagenet.training.feed import Feed, open_feed
@@ -20,7 +21,9 @@ from kimagenet.training.recovery import MAX_TRIES, CorruptRecords, reason_of
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, UserError
 from pipelines.errors import RunFailed
 from pipelines.loaders.dali import native
+from pipelines.shards import remedies
 from pipelines.shards.corrupt import CorruptRecord, find_corrupt
+from pipelines.shards.index import index_path
 from tests.helpers import faults
 from tests.helpers.data import TRAIN_RECORDS, VALIDATION_RECORDS
 from tests.helpers.programs import run_program
@@ -225,6 +228,61 @@ def test_the_printed_command_can_be_pasted() -> None:
         with pytest.raises(RunFailed, match=r"`python -m tools\.check_shards '/my data' --quarantine`"):
             corrupt.add(found, epoch=0, step=0)
         assert not corrupt.lines
+
+
+def move_boundary(shards: ShardSet, shard: int, place: int, by: int) -> Path:
+    """Moves the boundary after a record in an index, as a bit flip or an edit does. The index stays without gaps."""
+    path = index_path(shards.paths[shard])
+    table = [[int(number) for number in line.split()] for line in path.read_text().splitlines()]
+    table[place][1] += by
+    table[place + 1][0] += by
+    table[place + 1][1] -= by
+    path.unlink()
+    path.write_text("".join(f"{offset} {size}\n" for offset, size in table))
+    return path
+
+
+@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+@pytest.mark.parametrize(("shard", "place", "by"), [(0, 5, 7), (1, 0, -7), (2, 20, 1), (0, 10, -200)])
+def test_an_index_that_does_not_fit_is_named_and_no_record_is_skipped(
+    dataset: Path, name: str, policy: str, shard: int, place: int, by: int
+) -> None:
+    path = move_boundary(ShardSet.open(dataset, "train"), shard, place, by)
+    with open_split(dataset, name, corrupt=CorruptRecords(policy)) as feed:
+        with pytest.raises(RunFailed, match="the index does not fit its shard: the record at byte ") as caught:
+            list(feed.epoch(0))
+        assert not feed.corrupt.lines
+    assert (caught.value.path, caught.value.remedy) == (path, f"run {remedies.build_index(dataset)}")
+    assert build_index.main([str(dataset), "--workers=1"]) == 0
+    with open_split(dataset, name) as feed:
+        assert len(list(feed.epoch(0))) == feed.steps_per_epoch
+        assert not feed.corrupt.lines
+
+
+def test_a_record_with_a_damaged_header_or_footer_is_corrupt_and_its_index_is_right(dataset: Path) -> None:
+    shards = ShardSet.open(dataset, "train")
+    first, second = int(shards.offsets[4]), int(shards.offsets[8] + shards.lengths[8]) - 2
+    faults.flip_bit(shards.paths[0], first)  # the length
+    faults.flip_bit(shards.paths[0], second)  # the CRC of the data
+    found = find_corrupt(shards, range(12))
+    assert [(record.record, record.reason) for record in found] == [
+        (4, "its checksum is wrong"),
+        (8, "its checksum is wrong"),
+    ]
+
+
+def test_validation_records_have_the_epoch_of_the_run(dataset: Path, tmp_path: Path) -> None:
+    """The record is damaged after the validation of the first epoch. The next one may have been read ahead."""
+    run, shards = RunDirectory(tmp_path / "run"), ShardSet.open(dataset, "validation")
+    arguments = [*RUN, "--loader=tfdata", "--epochs=3", f"--dataset-dir={dataset}", f"--output={run.path}"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(JsonLines, "on_train_batch_end", at_step(10, lambda: faults.corrupt(shards, [3])))
+        assert train.main(arguments) == 0
+    (line,) = (json.loads(line) for line in run.corrupt.read_text().splitlines())
+    met = next(logged["epoch"] for logged in epoch_lines(run) if logged["skipped"])
+    assert met > 0
+    assert (line["split"], line["record"], line["epoch"], line["step"]) == ("validation", 3, met, 0)
 
 
 def test_an_unknown_policy_is_refused() -> None:

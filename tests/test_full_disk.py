@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from kimagenet import export, train
+from kimagenet.commands import build_index, build_shards, check_shards
 from pipelines import ShardSet
 from pipelines.shards.index import index_path
 from tests.helpers import faults, interrupt
 from tests.helpers.data import write_tiny_dataset
 from tests.helpers.odd_run import OddRun
-from tools import build_index, build_shards, check_shards
 
 Main = Callable[[list[str]], int]
 

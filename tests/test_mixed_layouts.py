@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from kimagenet.commands import build_shards
 from pipelines import UserError
 from pipelines.building.sources import Scratch, Source, open_source, recognize
 from tests.helpers import layouts
 from tests.helpers.sources import write_sources
-from tools import build_shards
 
 
 @pytest.fixture(scope="module")

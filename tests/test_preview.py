@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kimagenet.commands import preview
 from pipelines.loaders import dali
-from tools import preview
 
 SIZE, STEP = 40, 48
 

@@ -1,10 +1,21 @@
 """The models' recipes and reported accuracies. They are read without Keras."""
 
+import json
+import logging
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 from kimagenet import models
+from kimagenet.recipe import Recipe
+from kimagenet.runs.directory import RunDirectory
+from kimagenet.runs.identity import check_same
+from kimagenet.train_flags import make_parser
+from kimagenet.train_settings import resolve
+from kimagenet.training.cluster import Cluster
+from pipelines import UserError
+from pipelines.shards.dataset import DatasetInfo
 from tests.helpers.programs import run_program
 
 
@@ -73,3 +84,92 @@ def test_recipes_are_read_without_keras() -> None:
     done = run_program("recipes_without_keras")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def write_recipe(path: Path, *missing: str) -> Path:
+    fields = json.loads(Recipe(model="demo", ema=0.9, epochs=3).to_json())
+    path.write_text(json.dumps({name: value for name, value in fields.items() if name not in missing}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("missing", "text"),
+    [
+        (("ema",), "lacks 1 field; using the default ema=0.0"),
+        (("xla",), "lacks 1 field; using the default xla=False"),
+        (("lr_sched", "epochs"), "lacks 2 fields; using the defaults epochs=1 lr_sched=linear"),
+    ],
+)
+def test_missing_fields_are_named_with_their_defaults(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, missing: tuple[str, ...], text: str
+) -> None:
+    path = write_recipe(tmp_path / "recipe.json", *missing)
+    with caplog.at_level(logging.WARNING, "kimagenet"):
+        recipe = Recipe.load(path)
+    assert caplog.messages == [f"{path}: {text}"]
+    assert {name: getattr(recipe, name) for name in missing} == {name: getattr(Recipe, name) for name in missing}
+    caplog.clear()
+    assert Recipe.load(write_recipe(path)).ema == 0.9
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("key", ["ema", "version", "model"])
+def test_a_doubled_key_is_refused(tmp_path: Path, key: str) -> None:
+    path = write_recipe(tmp_path / "recipe.json")
+    path.write_text(path.read_text()[:-1] + f', "{key}": 1}}')
+    with pytest.raises(UserError, match=rf"recipe\.json: not a JSON file \(the key '{key}' is there twice\)"):
+        Recipe.load(path)
+
+
+def test_a_doubled_key_in_the_files_of_runs_and_data_sets_is_refused(tiny_dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"version": 1, "short_side": 256, "short_side": null}')
+    with pytest.raises(UserError, match=r"run\.json: not a JSON file \(the key 'short_side' is there twice\)"):
+        RunDirectory(tmp_path).read_info()
+    text = (tiny_dataset / "dataset.json").read_text()
+    name = '"quarantine": []'
+    (tmp_path / "dataset.json").write_text(text.replace(name, f'"quarantine": [3], {name}', 1))
+    with pytest.raises(UserError, match=r"dataset\.json: not a JSON file \(the key 'quarantine' is there twice\)"):
+        DatasetInfo.load(tmp_path)
+
+
+def resolved(*arguments: str) -> Recipe:
+    return resolve(make_parser().parse_args(arguments), Cluster()).recipe
+
+
+def test_the_folder_of_a_run_is_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text('{"version": 1}')
+    expected = Recipe.load(write_recipe(run / "recipe.json"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (str(run), f"{run}/", "~/run", str(run / "recipe.json")):
+        assert resolved(f"--recipe={name}", f"--dataset-dir={tmp_path}") == expected
+    assert resolved(f"--recipe={run}", "--epochs=7", f"--dataset-dir={tmp_path}") == expected.replace(epochs=7)
+    copy = write_recipe(tmp_path / "first recipe")  # any name
+    assert resolved(f"--recipe={copy}", f"--dataset-dir={tmp_path}") == expected
+
+
+def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a run directory"):
+        resolved(f"--recipe={tmp_path}")
+    with pytest.raises(
+        UserError, match=r"nowhere: no such recipe; choose a recipe\.json, a run's folder or one of demo"
+    ):
+        resolved("--recipe=nowhere")
+    with pytest.raises(UserError, match=r"nowhere\.json: No such file"):
+        resolved("--recipe=nowhere.json")
+
+
+@pytest.mark.parametrize("flags", [["--resume"], ["--force-resume"], []])
+def test_a_resumed_run_warns_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, flags: list[str]) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.begin(Recipe(model="demo"), {"dataset_dir": str(tmp_path), "identity": {}})
+    write_recipe(run.recipe, "ema")
+    arguments = [*flags, f"--output={run.path}", f"--dataset-dir={tmp_path}"]
+    with caplog.at_level(logging.WARNING, "kimagenet"):
+        settings = resolve(
+            make_parser().parse_args([*arguments, "--recipe=demo"] if not flags else arguments), Cluster()
+        )
+        if not settings.is_forced:
+            check_same(run, Recipe.load(run.recipe, quiet=True), {})
+    assert len(caplog.messages) == 1

@@ -205,6 +205,30 @@ def test_another_recipe_or_data_set_is_refused_with_the_difference(
     assert json.loads(stopped_run.recipe.read_text())["initial_lr"] == 0.5
 
 
+def test_a_forced_resume_on_other_data_writes_its_own_models(
+    tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run, other = RunDirectory(tmp_path / "run"), tmp_path / "other"
+    arguments = ["demo", "--image-size=32", "--batch-size=12", "--workers=1", "--loader=tfdata", f"--output={run.path}"]
+    assert train.main([*arguments, "--epochs=1", f"--dataset-dir={tiny_dataset}"]) == 0
+    other.mkdir()
+    for path in tiny_dataset.iterdir():
+        (other / path.name).symlink_to(path)
+    info = json.loads((tiny_dataset / "dataset.json").read_text())
+    info["classes"] = [known | {"name": f"other {number}"} for number, known in enumerate(info["classes"])]
+    (other / "dataset.json").unlink()
+    (other / "dataset.json").write_text(json.dumps(info))
+    first = {path: path.read_bytes() for path in (run.best, run.final)}
+    capsys.readouterr()
+    assert train.main([*arguments, "--epochs=2", f"--dataset-dir={other}", "--force-resume"]) == 0
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "the best model begins again" in line)
+    assert line.startswith(f"{run.path}: the data set has other classes; ")
+    for path, content in first.items():
+        assert path.with_stem(f"{path.stem}-of-earlier-data").read_bytes() == content
+        assert path.read_bytes() != content
+    assert run.best.exists()
+
+
 def test_resume_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert train.main(["--resume"]) == 2
     assert "--output" in capsys.readouterr().err

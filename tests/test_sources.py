@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kimagenet.commands import build_shards
 from pipelines import UserError
 from pipelines.building.build import BuildOptions, build
 from pipelines.building.sources import Place, Scratch, Source, imagenet, open_source, recognize
@@ -18,7 +19,6 @@ from pipelines.building.sources.layouts import LAYOUTS as LOOKS
 from pipelines.shards.dataset import DatasetInfo
 from tests.helpers import layouts
 from tests.helpers.sources import LABELS, REJECTED, WNIDS, write_sources
-from tools import build_shards
 
 OPTIONS = BuildOptions(train_shards=2, validation_shards=2)
 TFDS_LABELS = "2707a43f27dcd55fef87fbef0730966cb91c3aba99eb0c9e6f021217a553a3b1"

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from kimagenet.cli import Parser, import_tensorflow, positive_int, run
+from kimagenet.commands.preview import draw_sheet
 from pipelines import AugmentSpec, BatchSpec, ShardSet, open_loader
 from pipelines.system.files import atomic_writer
-from tools.preview import draw_sheet
 
 # The record keeps its random numbers, so within a row only the range of the parameter changes.
 SWEEPS: dict[str, list[tuple[str, dict[str, Any]]]] = {

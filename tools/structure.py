@@ -53,6 +53,7 @@ ROOMS = (
     "kimagenet.runs",
     "kimagenet.inference",
     "kimagenet.diagnosis",
+    "kimagenet.commands",
     "kimagenet.decoder_flags",
     "kimagenet.train_flags",
     "kimagenet.train_settings",

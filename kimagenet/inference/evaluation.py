@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +13,7 @@ from kimagenet.inference.outputs import make_output_step
 from kimagenet.inference.tally import Tally
 from kimagenet.inference.trained import Trained, class_names, load
 from kimagenet.training.feed import open_feed
+from kimagenet.training.recovery import CorruptRecords
 from kimagenet.training.strategy import choose_strategy
 from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
@@ -33,6 +35,7 @@ def over_shards(
     loader: str = "auto",
     workers: int | None = None,
     device: str = "auto",
+    corrupt: CorruptRecords | None = None,
 ) -> Tally:
     """Evaluates a model on every record of a split, each counted once, on all GPUs.
 
@@ -44,9 +47,11 @@ def over_shards(
         loader: see `open_loader`.
         workers: see `open_loader`.
         device: see `open_loader`.
+        corrupt: what to do about records that cannot be decoded; it lists those that were skipped. None: end.
 
     Raises:
         UserError: model and data set have different classes.
+        RunFailed: a record cannot be decoded, and `corrupt` does not skip it.
     """
     strategy = choose_strategy()
     with strategy.scope():
@@ -60,7 +65,8 @@ def over_shards(
     batch = BatchSpec(batch_size, model.input_shape[1])
     step = make_output_step(model, strategy, numbers=numbers)
     tally = Tally(tuple(shards.classes[label] for label in np.argsort(numbers)))  # in the model's order
-    with open_feed(strategy, loader, shards, batch, augment, workers=workers, device=device) as feed:
+    reading: dict[str, Any] = {"workers": workers, "device": device, "corrupt": corrupt}
+    with open_feed(strategy, loader, shards, batch, augment, **reading) as feed:
         for images_labels_weights in feed.epoch(0):
             tally.add(step(*images_labels_weights))
     return tally

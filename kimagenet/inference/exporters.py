@@ -17,7 +17,7 @@ from kimagenet.inference.fine_tuning import rebuilt
 from pipelines.augment import AugmentSpec
 from pipelines.images import ImageReader
 from pipelines.loader import BatchSpec
-from pipelines.tf_image import evaluation_work, render
+from pipelines.tf_image import evaluation_work, paint
 
 ONNX_OPSET = 18
 _WILDCARDS = re.compile(r"[*?\[\\]")
@@ -48,7 +48,9 @@ class Exporter(ABC):
     takes: str
 
     @abstractmethod
-    def write(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> None:
+    def write(
+        self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path, short_side: int | None = None
+    ) -> None:
         """Writes a model.
 
         Args:
@@ -56,13 +58,16 @@ class Exporter(ABC):
             batch: its image size and dtype.
             augment: how images are cut and scaled.
             folder: where to write; it has classes.txt already.
+            short_side: the shorter side to which the builder shrank larger images, pixels; None: it did not.
 
         Raises:
             OSError: there is no room.
         """
 
     @abstractmethod
-    def compare(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> tuple[float, int]:
+    def compare(
+        self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path, short_side: int | None = None
+    ) -> tuple[float, int]:
         """Compares what `write` wrote with the Keras model; takes the same arguments.
 
         Returns:
@@ -71,19 +76,38 @@ class Exporter(ABC):
 
 
 class SavedModel(Exporter):
-    """A SavedModel of JPEG files: decoding, cutting and scaling are in its graph."""
+    """A SavedModel of image files: decoding, shrinking, cutting and scaling are in its graph.
 
-    takes = "jpeg: string [N], JPEG files"
+    It returns `probabilities`, float32 [N, classes], and `readable`, bool [N]. A file that TensorFlow cannot decode has
+    a row of NaN and false; it changes nothing for the other files. N may be 0.
+    """
 
-    def write(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> None:
-        def prepare(encoded: tf.Tensor) -> tf.Tensor:
-            return render(encoded, evaluation_work(encoded, batch, augment), batch, augment)
+    takes = "jpeg: string [N], files of JPEG, PNG, GIF, BMP or WebP"
+
+    def write(
+        self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path, short_side: int | None = None
+    ) -> None:
+        def prepare(place: tf.Tensor, encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            pixels = decode(encoded, short_side)
+            work = evaluation_work(tf.shape(pixels)[:2], batch, augment)
+            y, x, height, width = tf.unstack(work.box)
+            return place, paint(pixels[y : y + height, x : x + width], work, batch, augment)
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="jpeg")])
         def serve(jpeg: tf.Tensor) -> dict[str, tf.Tensor]:
-            pixels = tf.TensorSpec((batch.image_size, batch.image_size, 3), batch.dtype)
-            images = tf.map_fn(prepare, jpeg, fn_output_signature=pixels)
-            return {"probabilities": model(images, training=False)}
+            count = tf.size(jpeg, tf.int64)
+            files = tf.data.Dataset.from_tensor_slices((tf.range(count), jpeg))
+            read = files.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+            # An image of no file at the end: there is at least one row, which the model gets if no file is readable.
+            end = tf.zeros((batch.image_size, batch.image_size, 3), batch.dtype)
+            whole = read.concatenate(tf.data.Dataset.from_tensors((count, end)))
+            places, images = whole.batch(count + 1).get_single_element()
+            used = tf.maximum(tf.size(places) - 1, 1)
+            found, where = model(images[:used], training=False), places[:used, None]
+            unreadable = tf.fill([count + 1, model.output_shape[-1]], np.float32("nan"))
+            readable = tf.scatter_nd(where, tf.ones([used], tf.int32), [count + 1])
+            rows = tf.tensor_scatter_nd_update(unreadable, where, found)
+            return {"probabilities": rows[:count], "readable": readable[:count] > 0}
 
         module = _Holder(model)
         with _without_wildcards(folder) as path:
@@ -95,8 +119,13 @@ class SavedModel(Exporter):
                     raise OSError(reason[1]) from error
                 raise
 
-    def compare(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> tuple[float, int]:
-        jpegs = [tf.io.encode_jpeg(_noise(*size)).numpy() for size in _SIZES]
+    def compare(
+        self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path, short_side: int | None = None
+    ) -> tuple[float, int]:
+        # Not shrunk: TensorFlow's and Pillow's resize round differently.
+        most = short_side or max(max(size) for size in _SIZES)
+        jpegs = [tf.io.encode_jpeg(_noise(min(height, most), min(width, most))).numpy() for height, width in _SIZES]
+        serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
         reader = ImageReader(batch, augment)
         images = np.stack([reader.pixels(jpeg) for jpeg in jpegs])
         with _without_wildcards(folder) as path:
@@ -109,14 +138,18 @@ class Onnx(Exporter):
 
     takes = "images: float32 [N, {size}, {size}, 3] in -1 to 1"
 
-    def write(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> None:
+    def write(
+        self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path, short_side: int | None = None
+    ) -> None:
         import tf2onnx
 
         serve = _serve_images(model, batch)
         path = str(folder / "model.onnx")
         tf2onnx.convert.from_function(serve, serve.input_signature, opset=ONNX_OPSET, output_path=path)
 
-    def compare(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> tuple[float, int]:
+    def compare(
+        self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path, short_side: int | None = None
+    ) -> tuple[float, int]:
         import onnxruntime
 
         session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
@@ -129,13 +162,17 @@ class TFLite(Exporter):
 
     takes = Onnx.takes
 
-    def write(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> None:
+    def write(
+        self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path, short_side: int | None = None
+    ) -> None:
         serve, holder = _serve_images(model, batch), _Holder(model)
         converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], holder)
         converter.experimental_enable_resource_variables = False  # otherwise the file has variables without values
         (folder / "model.tflite").write_bytes(converter.convert())
 
-    def compare(self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path) -> tuple[float, int]:
+    def compare(
+        self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path, short_side: int | None = None
+    ) -> tuple[float, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about the interpreter's future package
             interpreter = tf.lite.Interpreter(str(folder / "model.tflite"))
@@ -145,6 +182,56 @@ class TFLite(Exporter):
 
 
 EXPORTERS: dict[str, Exporter] = {"savedmodel": SavedModel(), "onnx": Onnx(), "tflite": TFLite()}
+
+
+def decode(encoded: tf.Tensor, short_side: int | None = None) -> tf.Tensor:
+    """Decodes an image as a build of shards and a loader would do it: like `clean_image`, then a decoder.
+
+    Args:
+        encoded: scalar string, a JPEG, PNG, GIF (its first frame), BMP or WebP. EXIF is ignored, alpha is dropped.
+        short_side: images with a longer shorter side, pixels, are shrunk to this one; None: none are.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        tf.errors.OpError: TensorFlow cannot decode it.
+    """
+    is_jpeg = tf.io.is_jpeg(encoded)
+    pixels = tf.cond(
+        is_jpeg,
+        lambda: _decode_jpeg(encoded),
+        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+    )
+    pixels = tf.ensure_shape(pixels, (None, None, 3))
+    if short_side is None:
+        return tf.cond(is_jpeg, lambda: pixels, lambda: _as_jpeg(pixels, False))
+    is_large = tf.reduce_min(tf.shape(pixels)[:2]) > short_side
+    return tf.cond(
+        is_large,
+        lambda: _as_jpeg(_shrunk(pixels, short_side), True),
+        lambda: tf.cond(is_jpeg, lambda: pixels, lambda: _as_jpeg(pixels, False)),
+    )
+
+
+def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def _as_jpeg(pixels: tf.Tensor, is_shrunk: bool) -> tf.Tensor:
+    """What the builder's JPEG of these pixels gives: quality 95, chroma 4:2:0 if shrunk, else 4:4:4."""
+    return _decode_jpeg(tf.io.encode_jpeg(pixels, quality=95, chroma_downsampling=is_shrunk))
+
+
+def _shrunk(pixels: tf.Tensor, short_side: int) -> tf.Tensor:
+    """The same size as in the builder, with the same filter. Pillow resizes the width first and rounds in between."""
+    size = tf.cast(tf.shape(pixels)[:2], tf.float64)
+    scaled = tf.cast(tf.round(size * (short_side / tf.reduce_min(size))), tf.int32)
+    height, width = tf.unstack(tf.maximum(scaled, short_side))
+    for shape in ((tf.shape(pixels)[0], width), (height, width)):
+        resized = tf.image.resize(pixels, tf.stack(shape), "lanczos3", antialias=True)
+        pixels = tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+    return pixels
 
 
 class _Holder(tf.Module):

@@ -58,7 +58,7 @@ def content(
     and `Bin`.
 
     Args:
-        measured: `model`, `dataset_dir`, `split`, `crop_ratio`.
+        measured: `model`, `dataset_dir`, `split`, `crop_ratio`, `skipped` (number of corrupt records left out).
         tally: the counts.
         rejected: image files that could not be read, with the reason.
         per_class: add all classes.

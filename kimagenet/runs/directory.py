@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from kimagenet.recipe import Recipe
 from pipelines.errors import UserError
+from pipelines.system import json_text
 from pipelines.system.files import atomic_path, write_atomic
 from pipelines.system.lock import owned
 
@@ -183,8 +184,8 @@ class RunDirectory:
     def read_info(self) -> dict[str, Any]:
         """The content of run.json; raises `UserError` if it is damaged or of another version."""
         try:
-            info = json.loads(self.info.read_bytes())
-        except (ValueError, RecursionError) as error:
+            info = json_text.parse(self.info.read_bytes())
+        except ValueError as error:
             raise UserError(f"not a JSON file ({error})", path=self.info) from None
         if not isinstance(info, dict) or info.get("version") != RUN_VERSION:
             raise UserError(f"not of version {RUN_VERSION}, which this release reads", path=self.info)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ _log = logging.getLogger(__name__)
 _ELSEWHERE = "start again in another output folder"
 
 
-def restore(loop: Loop, run: RunDirectory, is_chief: bool = True) -> Position:
+def restore(loop: Loop, run: RunDirectory, is_chief: bool = True, dataset: dict[str, str] | None = None) -> Position:
     """Puts the newest good checkpoint of a run into the loop's variables.
 
     Files that are damaged or of another run are passed over with a warning. The logs are cut back to the state of the
@@ -32,6 +33,8 @@ def restore(loop: Loop, run: RunDirectory, is_chief: bool = True) -> Position:
         loop: the loop of the same recipe.
         run: the run.
         is_chief: whether this process writes files.
+        dataset: the `identity` of the data set; None: that of the checkpoint. With another one the best model begins
+            again, and records that were skipped in splits with other shards are read again.
 
     Returns:
         Where the loop has to start: the beginning without any checkpoint; the beginning of the epoch if the number of
@@ -52,15 +55,41 @@ def restore(loop: Loop, run: RunDirectory, is_chief: bool = True) -> Position:
         with loop.training.strategy.scope():
             for variable, array in zip(loop.variables, checkpoint.arrays, strict=True):
                 variable.assign(array)
-        loop.skip_again(checkpoint.state.get("corrupt", []))
+        changed = _other_data(checkpoint.state, run, dataset)
+        corrupt = checkpoint.state.get("corrupt", [])
+        loop.skip_again([line for line in corrupt if f"{line['split']} shards" not in changed])
         if is_chief:
             run.cut_logs(checkpoint.state["log_sizes"])
-        return _position(checkpoint.state, loop.steps_per_epoch)
+            if changed:
+                _set_aside(run, changed)
+        position = _position(checkpoint.state, loop.steps_per_epoch)
+        return replace(position, best_top1=Position.best_top1) if changed else position
     if found:
         raise UserError("no checkpoint can be read", path=run.checkpoints, remedy=_ELSEWHERE, setting="output")
     if is_chief:
         run.cut_logs({})
     return Position()
+
+
+def _other_data(state: dict[str, Any], run: RunDirectory, dataset: dict[str, str] | None) -> list[str]:
+    """The parts of the data set that are others than those of a checkpoint. A quarantine alone is no other data."""
+    if dataset is None:
+        return []
+    known = state.get("identity", run.read_info().get("identity", {}))
+    names = (name for name in sorted(known | dataset) if not name.endswith("quarantine"))
+    return [name for name in names if known.get(name) != dataset.get(name)]
+
+
+def _set_aside(run: RunDirectory, changed: list[str]) -> None:
+    """Renames the models of the data set before, because run.json describes the new one."""
+    names = []
+    for path in (run.best, run.last, run.final):
+        if path.exists():
+            path.replace(path.with_stem(f"{path.stem}-of-earlier-data"))
+            names.append(path.name)
+    renamed = f"; {', '.join(names)} renamed to *-of-earlier-data.keras" if names else ""
+    what = f"the data set has other {', '.join(changed)}; the best model begins again with this data"
+    _log.warning("%s: %s%s", run.path, what, renamed)
 
 
 def _position(state: dict[str, Any], steps_per_epoch: int) -> Position:

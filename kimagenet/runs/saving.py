@@ -55,7 +55,8 @@ class KeepCheckpoints(keras.callbacks.Callback):
         super().__init__()
         self._loop = loop
         self._run = run
-        self._run_id = run.id if run else ""
+        info = run.read_info() if run else {}
+        self._owner = {"run": info.get("id", ""), "identity": info.get("identity", {})}
         self._every = every
         self._keep = keep
         self._writer = ThreadPoolExecutor(1, "kimagenet-checkpoint")
@@ -96,7 +97,7 @@ class KeepCheckpoints(keras.callbacks.Callback):
         arrays = self._loop.values()
         if self._run is None:
             return
-        own = {"run": self._run_id, "steps_per_epoch": self._loop.steps_per_epoch, "log_sizes": self._run.log_sizes()}
+        own = {"steps_per_epoch": self._loop.steps_per_epoch, "log_sizes": self._run.log_sizes(), **self._owner}
         own["corrupt"] = list(self._loop.training.corrupt.lines)
         checkpoint = Checkpoint(arrays, {**asdict(self._loop.position), **own})
         step = self._loop.global_step

@@ -113,12 +113,13 @@ class Feed:
                 found.append(f"{path}: record {record} of the split, at byte {self.shards.offsets[record]}")
         return found
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
+    def epoch(self, epoch: int, start_step: int = 0, run_epoch: int | None = None) -> Iterator[Any]:
         """Reads an epoch.
 
         Args:
             epoch: which one, from 0.
             start_step: the first step to read.
+            run_epoch: the epoch of the run, for messages and corrupt.jsonl; None: `epoch`.
 
         Returns:
             The batches, each ready for `strategy.run`; fewer than `steps_per_epoch` if records are skipped.
@@ -140,7 +141,7 @@ class Feed:
                 raise
             except (tf.errors.OpError, NoAnswer) as failure:
                 self.is_blocked = isinstance(failure, NoAnswer)
-                tries = self.recovery.after(failure, epoch, step, tries)
+                tries = self.recovery.after(failure, epoch, step, tries, run_epoch)
             else:
                 yield batch
                 step, tries = step + 1, 0

@@ -44,16 +44,19 @@ class NonFiniteLoss(Exception):
         self.step = step
 
 
-def evaluate(step: Step, feed: Feed, before_step: Callable[[], None] = lambda: None) -> Evaluation:
+def evaluate(
+    step: Step, feed: Feed, before_step: Callable[[], None] = lambda: None, run_epoch: int | None = None
+) -> Evaluation:
     """Evaluates a model on a whole split. Sums are float64, counts are exact.
 
     Args:
         step: from `make_evaluation_step`.
         feed: evaluation batches.
         before_step: called before each step; may raise to end the evaluation.
+        run_epoch: the epoch of the run that is evaluated, for messages and corrupt.jsonl.
     """
     sums = np.zeros(4)
-    for batch in feed.epoch(0):
+    for batch in feed.epoch(0, run_epoch=run_epoch):
         before_step()
         sums += step(*batch).numpy()
     loss, top1, top5, records = sums
@@ -239,7 +242,7 @@ class Loop:
             listeners.on_epoch_begin(epoch)
             logs = self._train_epoch(epoch, self._step, listeners, every_loss)
             if self.validation is not None:
-                logs |= self._validate(self.validation, listeners)
+                logs |= self._validate(self.validation, epoch, listeners)
             self.is_best = logs.get("val_top1", -1.0) > self._best_top1
             self._best_top1 = max(self._best_top1, logs.get("val_top1", -1.0))
             if self._step == self.steps_per_epoch:
@@ -327,19 +330,19 @@ class Loop:
 
     # ---- Validation
 
-    def _validate(self, validation: Feed, listeners: keras.callbacks.CallbackList) -> dict[str, float]:
+    def _validate(self, validation: Feed, epoch: int, listeners: keras.callbacks.CallbackList) -> dict[str, float]:
         listeners.on_test_begin()
         self._average_statistics()
         with self.evaluation_weights():
-            logs = self._evaluate(validation)
+            logs = self._evaluate(validation, epoch)
         if self._ema:
-            logs |= {f"raw_{name}": value for name, value in self._evaluate(validation).items()}
+            logs |= {f"raw_{name}": value for name, value in self._evaluate(validation, epoch).items()}
         listeners.on_test_end(logs)
         return {f"val_{name}": value for name, value in logs.items()}
 
-    def _evaluate(self, validation: Feed) -> dict[str, float]:
+    def _evaluate(self, validation: Feed, epoch: int) -> dict[str, float]:
         try:
-            result = evaluate(self._evaluation_step, validation, self._stop_alone)
+            result = evaluate(self._evaluation_step, validation, self._stop_alone, epoch)
         except GivenUp:
             raise Stopped from None
         return {"loss": result.loss, "top1": result.top1, "top5": result.top5}

@@ -6,7 +6,6 @@ the split), `offset` (its first byte in the shard), `reason`, `epoch`, `step`. T
 
 import json
 import logging
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from pipelines.errors import Blocked, RunFailed, UserError
 from pipelines.loader import Loader
+from pipelines.shards import remedies
 from pipelines.shards.corrupt import CorruptRecord, find_corrupt, problem_of_shards
 from pipelines.system.files import write_atomic
 from pipelines.system.watch import NoAnswer
@@ -70,13 +70,13 @@ class CorruptRecords:
         """
         first, more = found[0], f" (and {len(found) - 1} more in its batch)" if len(found) > 1 else ""
         what = f"the record at byte {first.offset} (record {first.record} of {first.split}): {first.reason}{more}"
-        quarantine = f"python -m tools.check_shards {shlex.quote(str(Path(first.shard).parent))} --quarantine"
+        quarantine = remedies.quarantine(Path(first.shard).parent)
         if self.policy == "stop":
-            remedy = f"quarantine it with `{quarantine}`, or skip such records with on_corrupt=skip"
+            remedy = f"quarantine it with {quarantine}, or skip such records with on_corrupt=skip"
             raise RunFailed(what, path=first.shard, remedy=remedy, setting="on_corrupt")
         if len(self) + len(found) > self.limit:
             what += f"; {len(self)} were skipped before, and at most {self.limit} may be"
-            remedy = f"check the disk, quarantine with `{quarantine}`, or choose a larger max_corrupt"
+            remedy = f"check the disk, quarantine with {quarantine}, or choose a larger max_corrupt"
             raise RunFailed(what, path=first.shard, remedy=remedy, setting="max_corrupt")
         for record in found:
             _log.warning("skipped: %s", record)
@@ -120,7 +120,7 @@ class Recovery:
         self._shards = loaders[0].shards
         self._timeout = timeout
 
-    def after(self, failure: Exception, epoch: int, step: int, tries: int) -> int:
+    def after(self, failure: Exception, epoch: int, step: int, tries: int, run_epoch: int | None = None) -> int:
         """Finds out why a step failed, and prepares the loaders for opening the epoch again at this step.
 
         Corrupt records are skipped if the policy allows it. If all records are good, the same ones are read again.
@@ -130,6 +130,7 @@ class Recovery:
             epoch: the epoch that was read.
             step: the step that failed.
             tries: how often this step was read again so far.
+            run_epoch: the epoch of the run, for messages and corrupt.jsonl; None: `epoch`.
 
         Returns:
             `tries`, plus one if the same records are read again.
@@ -138,10 +139,11 @@ class Recovery:
             RunFailed: the step cannot be read. It names the file, and the record if it is known.
             Blocked: a read has not returned.
         """
+        run_epoch = epoch if run_epoch is None else run_epoch
         if found := self._find_corrupt(failure, epoch, step):
-            self._go_on_without(found, epoch, step)
+            self._continue_without(found, epoch, step, run_epoch)
             return tries
-        self._try_again(failure, epoch, step, tries + 1)
+        self._try_again(failure, run_epoch, step, tries + 1)
         return tries + 1
 
     def skip(self, records: Iterable[int]) -> None:
@@ -165,26 +167,33 @@ class Recovery:
             problem = problem_of_shards(self._shards, numbers)
             if isinstance(failure, NoAnswer):
                 if problem:
-                    raise Blocked(problem) from failure
+                    raise Blocked(problem.what, path=problem.path, remedy=problem.remedy) from failure
                 late = f"did not arrive within {self._timeout:g} seconds, but its shards can be read"
                 what, remedy = f"{self._name(epoch, step)} {late}", "choose a longer data_timeout"
                 raise Blocked(what, remedy=remedy, setting="data_timeout") from failure
             if problem:
-                raise RunFailed(problem) from failure
-            return find_corrupt(self._shards, numbers)
+                raise RunFailed(problem.what, path=problem.path, remedy=problem.remedy) from failure
+            return self._corrupt_among(numbers)
         except OSError as error:
             raise RunFailed(error.strerror or str(error), path=error.filename) from failure
 
-    def _go_on_without(self, found: list[CorruptRecord], epoch: int, step: int) -> None:
+    def _corrupt_among(self, numbers: Iterable[int]) -> list[CorruptRecord]:
+        """`find_corrupt`. Raises `RunFailed` if an index is wrong: the records are good, so none is skipped."""
+        try:
+            return find_corrupt(self._shards, numbers)
+        except UserError as error:
+            raise RunFailed(error.what, path=error.path, remedy=error.remedy) from None
+
+    def _continue_without(self, found: list[CorruptRecord], epoch: int, step: int, run_epoch: int) -> None:
         """Skips the records. Raises `RunFailed` if that is not allowed, or if too few are left for a batch."""
-        self.corrupt.add(found, epoch, step)
+        self.corrupt.add(found, run_epoch, step)
         self.skip(record.record for record in found)
         try:
             self._loaders[0].plan(epoch, step)
         except UserError as error:
             left = np.setdiff1d(self._shards.usable, self._loaders[0].skipped)
-            if found := find_corrupt(self._shards, left):  # no step would read them, so they would not be listed
-                self._go_on_without(found, epoch, step)
+            if found := self._corrupt_among(left):  # no step would read them, so they would not be listed
+                self._continue_without(found, epoch, step, run_epoch)
             raise RunFailed(error.what, path=error.path, remedy=error.remedy, setting=error.setting) from None
 
     def _try_again(self, failure: Exception, epoch: int, step: int, number: int) -> None:

@@ -9,7 +9,6 @@ import logging
 import mmap
 import os
 import re
-import shlex
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -33,7 +32,7 @@ from pipelines.building.class_names import (
 from pipelines.building.formats import describe
 from pipelines.building.leftovers import check_finished, clean_up
 from pipelines.errors import UserError, one_line
-from pipelines.shards import records
+from pipelines.shards import records, remedies
 from pipelines.shards.dataset import DATASET_FILE, ClassInfo, DatasetInfo, ShardInfo, SplitInfo, shard_name
 from pipelines.shards.index import locate, write_index
 from pipelines.shards.jpeg import read_header
@@ -188,7 +187,7 @@ def find_shards(directory: Path) -> dict[str, list[str]]:
         if match := _SHARD_NAME.fullmatch(path.name):
             found.setdefault(match[1], {}).setdefault(int(match[3]), set()).add(int(match[2]))
     if not found:
-        remedy = "build some with `python -m tools.build_shards --source DIR --output SHARDS`"
+        remedy = f"build some with {remedies.build_shards('DIR', 'SHARDS')}"
         raise UserError("no shards (train-00000-of-…) in this folder", path=directory, remedy=remedy)
     splits = {}
     for split, counts in sorted(found.items()):
@@ -294,8 +293,7 @@ def _warn_of_wrong_sizes(directory: Path, scans: Mapping[str, _ShardScan]) -> No
 
 
 def _remedy(directory: Path) -> str:
-    command = f"python -m tools.check_shards {shlex.quote(str(directory))} --quarantine"
-    return f"build the shard again, or leave the record out: `{command}`"
+    return f"build the shard again, or leave the record out: {remedies.quarantine(directory)}"
 
 
 def _read_head(body: memoryview) -> tuple[int, tuple[int, int], tuple[int, int] | None, ClassNames]:

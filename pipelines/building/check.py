@@ -6,7 +6,6 @@ indexes, sizes and dataset.json, and leaves quarantined records out.
 """
 
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -19,6 +18,7 @@ from pipelines.building.class_names import Numbering, contradiction_with_classes
 from pipelines.building.leftovers import check_finished, find_leftovers, size_text
 from pipelines.building.shard_checker import CheckTask, Fault, ShardCheck, check_shard
 from pipelines.errors import UserError
+from pipelines.shards import remedies
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, SplitInfo
 from pipelines.shards.shard_set import read_sizes
 from pipelines.system.files import user_path, write_atomic
@@ -131,7 +131,7 @@ def _check_class_names(info: DatasetInfo | None, names: Mapping[str, Mapping[str
 
 def _check_leftovers(directory: Path) -> list[Fault]:
     """The files that stopped processes left."""
-    remedy = f"remove it, or run `python -m tools.build_index {shlex.quote(str(directory))}`"
+    remedy = f"remove it, or run {remedies.build_index(directory)}"
     return [
         Fault(path.name, f"a process that was stopped left it ({size_text(path)}); {remedy}")
         for path in find_leftovers(directory)

@@ -1,6 +1,5 @@
 """Checks one shard in one sequential pass, in a worker process."""
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from pipelines.building.adopt import check_framing, wrong_size
 from pipelines.building.class_names import ClassNames, Numbering, class_names, second_name
 from pipelines.building.clean import ImageRejected, check_image
 from pipelines.errors import UserError, one_line
-from pipelines.shards import records
+from pipelines.shards import records, remedies
 from pipelines.shards.dataset import ShardInfo
 from pipelines.shards.index import Index, index_path, locate, read_index
 from pipelines.shards.jpeg import read_header
@@ -74,7 +73,7 @@ class CheckTask:
     @property
     def remedy(self) -> str:
         """The command that makes indexes, sizes and dataset.json again."""
-        return f"run `python -m tools.build_index {shlex.quote(str(self.path.parent))}`"
+        return f"run {remedies.build_index(self.path.parent)}"
 
 
 @dataclass(frozen=True)

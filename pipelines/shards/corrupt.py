@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pipelines.errors import UserError, first_line
 from pipelines.shards import records
+from pipelines.shards.index import Index, index_path, misplaced
+from pipelines.shards.remedies import build_index
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.reading import read_bytes
 from pipelines.system.watch import NoAnswer, within
@@ -37,7 +39,7 @@ class CorruptRecord:
         return f"{self.shard}: the record at byte {self.offset} (record {self.record} of {self.split}): {self.reason}"
 
 
-def problem_of_shards(shards: ShardSet, numbers: Iterable[int]) -> str:
+def problem_of_shards(shards: ShardSet, numbers: Iterable[int]) -> UserError | None:
     """Checks the shards of some records.
 
     Args:
@@ -45,31 +47,33 @@ def problem_of_shards(shards: ShardSet, numbers: Iterable[int]) -> str:
         numbers: records of it.
 
     Returns:
-        The path of the first shard that cannot be read in full, the reason and a remedy; "" if there is none.
+        The first shard that cannot be read in full, as an error with path, what and remedy; None if there is none.
     """
     for shard in sorted({int(shards.shard[number]) for number in numbers}):
         last = int((shards.shard <= shard).sum()) - 1
         end = int(shards.offsets[last] + shards.lengths[last])
         if problem := _problem_of_file(shards.paths[shard], end):
-            return f"{shards.paths[shard]}: {problem}"
-    return ""
+            return problem
+    return None
 
 
-def _problem_of_file(path: Path, end: int) -> str:
-    def problem() -> str:
+def _problem_of_file(path: Path, end: int) -> UserError | None:
+    def problem() -> UserError | None:
         try:
             if (size := os.stat(path).st_size) != end and path.is_file():
-                return f"has {size:,} bytes now, not {end:,}; copy or build it again"
+                return UserError(f"has {size:,} bytes now, not {end:,}", path=path, remedy="copy or build it again")
             read_bytes(path, 0, 1)
             read_bytes(path, end - 1, 1)
         except OSError as error:
-            return f"{error.strerror}; check its disk and network, or copy or build it again"
-        return ""
+            remedy = "check its disk and network, or copy or build it again"
+            return UserError(error.strerror or str(error), path=path, remedy=remedy)
+        return None
 
     try:
         return within(PROBE_SECONDS, problem)
     except NoAnswer:
-        return f"gives no answer for {PROBE_SECONDS:g} seconds; check its disk and network"
+        what = f"gives no answer for {PROBE_SECONDS:g} seconds"
+        return UserError(what, path=path, remedy="check its disk and network")
 
 
 def find_corrupt(shards: ShardSet, numbers: Iterable[int]) -> list[CorruptRecord]:
@@ -86,14 +90,28 @@ def find_corrupt(shards: ShardSet, numbers: Iterable[int]) -> list[CorruptRecord
         The corrupt ones, in the given order.
 
     Raises:
+        UserError: the records are good, but the index of their shard does not say where they are.
         OSError: a shard cannot be read.
     """
     numbers = list(dict.fromkeys(int(number) for number in numbers))
     for judge in (_why_undecodable, _why_other_bytes):
         reasons = {number: judge(shards, number) for number in numbers}
         if found := [_named(shards, number, reason) for number, reason in reasons.items() if reason]:
+            _check_index(shards, found)
             return found
     return []
+
+
+def _check_index(shards: ShardSet, found: list[CorruptRecord]) -> None:
+    """Looks the records up by the lengths and CRCs in their shards. Raises `UserError` if their index is wrong."""
+    for shard in sorted({int(shards.shard[record.record]) for record in found}):
+        path, here = shards.paths[shard], shards.shard == shard
+        if wrong := misplaced(path, Index(shards.offsets[here], shards.lengths[here])):
+            number, offset = wrong
+            listed = int(shards.offsets[here][number])
+            where = f"is at byte {offset}, not {listed}" if offset != listed else "has another length"
+            what = f"the index does not fit its shard: the record at byte {listed} {where}"
+            raise UserError(what, path=index_path(path), remedy=f"run {build_index(path.parent)}")
 
 
 def _named(shards: ShardSet, number: int, reason: str) -> CorruptRecord:

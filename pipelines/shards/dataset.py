@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from pipelines.errors import UserError
 from pipelines.shards import remedies
+from pipelines.system import json_text
 from pipelines.system.files import write_atomic
 
 DATASET_FILE = "dataset.json"
@@ -120,11 +121,15 @@ class DatasetInfo(_Part):
             raise UserError(str(error.strerror), path=path, remedy=remedy) from None
         try:
             info = cls.model_validate_json(text)
+            json_text.parse(text)  # refuses doubled keys, which pydantic takes
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
             remedy = f"remove the file and run {remedies.build_index(directory)}"
             raise UserError(f"{where}: {first['msg']}", path=path, remedy=remedy) from None
+        except ValueError as error:
+            remedy = f"remove the file and run {remedies.build_index(directory)}"
+            raise UserError(f"not a JSON file ({error})", path=path, remedy=remedy) from None
         if info.version != DATASET_VERSION:
             what = f"has version {info.version}, this release of kimagenet reads version {DATASET_VERSION}"
             raise UserError(what, path=path, remedy="use the release that wrote it")

@@ -96,6 +96,31 @@ def locate(shard: Path) -> tuple[Index, dict[int, str]]:
     return _index_of(shard, starts), damaged
 
 
+def misplaced(shard: Path, index: Index) -> tuple[int, int] | None:
+    """Compares an index with the headers of its shard. Parts of the shard with a damaged header are left out.
+
+    Args:
+        shard: the shard.
+        index: what is known of its records.
+
+    Returns:
+        The first record that has another first byte or another size in the shard than in the index, and the first byte
+        of the record that the shard has there. None if the index is right.
+
+    Raises:
+        UserError: the shard is missing or empty.
+    """
+    headers = list(_headers(shard))
+    real = _index_of(shard, [start for start, _ in headers])
+    found = np.searchsorted(real.offsets, index.offsets, side="right") - 1
+    is_whole = np.array([not problem for _, problem in headers])[found]
+    wrong = is_whole & ((real.offsets[found] != index.offsets) | (real.sizes[found] != index.sizes))
+    if not wrong.any():
+        return None
+    first = int(wrong.argmax())
+    return first, int(real.offsets[found[first]])
+
+
 def _index_lines(shard: Path) -> dict[int, int]:
     """Offset → size for each whole line of an index that may be damaged or missing."""
     try:

@@ -34,8 +34,10 @@ def noting_batches(notes: Path) -> Iterator[None]:
 
     original = Feed.epoch
 
-    def epoch(self: Feed, epoch: int, start_step: int = 0) -> Iterator[Any]:
-        for step, batch in enumerate(original(self, epoch, start_step), epoch * self.steps_per_epoch + start_step):
+    def epoch(self: Feed, epoch: int, start_step: int = 0, run_epoch: int | None = None) -> Iterator[Any]:
+        for step, batch in enumerate(
+            original(self, epoch, start_step, run_epoch), epoch * self.steps_per_epoch + start_step
+        ):
             if not self.loaders[0].augment.is_evaluation:
                 images, labels = (part.numpy() for part in batch)
                 note = {"step": step, "labels": labels.tolist(), "images": hashlib.sha256(images.tobytes()).hexdigest()}

@@ -41,6 +41,7 @@ FAST_MODULES = frozenset(
         "test_paths",
         "test_pixels",
         "test_plan",
+        "test_printed_commands",
         "test_recipes",
         "test_records",
         "test_remedies",

@@ -1,0 +1,1 @@
+"""The command lines that make, check and show shards."""

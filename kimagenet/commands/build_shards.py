@@ -1,0 +1,160 @@
+"""Builds TFRecord shards, DALI indexes and dataset.json from tars or folders of images."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from kimagenet import cli
+from pipelines.building.build import (
+    MIN_RECORDS_PER_SHARD,
+    REJECTED_FILE,
+    BuildOptions,
+    BuildReport,
+    build,
+    check_output,
+    finish,
+    scratch_folder,
+)
+from pipelines.building.sources import Layout, Scratch, Source, recognize
+from pipelines.errors import one_line
+from pipelines.shards import remedies
+from pipelines.system.lock import owned
+from pipelines.system.processes import cpu_count
+from pipelines.system.progress import ProgressBar
+
+EXIT_REJECTED = 1
+_SHOWN = 8  # names of files in one line
+EPILOG = f"""Every image is decoded to its last block. JPEGs of one or three components are stored unchanged; PNG,
+CMYK, WebP, BMP, GIF, TIFF and images with an EXIF orientation become upright RGB JPEGs. Files that cannot be decoded
+are left out and listed with the reason in OUTPUT/{REJECTED_FILE}. To continue a stopped build, repeat its command.
+Exit codes: 0 done, 1 done but more files were rejected than --max-rejected allows, 2 wrong use or not done, 130
+interrupted."""
+
+
+def make_parser() -> cli.Parser:
+    """The parser of this command."""
+    default = BuildOptions()
+    parser = cli.Parser(remedies.program("build_shards"), "--source DIR --output DIR [flags]", __doc__, EPILOG)
+    parser.add_argument(
+        "--source",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder with ImageNet's official tars, Kaggle's or Hugging Face's files (compressed tars are unpacked "
+        "beside the shards during the build), or with train/<class>/* and optionally validation/<class>/*",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for the shards")
+    shards = parser.add_argument_group("shards")
+    least = f"fewer if a shard would have less than {MIN_RECORDS_PER_SHARD} images (default: %(default)s)"
+    for split in ("train", "validation"):
+        shards.add_argument(
+            f"--{split}-shards",
+            type=int,
+            default=getattr(default, f"{split}_shards"),
+            metavar="N",
+            help=f"number of {split} shards; {least}",
+        )
+    shards.add_argument(
+        "--seed", type=int, default=default.seed, metavar="N", help="seed of the shuffle (default: %(default)s)"
+    )
+    images = parser.add_argument_group("images")
+    images.add_argument(
+        "--short-side",
+        type=int,
+        metavar="PIXELS",
+        help="shrink larger images to this shorter side, with chroma 4:2:0 (default: keep their size)",
+    )
+    images.add_argument(
+        "--quality",
+        type=int,
+        default=default.quality,
+        metavar="Q",
+        help="JPEG quality of images that are encoded again, 1 to 100 (default: %(default)s)",
+    )
+    images.add_argument(
+        "--max-rejected",
+        type=int,
+        default=0,
+        metavar="N",
+        help="exit with 0 if at most this many files were rejected (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=cli.positive_int,
+        default=cpu_count(),
+        metavar="N",
+        help="number of processes (default: one for each core)",
+    )
+    return parser
+
+
+def build_shards(flags: argparse.Namespace) -> None:
+    """Builds a data set and prints what was built. Exits with 1 if too many files were rejected."""
+    options = BuildOptions(flags.train_shards, flags.validation_shards, flags.short_side, flags.quality, flags.seed)
+    layout = recognize(flags.source)
+    print(f"{layout.root}: {layout.text}", flush=True)
+    if layout.unused:
+        more = f" and {len(layout.unused) - _SHOWN:,} more" if len(layout.unused) > _SHOWN else ""
+        print(f"{layout.root}: not used: {one_line(', '.join(layout.unused[:_SHOWN]))}{more}", flush=True)
+    with owned(flags.output.absolute(), "output"):  # the source may be unpacked there before the build
+        report = _build(flags, options, layout)
+    _print_report(flags, report)
+
+
+def _build(flags: argparse.Namespace, options: BuildOptions, layout: Layout) -> BuildReport:
+    output = flags.output
+    if report := finish(output, layout.root, options):
+        return report
+    check_output(output)
+    with closing(ProgressBar("MB")) as progress:
+        source = layout.read(Scratch(scratch_folder(output), flags.workers, progress))
+    print(f"{len(source.classes)} classes, {_counts(source)}", flush=True)
+    for split, entries in source.splits.items():
+        wanted = {"train": flags.train_shards, "validation": flags.validation_shards}[split]
+        if (count := options.num_shards(split, len(entries))) < wanted:
+            least = f"not {wanted}: a shard has at least {MIN_RECORDS_PER_SHARD} images"
+            print(f"{split}: {count} {'shard' if count == 1 else 'shards'}, {least}")
+    with closing(ProgressBar()) as progress:
+        return build(source, flags.output, options, flags.workers, progress)
+
+
+def _print_report(flags: argparse.Namespace, report: BuildReport) -> None:
+    """Prints the result. Exits with 1 if too many files were rejected."""
+    print(_summary(flags.output, report))
+    if report.rejected:
+        first = report.rejected[0]
+        print(
+            f"{len(report.rejected):,} files were rejected and are listed in {flags.output / REJECTED_FILE}; "
+            f"the first is {one_line(f'{first.path}: {first.reason}')}",
+            file=sys.stderr,
+        )
+    if len(report.rejected) > flags.max_rejected:
+        raise SystemExit(EXIT_REJECTED)
+
+
+def _counts(source: Source) -> str:
+    """The number of images in each split, for people."""
+    return ", ".join(f"{len(entries):,} {split}" for split, entries in source.splits.items())
+
+
+def _summary(output: Path, report: BuildReport) -> str:
+    """One line about what was built."""
+    parts = [
+        f"{part.num_records:,} {split} records in {len(part.shards)} {'shard' if len(part.shards) == 1 else 'shards'}"
+        for split, part in report.info.splits.items()
+    ]
+    if report.reencoded:
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in report.reencoded.items())
+        parts.append(f"encoded again: {reasons}")
+    return f"{output}: {'; '.join(parts)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return cli.run(make_parser(), build_shards, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

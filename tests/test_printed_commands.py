@@ -1,0 +1,172 @@
+"""Printed commands have the form that exists where they are printed, and can be pasted into a shell."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from kimagenet import cli
+from kimagenet.commands import build_index, check_shards
+from kimagenet.runs.directory import RunDirectory
+from kimagenet.train_report import how_to_evaluate
+from kimagenet.training.recovery import LIMIT
+from pipelines.errors import UserError
+from pipelines.shards import remedies
+from pipelines.shards.index import index_path
+from pipelines.shards.shard_set import ShardSet
+from tests.helpers import faults
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
+    return faults.copy_dataset(tiny_dataset, tmp_path / "my shards")
+
+
+def pasted(text: str) -> subprocess.CompletedProcess[str]:
+    """Runs the first command in a text, in the clone."""
+    return subprocess.run(text.split("`")[1], shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_clone_prints_its_tools() -> None:
+    assert remedies.program("build_index") == "python -m tools.build_index"
+    assert remedies.command("check_shards", Path("my shards"), "--quarantine") == (
+        "python -m tools.check_shards 'my shards' --quarantine"
+    )
+
+
+def test_a_wheel_prints_its_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remedies, "_ROOT", tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.chdir(tmp_path)
+    assert remedies.program("build_index") == "kimagenet-build-index"
+    assert remedies.build_index(Path("a b")) == "`bin/python -m kimagenet.commands.build_index 'a b'`"
+    script = tmp_path / "bin" / "kimagenet-build-index"
+    script.parent.mkdir()
+    script.touch(0o755)
+    assert remedies.build_index(Path("a b")) == "`bin/kimagenet-build-index 'a b'`"
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert remedies.build_index(Path("a b")) == "`kimagenet-build-index 'a b'`"
+
+
+def test_another_python_in_path_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "python").touch(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join((str(tmp_path), os.environ["PATH"])))
+    monkeypatch.chdir(tmp_path)
+    assert remedies.module("kimagenet.train") == f"{sys.executable} -m kimagenet.train"
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", "$HOME", "-shards", "a`b", "a\tb;c"])
+def test_paths_reach_the_command_unchanged(name: str) -> None:
+    (word,) = shlex.split(remedies.quoted(Path(name)))
+    assert Path(word) == Path(name)
+    assert not word.startswith("-")
+
+
+def test_a_missing_index_can_be_made_with_the_printed_command(dataset: Path) -> None:
+    index_path(ShardSet.open(dataset, "train").paths[0]).unlink()
+    with pytest.raises(UserError) as caught:
+        ShardSet.open(dataset, "train")
+    assert pasted(str(caught.value)).returncode == 0
+    ShardSet.open(dataset, "train")
+
+
+def test_the_faults_of_check_shards_have_commands_that_repair_them(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (dataset / "train-sizes.npy").unlink()
+    assert check_shards.main([str(dataset), "--fast", "--workers=1"]) == 1
+    assert pasted(capsys.readouterr().out).returncode == 0
+    assert check_shards.main([str(dataset), "--fast", "--workers=1"]) == 0
+
+
+def test_a_damaged_record_is_left_out_with_the_printed_command(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faults.break_example(ShardSet.open(dataset, "train"), 0)
+    assert build_index.main([str(dataset), "--workers=1"]) == 2
+    assert "quarantined records: 1 of train" in pasted(capsys.readouterr().err).stdout
+    assert build_index.main([str(dataset), "--workers=1"]) == 0
+
+
+RUN = ["demo", "--loader=tfdata", "--image-size=32", "--batch-size=12", "--epochs=1", "--workers=1"]
+
+
+def evaluate_flags(path: Path, skipped: int) -> list[str]:
+    """The flags of the evaluate command of a run that skipped this many validation records."""
+    run = RunDirectory(path)
+    lines = [{"split": "validation", "record": record} for record in range(skipped)] + [{"split": "train"}]
+    run.corrupt.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = how_to_evaluate(SimpleNamespace(run=run), True)  # type: ignore[arg-type]
+    return shlex.split(text.split("`")[1])[4:]
+
+
+def test_an_evaluation_may_leave_out_what_the_run_left_out(tmp_path: Path) -> None:
+    assert evaluate_flags(tmp_path, 0) == []
+    assert evaluate_flags(tmp_path, 1) == ["--on-corrupt=skip"]
+    assert evaluate_flags(tmp_path, LIMIT) == ["--on-corrupt=skip"]
+    assert evaluate_flags(tmp_path, LIMIT + 1) == ["--on-corrupt=skip", f"--max-corrupt={LIMIT + 1}"]
+
+
+@pytest.mark.slow
+def test_a_run_that_skipped_records_can_be_evaluated(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kimagenet import evaluate, train
+
+    faults.corrupt(ShardSet.open(dataset, "validation"), [3, 30])
+    arguments = [*RUN, f"--dataset-dir={dataset}", f"--output={tmp_path / 'my run'}", "--on-corrupt=skip"]
+    assert train.main(arguments) == 0
+    (done,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("done: "))
+    evaluated = pasted(done)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "2 of 37 records are corrupt; the figures leave them out" in evaluated.stderr
+    assert "on 35 validation records" in evaluated.stdout
+    assert train.main(arguments) == 0  # it is finished
+    assert capsys.readouterr().out.splitlines()[-1].split("`")[1] == done.split("`")[1]
+    assert evaluate.main([str(tmp_path / "my run"), "--loader=tfdata", "--workers=1"]) == 1
+    assert capsys.readouterr().err.endswith("or skip such records with on_corrupt=skip (--on-corrupt)\n")
+
+
+@pytest.mark.slow
+def test_a_run_without_validation_is_not_to_be_evaluated(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kimagenet import train
+
+    for path in dataset.glob("validation*"):
+        path.unlink()
+    (dataset / "dataset.json").unlink()
+    assert build_index.main([str(dataset), "--workers=1"]) == 0
+    arguments = [*RUN, f"--dataset-dir={dataset}", f"--output={tmp_path / 'run'}"]
+    for last in ("done: ", f"{tmp_path / 'run'}: this run is finished"):
+        assert train.main(arguments) == 0
+        line = capsys.readouterr().out.splitlines()[-1]
+        assert line.startswith(last)
+        assert "evaluate" not in line
+
+
+@pytest.mark.slow
+def test_a_stopped_run_that_skips_is_resumed_with_the_printed_command(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kimagenet import train
+    from kimagenet.runs.reporters import JsonLines
+    from tests.test_resume import at_step, send
+
+    faults.corrupt(ShardSet.open(dataset, "validation"), [7])
+    arguments = [*RUN, f"--dataset-dir={dataset}", f"--output={tmp_path / 'my run'}", "--on-corrupt=skip"]
+    with monkeypatch.context() as patched:
+        patched.setattr(JsonLines, "on_train_batch_end", at_step(3, lambda: send(signal.SIGTERM)))
+        assert train.main(arguments) == cli.EXIT_RESUME
+    resumed = pasted(capsys.readouterr().out.splitlines()[-1])
+    assert resumed.returncode == 0, resumed.stderr
+    assert "done: " in resumed.stdout
