@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -149,16 +150,21 @@ def test_a_killed_run_is_resumed_bit_for_bit(
     assert not list(run.path.rglob(".*"))
 
 
-@pytest.fixture
-def stopped_run(tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
-    """A run that was stopped in the second epoch, with several checkpoints."""
-    run = RunDirectory(tmp_path / "run")
-    with monkeypatch.context() as patched:
+@pytest.fixture(scope="module")
+def stopped_once(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = RunDirectory(tmp_path_factory.mktemp("stopped") / "run")
+    with pytest.MonkeyPatch.context() as patched:
         act = at_step(STEPS_PER_EPOCH + 5, lambda: send(signal.SIGTERM))
         patched.setattr(JsonLines, "on_train_batch_end", act)
         assert train.main(command(tiny_dataset, run.path, "tfdata")) == cli.EXIT_RESUME
     assert len(run.find_checkpoints()) == 3
-    return run
+    return run.path
+
+
+@pytest.fixture
+def stopped_run(stopped_once: Path, tmp_path: Path) -> RunDirectory:
+    """A copy of a run that was stopped in the second epoch, with several checkpoints."""
+    return RunDirectory(shutil.copytree(stopped_once, tmp_path / "run"))
 
 
 def test_damaged_checkpoints_are_passed_over(
