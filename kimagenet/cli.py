@@ -22,7 +22,7 @@ from pipelines.system.standard_streams import Losses, steady_streams
 
 EXIT_FAILED = 1  # the command did its work, but not all of it was possible; messages say what
 EXIT_USER_ERROR = 2
-EXIT_RESUME = 75  # EX_TEMPFAIL of sysexits.h: the same command continues the run
+EXIT_RESUME = 75  # EX_TEMPFAIL of sysexits.h: the run can be resumed
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
 # Signals that ask a process to end: from `kill`, from a connection that breaks, from SLURM's --signal.

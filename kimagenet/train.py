@@ -54,7 +54,7 @@ def train(flags: argparse.Namespace) -> int:
     try:
         return _train(settings, say)
     except cli.EndRequested:  # outside of `fit`, which writes a checkpoint
-        say(f"{settings.run.path}: stopped before its next step; the same command continues")
+        say(f"{settings.run.path}: stopped before its next step; resume it to continue")
         return cli.EXIT_RESUME
 
 

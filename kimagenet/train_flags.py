@@ -23,7 +23,7 @@ EPILOG = """The recipe is the one of --recipe. Without --recipe it is: for a sav
 mobilenet_v2, resnet50 and googlenet_bn, the defaults of keras_imagenet's train.py; for other models, their own recipe.
 Flags change single fields of it. The result is printed and saved as recipe.json. A saved MODEL can be trained at
 another --image-size; its head is replaced if the data set has another number of classes. Every flag can be written
-with _ instead of -. Exit codes: 0 done, 1 failed, 2 wrong use, 75 stopped (the same command continues the run), 130
+with _ instead of -. Exit codes: 0 done, 1 failed, 2 wrong use, 75 stopped (--resume continues the run), 130
 interrupted without a new checkpoint."""
 RUN = """On Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 a run finishes its step, writes a checkpoint and exits with 75. --resume,
 or the same command if it has --output, continues at the next step. A second Ctrl-C or SIGTERM, or a Ctrl-C before the

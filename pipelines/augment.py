@@ -2,7 +2,8 @@
 
 The fields of `AugmentSpec` are the table of augmentations: each declares its neutral value, its limits, what it changes
 and the columns of random numbers that it reads. Checks, `turns`, `jitters` and `is_random` follow from the table. A new
-colour operation is one field and one line of arithmetic in `_colour`; a geometric one, a field and a line in `_affine`.
+colour operation is one field and one line of arithmetic in `_colour`; a geometric one is one
+field, one argument in `draw` and one line in `_affine`.
 
 Geometry: the image is rotated about its centre on its own canvas, cropped, flipped, and resized to a square. If a spec
 never rotates, the edges of a crop repeat, as in crop-then-resize. If it can rotate, pixels outside the image are black.

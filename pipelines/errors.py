@@ -48,7 +48,7 @@ class BlockedInterrupt(KeyboardInterrupt):
 
 
 class ToBeResumed(UserError):
-    """The run stopped before its end, for a reason outside the run. The same command continues it."""
+    """The run stopped before its end, for a reason outside the run. It can be resumed."""
 
     exit_code = 75
 

@@ -61,7 +61,7 @@ class Unavailable:
     """Why a loader cannot be used here.
 
     Attributes:
-            cause: what is missing or broken.
+        cause: what is missing or broken.
         remedy: what to do about it, "" if nothing is known.
         is_missing: whether a package is simply not installed, so that nothing is broken.
     """

@@ -68,7 +68,9 @@ class Curves:
     def line(self, name: str) -> str:
         """The last validation result as a line of text."""
         last = self.top1[:, -1]
-        spread = f" ({last.min():.2%} to {last.max():.2%} in {len(last)} runs)" if len(last) > 1 else ""
+        spread = (
+            f" ({float(np.min(last)):.2%} to {float(np.max(last)):.2%} in {len(last)} runs)" if len(last) > 1 else ""
+        )
         done = f"{len(self.updates)} of {self.epochs} epochs"
         return f"{name}: validation top-1 {last.mean():.2%}{spread} after {done}"
 

@@ -228,7 +228,7 @@ def parity(
             found, expected = (to_host(batch[0]).astype(np.float32) for batch in (images, wanted))
             difference = np.abs(found - expected) * 127.5
             means.append(difference.mean(axis=(1, 2, 3)))
-            greatest = max(greatest, float(difference.max()))
+            greatest = max(greatest, float(np.max(difference)))
             black += int(np.sum(_is_flat(found) & ~_is_flat(expected)))
             other_labels += int(np.sum(to_host(images[1]) != to_host(wanted[1])))
     each = np.concatenate(means)

@@ -115,10 +115,10 @@ def _end_stopped(loop: Loop, epochs: int, run: RunDirectory, checkpoints: KeepCh
     done = f"stopped after {loop.global_step:,} of {epochs * loop.steps_per_epoch:,} steps"
     if not checkpoints.write_now():
         remedy = (
-            "make room, then run the same command again: it continues at the last checkpoint that was written, "
-            "or at the beginning"
+            "make room, then resume the run: it continues at the last checkpoint that was written, or at the beginning"
         )
-        raise ToBeResumed(f"{done}, but without a checkpoint of the last step", path=run.path, remedy=remedy) from None
+        what = f"{done}, but without a checkpoint of the last step"
+        raise ToBeResumed(what, path=run.path, remedy=remedy, setting="resume") from None
     if is_chief:
         _save_last(loop, run)
         print(f"{run.path}: {done}", flush=True)
@@ -130,8 +130,8 @@ def _save_final(loop: Loop, run: RunDirectory) -> None:
         save_model(loop.model, run.final)
     except OSError as error:
         what = f"not written ({error.strerror or error}), but the training is complete"
-        remedy = "make room, then run the same command again to write it"
-        raise ToBeResumed(what, path=run.final, remedy=remedy) from None
+        remedy = "make room, then resume the run to write it"
+        raise ToBeResumed(what, path=run.final, remedy=remedy, setting="resume") from None
 
 
 def _save_last(loop: Loop, run: RunDirectory) -> None:

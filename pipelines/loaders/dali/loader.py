@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import cache, cached_property
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any
 from weakref import WeakSet
 
@@ -180,7 +181,8 @@ class _DaliPipeline(Pipeline):
         self._written.cancel()
         self.hurry()
         with contextlib.suppress(CancelledError):
-            _ = self._written.exception()  # waits
+            if (error := self._written.exception()) is not None:  # waits
+                clear_frames(error.__traceback__)  # they hold this pipeline
         if self._folder is not None:
             self._folder.cleanup()
 
