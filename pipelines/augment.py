@@ -64,9 +64,10 @@ class AugmentSpec:
         rotation: largest angle in degrees, in either direction.
         rotation_probability: how often an image is rotated at all.
         brightness: largest shift in either direction, as a share of full scale.
-        contrast: factor about mid-grey (127.5).
-        saturation: weight of the colour against its luma.
-        hue: largest turn in the YIQ plane in degrees, in either direction.
+        contrast: factor around middle grey (127.5). Pillow and TensorFlow use the mean of the image, which a plan does
+            not know.
+        saturation: weight of the colour against its luma, as in Pillow. TensorFlow changes it in HSV.
+        hue: largest rotation in the YIQ plane in degrees, in either direction, as in DALI. torchvision rotates in HSV.
         center_crop: for evaluation only: side of the centred square / shorter side of the image.
     """
 

@@ -29,6 +29,11 @@ class EpochPlan:
     Records that turn out to be corrupt during a run are `skipped`: they take part in the shuffle and are removed
     afterwards. So the records before the first of them keep their places, and the later ones move up.
 
+    Example: the second half of epoch 3 on the first of two ranks.
+        plan = EpochPlan(shards, AugmentSpec.train(), batch_size=64, image_size=224, epoch=3, world_size=2)
+        rest = dataclasses.replace(plan, start_step=plan.steps_per_epoch // 2)
+        rest.records, rest.draw(0, 64).affine
+
     Raises:
         UserError: a value is out of range, or the records do not fill one global batch.
 

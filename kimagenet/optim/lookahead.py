@@ -42,6 +42,13 @@ class Lookahead(Wrapper):
 
     Raises:
         ValueError: an argument is wrong.
+
+    Example:
+        optimizer = Lookahead(keras.optimizers.Adam(1e-2), sync_period=5, slow_step_size=0.5)
+        model.compile(optimizer, "sparse_categorical_crossentropy")
+
+    References:
+        Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back", NeurIPS 2019, arXiv 1907.08610.
     """
 
     def __init__(
