@@ -27,7 +27,7 @@ OTHERS_FLAGS = {
         "--check",
         "--strict",
     ),  # argparse, uv, pip, ruff, mkdocs
-    *("--rm", "--gpus", "--shm-size", "--tag"),  # docker
+    *("--rm", "--gpus", "--signal", "--shm-size", "--ipc", "--tag"),  # docker, SLURM
     *("--opt", "--grad-accum-steps", "--how"),  # timm, tests.helpers.interrupt
 }
 
