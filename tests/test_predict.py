@@ -117,7 +117,7 @@ def test_classes_without_names_are_numbers_or_those_of_a_data_set(
         (["/no/run", "IMAGE"], "/no/run: no such run directory or model file"),
         (["IMAGE", "IMAGE"], "Keras cannot load it"),
         (["RUN", "EMPTY"], "there is no file in it"),
-        (["RUN", "IMAGE", "--checkpoint=best"], "best.keras: not there"),
+        (["RUN", "IMAGE", "--checkpoint=best"], "best.keras: not written yet"),
         (["RUN", "IMAGE", "--top=0"], "--top"),
         (["RUN", "IMAGE", "--crop-ratio=2"], "center_crop"),
         (["RUN"], "required"),

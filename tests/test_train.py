@@ -318,7 +318,7 @@ def test_a_run_is_never_overwritten(
     before = finished_run.final.read_bytes()
     assert run_train(tiny_dataset, finished_run.path) == 2
     message = capsys.readouterr().err
-    assert "holds a run of another recipe" in message
+    assert "its run has another recipe or data set" in message
     assert "epochs 2 → 18" in message
     assert finished_run.final.read_bytes() == before
     with pytest.raises(UserError, match="not a run directory"):
