@@ -6,12 +6,10 @@ import shlex
 import stat
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from kimagenet import cli, predict, train, train_flags, train_settings
-from kimagenet.runs.directory import RunDirectory
+from kimagenet import cli, predict, train_flags, train_settings
 from kimagenet.training.cluster import Cluster
 from pipelines import UserError
 from pipelines.building.sources.layouts import recognize
@@ -172,8 +170,7 @@ def test_odd_names_of_folders_are_names(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["my run", "it's", "$HOME;ls", "a\tb", "plain"])
 def test_printed_commands_can_be_pasted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", f"/opt/{name}/python")
-    settings = SimpleNamespace(run=RunDirectory(tmp_path / name))
     expected = [f"/opt/{name}/python", "-m", "kimagenet.evaluate", str(tmp_path / name)]
-    assert shlex.split(train._evaluate_command(settings)) == expected
+    assert shlex.split(remedies.module("kimagenet.evaluate", tmp_path / name)) == expected
     command = remedies.build_shards(tmp_path / name, name).strip("`")
     assert shlex.split(command)[-4:] == ["--source", str(tmp_path / name), "--output", name]

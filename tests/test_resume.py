@@ -124,9 +124,9 @@ def test_a_run_stopped_during_a_validation_is_resumed(
     with monkeypatch.context() as patched:
         evaluate = Loop._evaluate
 
-        def stop(self, validation):
+        def stop(self, validation, epoch):
             send(signal.SIGINT)
-            return evaluate(self, validation)
+            return evaluate(self, validation, epoch)
 
         patched.setattr(Loop, "_evaluate", stop)
         assert train.main(command(tiny_dataset, run.path, loader)) == cli.EXIT_RESUME

@@ -125,7 +125,6 @@ class SavedModel(Exporter):
         # Not shrunk: TensorFlow's and Pillow's resize round differently.
         most = short_side or max(max(size) for size in _SIZES)
         jpegs = [tf.io.encode_jpeg(_noise(min(height, most), min(width, most))).numpy() for height, width in _SIZES]
-        serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
         reader = ImageReader(batch, augment)
         images = np.stack([reader.pixels(jpeg) for jpeg in jpegs])
         with _without_wildcards(folder) as path:
