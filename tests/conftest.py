@@ -1,6 +1,7 @@
 """What all tests share: no GPU, the fast subset, worker processes, and the data sets of the session."""
 
 import os
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["PATH"] = os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)))
 
 import pytest
+
+# A shell ignores SIGINT for what it starts in the background; tests of Ctrl-C need Python's own handler.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pipelines.system.processes import cpu_count
 from tests.helpers.data import write_tiny_dataset
@@ -110,20 +115,3 @@ def built(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def odd_run(tmp_path_factory: pytest.TempPathFactory) -> OddRun:
     """A run and the image files behind its shards, for reading only: see `tests.helpers.odd_run`."""
     return write_odd_run(tmp_path_factory.mktemp("odd"))
-
-
-# Tests that depend on how the run was started (an ignored SIGINT, the order of tests); to be made independent of it.
-UNSTEADY = (
-    "test_workers_that_do_not_come_are_named_and_signals_end_the_wait",
-    "test_without_its_commands_the_wheel_prints_modules",
-    "test_counts_and_places",
-    "test_a_signal_before_the_first_step_asks_for_the_same_command",
-    "test_an_interrupt_says_whether_the_call_has_returned",
-)
-
-
-@pytest.fixture(autouse=True)
-def may_fail_where_it_is_unsteady(request: pytest.FixtureRequest) -> None:
-    """Reports a failure of these tests as expected."""
-    if request.node.name.partition("[")[0] in UNSTEADY:
-        request.node.add_marker(pytest.mark.xfail(reason="depends on how the tests were started", strict=False))
