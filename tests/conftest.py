@@ -86,9 +86,13 @@ def imports_nothing_heavy(request: pytest.FixtureRequest, reported: set[str]) ->
 
 
 @pytest.fixture(scope="session")
-def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of shards for reading only: see `tests.helpers.data.write_tiny_dataset`."""
-    return write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
+    folder = write_tiny_dataset(tmp_path_factory.mktemp("tiny"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    yield folder
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert after == before, "a test changed the shared data set"
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import resource
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
@@ -16,14 +17,8 @@ from pipelines.shards.records import ENCODED, decode_example
 
 
 def copy_dataset(dataset: Path, target: Path) -> Path:
-    """A copy of a data set for a test to damage. Its `.npy`, `.json` and `.idx` files are links."""
-    target.mkdir(parents=True)
-    for path in dataset.iterdir():
-        if path.suffix in (".npy", ".json", ".idx"):
-            (target / path.name).symlink_to(path)
-        else:
-            (target / path.name).write_bytes(path.read_bytes())
-    return target
+    """A copy of a data set for a test to damage. It has no links: our writers follow a link to the file behind it."""
+    return shutil.copytree(dataset, target)
 
 
 def image_range(shards: ShardSet, record: int) -> tuple[Path, int, int]:
