@@ -103,6 +103,7 @@ def test_a_resumed_run_keeps_its_classes_also_by_force(tmp_path: Path) -> None:
     fine_tuning.check_classes(RunDirectory(tmp_path / "old"), more, DATA)
 
 
+@pytest.mark.slow  # imports TensorFlow
 def test_many_class_folders_are_matched_in_time(tmp_path: Path) -> None:
     """21,841 classes took a search through all names for each folder."""
     (tmp_path / "n00021840").mkdir()

@@ -103,6 +103,7 @@ def test_the_wheel_builds_checks_and_indexes(environment: Installed, shards: Pat
     assert environment.run(["kimagenet-check-shards", str(shards)], tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["", "/usr/bin:/bin"])
 def test_the_wheel_prints_its_own_commands(environment: Installed, shards: Path, tmp_path: Path, path: str) -> None:
     """Each is run as it is printed, with and without the environment's folder in PATH."""

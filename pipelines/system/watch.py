@@ -3,8 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from pipelines.errors import BlockedInterrupt
@@ -98,32 +97,29 @@ class Watch:
             NoAnswer: it takes longer than the limit.
             BlockedInterrupt: it was interrupted and does not return.
         """
-        answer: _Answer = SimpleQueue()
-        self._asked.put((act, answer))
-        value, error = self._wait(answer)
-        if error is not None:
+        job = _Job(act)
+        self._asked.put(job)
+        self._wait(job)
+        if job.error is not None:
             try:
-                raise error
+                raise job.error
             finally:
-                del error  # its traceback would refer to itself, and keep the iterator until garbage collection
-        return value
+                del job  # the traceback would refer to itself, and keep the iterator until garbage collection
+        return job.value
 
-    def _wait(self, answer: "_Answer") -> tuple[Any, BaseException | None]:
+    def _wait(self, job: "_Job") -> None:
         countdown = Countdown(self.seconds)
         try:
             while (left := countdown.left()) > 0:
-                with suppress(Empty):
-                    return answer.get(timeout=min(left, _TICK))
+                if job.done.wait(min(left, _TICK)):
+                    return
                 self._while_waiting(countdown.elapsed)
         except KeyboardInterrupt as interrupt:
-            try:
-                answer.get(timeout=_GRACE)
-            except Empty:
+            if not job.done.wait(_GRACE):
                 raise BlockedInterrupt(*interrupt.args) from None
             raise
-        with suppress(Empty):  # after a pause the answer may be there
-            return answer.get_nowait()
-        raise NoAnswer(f"no answer within {self.seconds:g} seconds")
+        if not job.done.is_set():  # after a pause the answer may be there
+            raise NoAnswer(f"no answer within {self.seconds:g} seconds")
 
     def iterate(self, iterator: Iterator[T]) -> Iterator[T]:
         """Yields what the iterator yields. Keep no reference to it: the thread deletes it, since that may block."""
@@ -138,7 +134,7 @@ class Watch:
                 yield value
                 del value
         finally:
-            self._asked.put((held.clear, SimpleQueue()))
+            self._asked.put(_Job(held.clear))
 
     def close(self) -> None:
         """Ends the thread after the call that it is running."""
@@ -147,15 +143,23 @@ class Watch:
     __del__ = close
 
 
-_Answer = SimpleQueue[tuple[Any, BaseException | None]]
-_Job = tuple[Callable[[], Any], _Answer]
+class _Job:
+    """One call and its result. `done` stays set, so an interrupt at any moment loses nothing."""
+
+    def __init__(self, act: Callable[[], Any]) -> None:
+        self.act: Callable[[], Any] | None = act
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.done = threading.Event()
 
 
 def _serve(asked: SimpleQueue[_Job | None]) -> None:
     while job := asked.get():
-        act, answer = job
         try:
-            answer.put((act(), None))
+            assert job.act is not None
+            job.value = job.act()
         except BaseException as error:  # raised in the thread that called
-            answer.put((None, error))
-        del job, act, answer
+            job.error = error
+        job.act = None
+        job.done.set()
+        del job
