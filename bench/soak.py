@@ -118,10 +118,10 @@ def damaged_copy(shards: ShardSet, count: int, folder: Path) -> ShardSet:
 def cycle(name: str, shards: ShardSet, epochs: int) -> Iterator[int]:
     """Opens a loader, reads some epochs and closes it; yields the number of skipped records after each epoch."""
     from kimagenet.training.feed import open_feed
-    from kimagenet.training.recovery import CorruptRecords
+    from kimagenet.training.recovery import SkippedRecords
     from kimagenet.training.strategy import choose_strategy
 
-    batch, augment, corrupt = BatchSpec(BATCH_SIZE, IMAGE_SIZE), AugmentSpec.train(), CorruptRecords("skip")
+    batch, augment, corrupt = BatchSpec(BATCH_SIZE, IMAGE_SIZE), AugmentSpec.train(), SkippedRecords("skip")
     strategy = choose_strategy()
     with open_feed(strategy, name, shards, batch, augment, workers=1, corrupt=corrupt, timeout=600.0) as feed:
         for epoch in range(epochs):

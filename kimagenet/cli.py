@@ -15,9 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.errors import Blocked, BlockedInterrupt, UserError, one_line
+from pipelines.errors import Blocked, BlockedInterrupt, UserError, one_line, reason
 from pipelines.system.files import user_path
 from pipelines.system.limits import core_count, limits
+from pipelines.system.processes import cpu_count
 from pipelines.system.standard_streams import Losses, steady_streams
 
 EXIT_FAILED = 1  # the command did its work, but not all of it was possible; messages say what
@@ -72,6 +73,24 @@ def positive_int(text: str) -> int:
     return value
 
 
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Adds --workers for a command that works in several processes."""
+    text = "number of processes (default: one for each core)"
+    parser.add_argument("--workers", type=positive_int, default=cpu_count(), metavar="N", help=text)
+
+
+def add_decoding_threads(parser: argparse._ActionsContainer) -> None:
+    """Adds --workers for a command that opens a loader."""
+    text = "decoding threads; default: one for each core"
+    parser.add_argument("--workers", type=positive_int, metavar="N", help=text)
+
+
+def add_class_names(parser: argparse._ActionsContainer) -> None:
+    """Adds --names-from for a command that needs the names of a model's classes."""
+    text = "folder of shards with the class names; default: the run"
+    parser.add_argument("--names-from", type=Path, metavar="DIR", help=text)
+
+
 def with_hyphens(arguments: Sequence[str]) -> list[str]:
     """`--batch_size=64` as `--batch-size=64`. Values, and everything after `--`, stay as they are."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
@@ -124,7 +143,7 @@ def _run(parser: Parser, command: Callable[[argparse.Namespace], int | None], ar
             leave_at_once(error.exit_code)
         return error.exit_code
     except OSError as error:  # a full disk, a folder without permission: the system's message is enough
-        what = f"{error.filename or 'input or output'}: {error.strerror or error}"
+        what = f"{error.filename or 'input or output'}: {reason(error)}"
         print(f"error: {one_line(what)}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt as interrupt:

@@ -19,7 +19,7 @@ from PIL import Image, ImageColor, ImageDraw
 
 from pipelines.building.build import BuildOptions, build
 from pipelines.building.sources import open_source
-from pipelines.errors import UserError
+from pipelines.errors import UserError, reason
 from pipelines.shards.dataset import DATASET_FILE
 from pipelines.system.files import cache_directory
 from pipelines.system.processes import cpu_count, run_tasks
@@ -245,7 +245,7 @@ def ensure_demo(cache_dir: Path | None = None, workers: int | None = None, progr
                 os.replace(partial / "shards", demo)
         except OSError as error:
             remedy = "set XDG_CACHE_HOME to a folder that can be written, or choose a data set"
-            raise UserError(str(error.strerror or error), path=cache, remedy=remedy, setting="dataset_dir") from None
+            raise UserError(reason(error), path=cache, remedy=remedy, setting="dataset_dir") from None
     return demo
 
 

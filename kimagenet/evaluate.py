@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kimagenet import cli
 from kimagenet.inference import class_folders, report, trained
 from kimagenet.json_output import check_writable, write_json
-from kimagenet.training.recovery import LIMIT, POLICIES, CorruptRecords
+from kimagenet.training.recovery import LIMIT, POLICIES, SkippedRecords
 from pipelines import loaders
 from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
@@ -43,10 +43,11 @@ def make_parser() -> cli.Parser:
     add("--confusions", type=cli.positive_int, metavar="N", help="show the N most frequent confusions")
     add("--calibration", action="store_true", help="show the expected calibration error, with a table")
     add("--json", type=Path, metavar="FILE", help="also write the result, with the tables, to a file")
-    add = parser.add_argument_group("reading (no influence on the result)").add_argument
+    reading = parser.add_argument_group("reading (no influence on the result)")
+    add = reading.add_argument
     add("--loader", choices=("auto", *loaders.names()), default="auto", help="what reads shards; default: auto")
     add("--data-device", choices=DEVICES, default="auto", help="where DALI decodes (auto: a GPU if there is one)")
-    add("--workers", type=cli.positive_int, metavar="N", help="decoding threads; default: one for each core")
+    cli.add_decoding_threads(reading)
     add("--batch-size", type=cli.positive_int, metavar="N", help="images in a batch; default: the run's")
     add = parser.add_argument_group("corrupt records of shards").add_argument
     add("--on-corrupt", choices=POLICIES, default=POLICIES[0], help="end (stop) or leave them out; default: stop")
@@ -68,7 +69,7 @@ def evaluate(flags: argparse.Namespace) -> int:
     if flags.json:
         check_writable(flags.json)
     crop_ratio = model.crop_ratio if flags.crop_ratio is None else flags.crop_ratio
-    corrupt = CorruptRecords(flags.on_corrupt, flags.max_corrupt)
+    corrupt = SkippedRecords(flags.on_corrupt, flags.max_corrupt)
     tally, rejected = _measure(flags, model, dataset_dir, AugmentSpec.evaluation(crop_ratio), corrupt)
     for file, reason in rejected:
         print(f"{file.path}: {reason}", file=sys.stderr)
@@ -94,7 +95,7 @@ def _measure(
     model: trained.Trained,
     dataset_dir: Path,
     augment: AugmentSpec,
-    corrupt: CorruptRecords,
+    corrupt: SkippedRecords,
 ) -> "tuple[Tally, list[tuple[ImageFile, str]]]":
     """The counts, and the files in class folders that could not be read, with the reasons."""
     root = class_folders.find(dataset_dir, flags.split)

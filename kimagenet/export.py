@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kimagenet import cli
 from kimagenet.inference import trained
 from pipelines.augment import AugmentSpec
-from pipelines.errors import RunFailed, UserError, first_line
+from pipelines.errors import RunFailed, UserError, first_line, reason
 from pipelines.loader import BatchSpec
 from pipelines.system.files import atomic_folder, entries_of_killed
 
@@ -45,7 +45,7 @@ def make_parser() -> cli.Parser:
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="DIR", help="a new or empty folder")
     add("--format", choices=FORMATS, default=FORMATS[0], help="what to write (savedmodel)")
-    add("--names-from", type=Path, metavar="DIR", help="folder of shards with the class names; default: the run")
+    cli.add_class_names(parser)
     return parser
 
 
@@ -83,7 +83,7 @@ def export(flags: argparse.Namespace) -> None:
             }
             write_text(folder / "export.json", json.dumps(about, indent=1) + "\n")
     except OSError as error:
-        raise UserError(f"cannot be written ({error.strerror or error})", path=flags.output) from None
+        raise UserError(f"cannot be written ({reason(error)})", path=flags.output) from None
     print(f"{flags.output}: {flags.format} of {model_file.model}, {about['input']} → {about['output']}")
     if model_file.short_side and flags.format != "savedmodel":
         short = model_file.short_side

@@ -47,8 +47,8 @@ def make_parser() -> cli.Parser:
     )
     add("--top", type=cli.positive_int, default=5, metavar="N", help="number of classes; default: 5")
     add("--json", action="store_true", help="print one JSON object per line for each image, not a table")
-    add("--names-from", type=Path, metavar="DIR", help="folder of shards with the class names; default: the run")
-    add("--workers", type=cli.positive_int, metavar="N", help="decoding threads; default: one for each core")
+    cli.add_class_names(parser)
+    cli.add_decoding_threads(parser)
     return parser
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from kimagenet.ranges import check_ranges, range_of, shortened, within
 from kimagenet.schedule import NAMES as SCHEDULES
 from kimagenet.schedule import Schedule, linear_scaled
 from pipelines.errors import UserError, one_line
+from pipelines.ranges import check_ranges, range_of, shortened, within
 from pipelines.system import json_text
 
 _log = logging.getLogger(__name__)

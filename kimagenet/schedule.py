@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kimagenet.ranges import check_ranges, within
 from pipelines.errors import UserError
+from pipelines.ranges import check_ranges, within
 from pipelines.system.files import atomic_writer
 
 NAMES = ("linear", "exp", "cosine", "step", "constant")

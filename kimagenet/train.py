@@ -1,6 +1,9 @@
 """Trains a model: python -m kimagenet.train [MODEL] --loader dali --dataset-dir DIR --output RUN
 
-Resolve (kimagenet.train_settings decides everything) → open the data → build model and optimizer → fit.
+1. Resolve: `kimagenet.train_settings` makes one frozen value of the flags; nothing is decided after it.
+2. Open: the data set, then the loaders of both splits.
+3. Build: the model, the optimizer and the loop.
+4. Fit: from the first step, or from the last checkpoint.
 """
 
 import argparse
@@ -20,7 +23,7 @@ from kimagenet.train_flags import make_parser, with_values
 from kimagenet.train_report import banner, describe_run, how_to_evaluate, recipe_text, resume_command
 from kimagenet.train_settings import Settings, resolve
 from kimagenet.training.cluster import Cluster
-from kimagenet.training.recovery import CorruptRecords
+from kimagenet.training.recovery import SkippedRecords
 from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
 from pipelines.loader import BatchSpec
@@ -48,7 +51,7 @@ def train(flags: argparse.Namespace) -> int:
     Raises:
         UserError: something is wrong, found before anything is trained or overwritten.
     """
-    # Resolve
+    # 1. Resolve: all decisions.
     settings = resolve(flags, Cluster.from_environment())
     say = partial(print, flush=True) if settings.cluster.is_chief else _say_nothing
     try:
@@ -67,7 +70,7 @@ def _train(settings: Settings, say: Say) -> int:
         say(f"written: {settings.plot_schedule}")
         return 0
 
-    # Open
+    # 2. Open: from here on, this process owns the run's folder if it resumes one.
     with ExitStack() as stack:
         if settings.is_resumed and settings.cluster.is_chief:
             stack.enter_context(run.owned())
@@ -87,18 +90,18 @@ def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
     if settings.is_resumed and run.final.exists() and Recipe.load(run.recipe, quiet=True) == recipe:
         say(f"{run.path}: this run is finished{how_to_evaluate(settings, 'validation' in info.splits)}")
         return 0
-    splits = open_splits(settings.dataset_dir)
+    splits = open_splits(settings.dataset_dir, info)
     say(recipe_text(recipe))
     cli.import_tensorflow()
     _set_up_keras(recipe)
     with ExitStack() as loaders:
         training, validation = open_feeds(loaders, settings, *splits)
 
-        # Build
+        # 3. Build: the first use of the devices.
         loop = build_loop(settings, training, validation, say)
         say(banner(settings, loop))
 
-        # Fit
+        # 4. Fit: from here on, files of the run are written.
         if settings.cluster.is_chief:
             stack.enter_context(run.owned())
             if not settings.is_resumed:
@@ -131,9 +134,9 @@ def generate_demo(settings: Settings, say: Say) -> None:
     ensure_demo(progress=None if settings.cluster.is_chief else silent)
 
 
-def open_splits(dataset_dir: Path) -> tuple[ShardSet, ShardSet | None]:
+def open_splits(dataset_dir: Path, info: DatasetInfo) -> tuple[ShardSet, ShardSet | None]:
     """The shards of the training split, and of the validation split if there is one."""
-    has_validation = "validation" in DatasetInfo.load(dataset_dir).splits
+    has_validation = "validation" in info.splits
     return ShardSet.open(dataset_dir, "train"), ShardSet.open(dataset_dir, "validation") if has_validation else None
 
 
@@ -160,7 +163,7 @@ def open_feeds(
         "prefetch": loader.prefetch,
         "device": loader.device,
         "strict": loader.is_strict,
-        "corrupt": CorruptRecords(loader.on_corrupt, loader.max_corrupt),
+        "corrupt": SkippedRecords(loader.on_corrupt, loader.max_corrupt),
         "timeout": loader.timeout,
         "decoder": loader.decoder,
     }

@@ -85,7 +85,7 @@ def _add_data_flags(data: argparse._ArgumentGroup) -> None:
     add("--strict-loader", action="store_true", help="fail if DALI cannot be used, instead of taking tfdata")
     add("--data-device", choices=DEVICES, default="auto", help="where DALI decodes (auto: a GPU if there is one)")
     add("--data-dtype", choices=DTYPES, default="float32", help="type of the images that the loader makes (float32)")
-    add("--workers", type=cli.positive_int, metavar="N", help="decoding threads; default: one for each core")
+    cli.add_decoding_threads(data)
     add("--prefetch", type=cli.positive_int, default=2, metavar="N", help="batches kept ready (2)")
     add(
         "--on-corrupt",

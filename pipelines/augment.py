@@ -16,7 +16,8 @@ from functools import cached_property
 import numpy as np
 
 from pipelines.errors import UserError
-from pipelines.operation import Limits, Operation, Part, declare, operations
+from pipelines.operation import Operation, Part, declare, operations
+from pipelines.ranges import Range
 from pipelines.uniform import RecordUniform
 
 ROUNDING = 1e-6  # pixels: far more than the rounding errors of float64 here
@@ -43,11 +44,11 @@ class Draws:
     box: np.ndarray
 
 
-_SHARE = Limits(0, 1)
-_POSITIVE_SHARE = Limits(0, 1, includes_low=False)
-_POSITIVE = Limits(0, np.inf, includes_low=False)
-_FACTOR = Limits(0, np.inf)
-_DEGREES = Limits(0, 180, unit="degrees")
+_SHARE = Range(at_least=0, at_most=1)
+_POSITIVE_SHARE = Range(above=0, at_most=1)
+_POSITIVE = Range(above=0)
+_FACTOR = Range(at_least=0)
+_DEGREES = Range(at_least=0, at_most=180, unit="degrees")
 
 
 @dataclass(frozen=True)
@@ -168,22 +169,30 @@ class AugmentSpec:
         heights = np.asarray(heights, np.float64)
         widths = np.asarray(widths, np.float64)
         crop = self._crop(uniform, heights, widths)
-        angle = np.deg2rad(self._amount("rotation", uniform))
-        affine = _affine(crop, self._happens("flip", uniform), angle, heights, widths, image_size)
+        angle = np.deg2rad(self.amount("rotation", uniform))
+        affine = _affine(crop, self.happens("flip", uniform), angle, heights, widths, image_size)
         box = source_box(affine, heights, widths, image_size, self.turns)
         return Draws(affine, self._colour(uniform, len(heights)), box)
 
-    def _amount(self, name: str, uniform: RecordUniform) -> np.ndarray:
-        """float64 [N]: uniform in the field's range, or up to its value in either direction; neutral if not applied."""
+    def amount(self, name: str, uniform: RecordUniform) -> np.ndarray:
+        """How much of an operation each of N records gets.
+
+        Args:
+            name: the field that declares the operation.
+            uniform: the random numbers of the N records.
+
+        Returns:
+            float64 [N]: uniform in the field's range, or up to its value in either direction; neutral if not applied.
+        """
         operation, value = self.operations[name], getattr(self, name)
         bounds = value if isinstance(operation.neutral, tuple) else (-value, value)
         amount = _between(uniform(operation.columns[0]), bounds)
         if not operation.chance:
             return amount
-        return np.where(self._happens(operation.chance, uniform), amount, operation.neutral)
+        return np.where(self.happens(operation.chance, uniform), amount, operation.neutral)
 
-    def _happens(self, name: str, uniform: RecordUniform) -> np.ndarray:
-        """bool [N]: true with the probability that the field gives."""
+    def happens(self, name: str, uniform: RecordUniform) -> np.ndarray:
+        """bool [N]: true with the probability that the field `name` gives."""
         return uniform(self.operations[name].columns[0]) < getattr(self, name)
 
     def _crop(self, uniform: RecordUniform, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
@@ -223,12 +232,12 @@ class AugmentSpec:
         Saturation is as in Pillow; TensorFlow uses HSV. Hue turns in YIQ as in DALI; torchvision turns in HSV. Loaders
         clip once, after all operations.
         """
-        brightness = 255 * self._amount("brightness", uniform)
-        contrast = self._amount("contrast", uniform)
-        saturation = self._amount("saturation", uniform)[:, None, None]
+        brightness = 255 * self.amount("brightness", uniform)
+        contrast = self.amount("contrast", uniform)
+        saturation = self.amount("saturation", uniform)[:, None, None]
         linear = np.eye(3) * saturation + (1 - saturation) * _LUMA
         if self.hue:
-            turn = np.deg2rad(self._amount("hue", uniform))
+            turn = np.deg2rad(self.amount("hue", uniform))
             rotation = np.zeros((count, 3, 3))
             rotation[:, 0, 0] = 1
             rotation[:, 1, 1] = rotation[:, 2, 2] = np.cos(turn)

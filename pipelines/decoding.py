@@ -1,10 +1,10 @@
 """Settings of the GPU's JPEG decoder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipelines.errors import UserError
+from pipelines.ranges import check_ranges, within
 
 
 @dataclass(frozen=True)
@@ -26,21 +26,13 @@ class DecoderOptions:
         UserError: a value is out of range.
     """
 
-    hw_decoder_load: float = 0.65
+    hw_decoder_load: float = field(default=0.65, metadata=within(at_least=0, at_most=1))
     fancy_upsampling: bool = True
-    preallocate_percentile: float = 99.0
-    reader_queue: int = 2
+    preallocate_percentile: float = field(default=99.0, metadata=within(at_least=0, at_most=100))
+    reader_queue: int = field(default=2, metadata=within(at_least=1))
 
     def __post_init__(self) -> None:
-        for name, low, high in (("hw_decoder_load", 0, 1), ("preallocate_percentile", 0, 100)):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                remedy = f"choose a number from {low} to {high}"
-                raise UserError(f"decoder: {name} is {value}", remedy=remedy, setting=name)
-        if self.reader_queue < 1:
-            raise UserError(
-                f"decoder: reader_queue is {self.reader_queue}", remedy="choose 1 or more", setting="reader_queue"
-            )
+        check_ranges(self)
 
     def preallocation(self, sizes: np.ndarray) -> tuple[int, int]:
         """The height and width to reserve memory for, in pixels.

@@ -58,6 +58,11 @@ def one_line(text: str) -> str:
     return _CONTROL.sub(" ", text)
 
 
+def reason(error: OSError) -> str:
+    """What the system says about an error, without the file's name: "No space left on device"."""
+    return error.strerror or str(error)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its type if the message is empty."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

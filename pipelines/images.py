@@ -16,7 +16,7 @@ import tensorflow as tf
 from pipelines.augment import AugmentSpec
 from pipelines.building.clean import ImageRejected, clean_image
 from pipelines.building.sources import open_regular
-from pipelines.errors import first_line
+from pipelines.errors import first_line, reason
 from pipelines.loader import BatchSpec
 from pipelines.tf_image import Work, render
 from pipelines.uniform import RecordUniform
@@ -72,7 +72,7 @@ class ImageReader:
             with open_regular(path) as stream:
                 data = stream.readall()
         except OSError as error:
-            raise ImageRejected(error.strerror or str(error)) from None
+            raise ImageRejected(reason(error)) from None
         return self.pixels(data)
 
     def pixels(self, data: bytes) -> np.ndarray:

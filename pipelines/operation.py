@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from math import inf
 from typing import Any
+
+from pipelines.ranges import Range
 
 _KEY = "operation"  # in the metadata of a field
 
@@ -16,31 +17,6 @@ class Part(Enum):
     MIRROR = "mirror"
     WARP = "warp"  # all other geometry: outside the image is black
     COLOUR = "colour"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The values that a number may have.
-
-    Attributes:
-        low: the smallest value.
-        high: the largest value. Infinity itself is never allowed.
-        includes_low: whether `low` itself is allowed.
-        unit: of the values, for messages.
-    """
-
-    low: float
-    high: float
-    includes_low: bool = True
-    unit: str = ""
-
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high and value < inf and (self.includes_low or value > self.low)
-
-    def __str__(self) -> str:
-        left = "[" if self.includes_low else "("
-        right = "]" if self.high < inf else ")"
-        return f"{left}{self.low:g}, {self.high:g}{right}{self.unit and ' ' + self.unit}"
 
 
 @dataclass(frozen=True)
@@ -57,7 +33,7 @@ class Operation:
     """
 
     neutral: Any
-    limits: Limits
+    limits: Range
     columns: tuple[int, ...]
     part: Part | None
     chance: str = ""
@@ -66,17 +42,18 @@ class Operation:
         """What is wrong with a value, or ""."""
         if value == self.neutral:
             return ""
-        if isinstance(self.neutral, tuple):
-            low, high = value
-            if not (low <= high and low in self.limits and high in self.limits):
-                return f"must be a range (low, high) within {self.limits}, not {low}…{high}"
-        elif value not in self.limits:
-            return f"must be in {self.limits}, not {value}"
-        return ""
+        if not isinstance(self.neutral, tuple):
+            problem = self.limits.problem(value)
+            return problem and f"{problem}, not {value}"
+        low, high = value
+        problem = self.limits.problem(low) or self.limits.problem(high)
+        if not problem and low > high:
+            problem = "must be a range (low, high)"
+        return problem and f"{problem}, not {low}…{high}"
 
 
 def declare(
-    neutral: Any, limits: Limits, part: Part | None = None, columns: Iterable[int] = (), chance: str = ""
+    neutral: Any, limits: Range, part: Part | None = None, columns: Iterable[int] = (), chance: str = ""
 ) -> Any:
     """Declares a field of a dataclass as an `Operation`, with the neutral value as its default."""
     return field(default=neutral, metadata={_KEY: Operation(neutral, limits, tuple(columns), part, chance)})

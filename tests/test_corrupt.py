@@ -17,7 +17,7 @@ from kimagenet.commands import build_index
 from kimagenet.runs.directory import RunDirectory
 from kimagenet.runs.reporters import JsonLines
 from kimagenet.training.feed import Feed, open_feed
-from kimagenet.training.recovery import MAX_TRIES, CorruptRecords, reason_of
+from kimagenet.training.recovery import MAX_TRIES, SkippedRecords, reason_of
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, UserError
 from pipelines.errors import RunFailed
 from pipelines.loaders.dali import native
@@ -43,7 +43,7 @@ def open_split(dataset: Path, name: str, split: str = "train", **options) -> Fee
     augment = AugmentSpec.evaluation() if split == "validation" else AugmentSpec.train()
     shards = ShardSet.open(dataset, split)
     batch = BatchSpec(BATCH_SIZE, 32)
-    corrupt = CorruptRecords("skip", 1000)
+    corrupt = SkippedRecords("skip", 1000)
     return open_feed(
         tf.distribute.get_strategy(), name, shards, batch, augment, workers=1, **{"corrupt": corrupt} | options
     )
@@ -119,7 +119,7 @@ def test_evaluation_counts_every_other_record_once(dataset: Path, name: str) -> 
 @pytest.mark.parametrize("name", READING)
 @pytest.mark.parametrize("kind", faults.RECORD_DAMAGES)
 def test_stop_names_the_record(dataset: Path, name: str, kind: str) -> None:
-    with open_split(dataset, name, corrupt=CorruptRecords()) as feed:
+    with open_split(dataset, name, corrupt=SkippedRecords()) as feed:
         plan = feed.loaders[0].plan(0)
         record = int(plan.records[3 * BATCH_SIZE + 5])
         faults.corrupt(feed.shards, [record], kind)
@@ -147,7 +147,7 @@ def test_when_every_record_is_corrupt_the_run_ends(dataset: Path, name: str) -> 
         with pytest.raises(RunFailed, match=f"0 records in the train split, without {TRAIN_RECORDS} corrupt ones, do"):
             list(feed.epoch(0))
         assert feed.corrupt.of("train") == [*planned, *sorted({*range(TRAIN_RECORDS)} - {*planned})]
-    with open_split(dataset, name, corrupt=CorruptRecords("skip", 20)) as feed:
+    with open_split(dataset, name, corrupt=SkippedRecords("skip", 20)) as feed:
         with pytest.raises(
             RunFailed, match=r"\(and 7 more in its batch\); 16 were skipped before, and at most 20 may be"
         ):
@@ -182,7 +182,7 @@ def test_the_loaders_of_all_replicas_skip(dataset: Path) -> None:
     faults.corrupt(shards, bad)
     with open_split(dataset, "tfdata") as one:
         expected = [labels.numpy().tolist() for epoch in range(2) for _, labels in one.epoch(epoch)]
-    corrupt = CorruptRecords("skip")
+    corrupt = SkippedRecords("skip")
     with open_feed(TwoReplicas(), "tfdata", shards, batch, AugmentSpec.train(), workers=1, corrupt=corrupt) as two:
         assert len(two.loaders) == 2
         assert [labels.numpy().tolist() for epoch in range(2) for _, labels in two.epoch(epoch)] == expected
@@ -195,7 +195,7 @@ def test_several_processes_cannot_skip(dataset: Path, monkeypatch: pytest.Monkey
     shards = ShardSet.open(dataset, "train")
     arguments = TwoReplicas(), "tfdata", shards, BatchSpec(BATCH_SIZE, 32), AugmentSpec.train()
     with pytest.raises(UserError, match=r"several workers cannot skip corrupt records: .* on_corrupt=stop"):
-        open_feed(*arguments, corrupt=CorruptRecords("skip"))
+        open_feed(*arguments, corrupt=SkippedRecords("skip"))
     open_feed(*arguments).close()
 
 
@@ -224,7 +224,7 @@ def test_bit_rot_that_decodes_is_found_by_the_checksum(dataset: Path) -> None:
 
 def test_the_printed_command_can_be_pasted() -> None:
     found = [CorruptRecord("train", "/my data/train-00000-of-00001", 3, 40, "its image data is not an image")]
-    for corrupt in (CorruptRecords(), CorruptRecords("skip", 0)):
+    for corrupt in (SkippedRecords(), SkippedRecords("skip", 0)):
         with pytest.raises(RunFailed, match=r"`python -m tools\.check_shards '/my data' --quarantine`"):
             corrupt.add(found, epoch=0, step=0)
         assert not corrupt.lines
@@ -249,7 +249,7 @@ def test_an_index_that_does_not_fit_is_named_and_no_record_is_skipped(
     dataset: Path, name: str, policy: str, shard: int, place: int, by: int
 ) -> None:
     path = move_boundary(ShardSet.open(dataset, "train"), shard, place, by)
-    with open_split(dataset, name, corrupt=CorruptRecords(policy)) as feed:
+    with open_split(dataset, name, corrupt=SkippedRecords(policy)) as feed:
         with pytest.raises(RunFailed, match="the index does not fit its shard: the record at byte ") as caught:
             list(feed.epoch(0))
         assert not feed.corrupt.lines
@@ -287,7 +287,7 @@ def test_validation_records_have_the_epoch_of_the_run(dataset: Path, tmp_path: P
 
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(UserError, match="on_corrupt is one of stop, skip, not 'ignore'"):
-        CorruptRecords("ignore")
+        SkippedRecords("ignore")
 
 
 @pytest.mark.parametrize(

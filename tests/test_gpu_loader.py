@@ -201,7 +201,7 @@ def test_flags_make_the_decoders_settings() -> None:
     assert decoder_options(parser.parse_args([])) == DecoderOptions()
     flags = ["--hw-decoder-load=0.9", "--no-fancy_upsampling", "--preallocate-percentile", "0", "--reader-queue=3"]
     assert decoder_options(parser.parse_args(flags)) == DecoderOptions(0.9, False, 0.0, 3)
-    with pytest.raises(UserError, match=r"hw_decoder_load is 2\.0; choose a number from 0 to 1"):
+    with pytest.raises(UserError, match=r"hw_decoder_load must be at most 1, not 2\.0"):
         decoder_options(parser.parse_args(["--hw-decoder-load=2"]))
     assert "\ndecoder:\n" in parser.format_help()
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import pytest
 
 from pipelines import AugmentSpec, UserError
-from pipelines.operation import Limits, Part, declare
+from pipelines.operation import Part, declare
+from pipelines.ranges import Range
 
 INF = float("inf")
 
@@ -14,8 +15,8 @@ INF = float("inf")
 class Extended(AugmentSpec):
     """Two more fields."""
 
-    tint: float = declare(0.0, Limits(0, 0.5), Part.COLOUR, columns=[100])
-    shear: float = declare(0.0, Limits(0, 45, unit="degrees"), Part.WARP, columns=[101])
+    tint: float = declare(0.0, Range(at_least=0, at_most=0.5), Part.COLOUR, columns=[100])
+    shear: float = declare(0.0, Range(at_least=0, at_most=45, unit="degrees"), Part.WARP, columns=[101])
 
 
 def test_a_new_field_is_checked_and_counts() -> None:
@@ -26,24 +27,25 @@ def test_a_new_field_is_checked_and_counts() -> None:
         True,
         True,
     )
-    with pytest.raises(UserError, match=r"^augmentation: tint must be in \[0, 0.5\], not 0.6$"):
+    with pytest.raises(UserError, match=r"^augmentation: tint must be at most 0\.5, not 0\.6$"):
         Extended(tint=0.6)
-    with pytest.raises(UserError, match=r"^augmentation: shear must be in \[0, 45\] degrees, not -1.0$"):
+    with pytest.raises(UserError, match=r"^augmentation: shear must be at least 0 degrees, not -1\.0$"):
         Extended(shear=-1.0)
     with pytest.raises(UserError, match="center_crop cannot be combined"):
         Extended(shear=9.0, center_crop=1.0)
 
 
 @pytest.mark.parametrize(
-    ("limits", "inside", "outside", "text"),
+    ("limits", "inside", "outside", "problem"),
     [
-        (Limits(0, 1), (0, 0.5, 1), (-1e-9, 1.1, float("nan")), "[0, 1]"),
-        (Limits(0, 1, includes_low=False), (1e-9, 1), (0, 1.1), "(0, 1]"),
-        (Limits(0, INF), (0, 1e300), (-1, INF), "[0, inf)"),
-        (Limits(-180, 180, unit="degrees"), (-180, 180), (-181, 181), "[-180, 180] degrees"),
+        (Range(at_least=0, at_most=1), (0, 0.5, 1), (1.1, 2), "must be at most 1"),
+        (Range(above=0, at_most=1), (1e-9, 1), (0, -1), "must be greater than 0"),
+        (Range(at_least=0), (0, 1e300), (-1e-9, -1), "must be at least 0"),
+        (Range(at_least=-180, at_most=180, unit="degrees"), (-180, 180), (-181,), "must be at least -180 degrees"),
+        (Range(below=1), (-1e300, 0.999), (1, 2), "must be less than 1"),
+        (Range(), (-1e300, 1e300), (INF, -INF, float("nan")), "must be a finite number"),
     ],
 )
-def test_limits(limits: Limits, inside: tuple[float, ...], outside: tuple[float, ...], text: str) -> None:
-    assert all(value in limits for value in inside)
-    assert not any(value in limits for value in outside)
-    assert str(limits) == text
+def test_ranges(limits: Range, inside: tuple[float, ...], outside: tuple[float, ...], problem: str) -> None:
+    assert {limits.problem(value) for value in inside} == {""}
+    assert {limits.problem(value) for value in outside} == {problem}

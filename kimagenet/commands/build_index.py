@@ -9,7 +9,6 @@ from pathlib import Path
 from kimagenet import cli
 from pipelines.building.adopt import adopt_shards
 from pipelines.shards import remedies
-from pipelines.system.processes import cpu_count
 from pipelines.system.progress import ProgressBar
 
 EPILOG = """Shards of the original project can be used unchanged. No pixels are read, only the start of each record.
@@ -26,13 +25,7 @@ def make_parser() -> cli.Parser:
         choices=(0, 1),
         help="label of the first class (default: as in dataset.json; without one 0 if a record has label 0, else 1)",
     )
-    parser.add_argument(
-        "--workers",
-        type=cli.positive_int,
-        default=cpu_count(),
-        metavar="N",
-        help="number of processes (default: one for each core)",
-    )
+    cli.add_processes(parser)
     return parser
 
 

@@ -21,7 +21,6 @@ from pipelines.building.sources import Layout, Scratch, Source, recognize
 from pipelines.errors import one_line
 from pipelines.shards import remedies
 from pipelines.system.lock import owned
-from pipelines.system.processes import cpu_count
 from pipelines.system.progress import ProgressBar
 
 EXIT_REJECTED = 1
@@ -80,13 +79,7 @@ def make_parser() -> cli.Parser:
         metavar="N",
         help="exit with 0 if at most this many files were rejected (default: %(default)s)",
     )
-    parser.add_argument(
-        "--workers",
-        type=cli.positive_int,
-        default=cpu_count(),
-        metavar="N",
-        help="number of processes (default: one for each core)",
-    )
+    cli.add_processes(parser)
     return parser
 
 

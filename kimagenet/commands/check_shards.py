@@ -10,7 +10,6 @@ from kimagenet import cli
 from pipelines.building.check import CheckReport, check_shards, quarantine
 from pipelines.errors import UserError
 from pipelines.shards import remedies
-from pipelines.system.processes import cpu_count
 from pipelines.system.progress import ProgressBar
 
 EPILOG = """Checked are: length and data CRC of each record, features, label, image (decoded to its last block), index,
@@ -31,13 +30,7 @@ def make_parser() -> cli.Parser:
     )
     parser.add_argument("--fast", action="store_true", help="do not decode images; check everything else")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the faults as JSON")
-    parser.add_argument(
-        "--workers",
-        type=cli.positive_int,
-        default=cpu_count(),
-        metavar="N",
-        help="number of processes (default: one for each core)",
-    )
+    cli.add_processes(parser)
     return parser
 
 

@@ -13,7 +13,7 @@ from kimagenet.inference.outputs import make_output_step
 from kimagenet.inference.tally import Tally
 from kimagenet.inference.trained import Trained, class_names, load
 from kimagenet.training.feed import open_feed
-from kimagenet.training.recovery import CorruptRecords
+from kimagenet.training.recovery import SkippedRecords
 from kimagenet.training.strategy import choose_strategy
 from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
@@ -35,7 +35,7 @@ def over_shards(
     loader: str = "auto",
     workers: int | None = None,
     device: str = "auto",
-    corrupt: CorruptRecords | None = None,
+    corrupt: SkippedRecords | None = None,
 ) -> Tally:
     """Evaluates a model on every record of a split, each counted once, on all GPUs.
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from kimagenet.models._cost import multiply_adds
 from kimagenet.models._recipes import Reported
 from kimagenet.models._regularization import l2_kernels
-from kimagenet.ranges import Range, range_of
 from kimagenet.recipe import Recipe
 from pipelines.errors import UserError
+from pipelines.ranges import Range, range_of
 
 if TYPE_CHECKING:
     import keras

@@ -5,6 +5,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from pipelines.errors import reason
+
 _log = logging.getLogger(__name__)
 
 
@@ -38,8 +40,8 @@ class AppendFile:
                 with suppress(OSError):
                     os.truncate(self._path, size)  # removes what was written of it
             if not self._has_failed:
-                reason = error.strerror or error
-                _log.warning("%s: not written (%s); its lines wait in memory, training continues", self._path, reason)
+                what = "%s: not written (%s); its lines wait in memory, training continues"
+                _log.warning(what, self._path, reason(error))
             self._has_failed = True
             return
         self._waiting = b""

@@ -19,7 +19,7 @@ from kimagenet.runs.saving import KeepCheckpoints, KeepLastAndBest
 from kimagenet.runs.tensorboard import TensorBoardEvents
 from kimagenet.training.loop import Loop, NonFiniteLoss, Stopped
 from kimagenet.training.results import Position
-from pipelines.errors import RunFailed, ToBeResumed, UserError
+from pipelines.errors import RunFailed, ToBeResumed, UserError, reason
 from pipelines.system.files import write_atomic
 
 _log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def _save_final(loop: Loop, run: RunDirectory) -> None:
     try:
         save_model(loop.model, run.final)
     except OSError as error:
-        what = f"not written ({error.strerror or error}), but the training is complete"
+        what = f"not written ({reason(error)}), but the training is complete"
         remedy = "make room, then resume the run to write it"
         raise ToBeResumed(what, path=run.final, remedy=remedy, setting="resume") from None
 
@@ -140,7 +140,7 @@ def _save_last(loop: Loop, run: RunDirectory) -> None:
         with loop.evaluation_weights():
             save_model(loop.model, run.last)
     except OSError as error:
-        _log.warning("%s: not written (%s)", run.last, error.strerror or error)
+        _log.warning("%s: not written (%s)", run.last, reason(error))
 
 
 def _explained(
@@ -157,7 +157,7 @@ def _explained(
         write_atomic(path, (json.dumps(found, indent=1) + "\n").encode())
         where = f"in {path.name}"
     except OSError as failure:
-        where = f"{', '.join(records)} ({path.name} was not written: {failure.strerror or failure})"
+        where = f"{', '.join(records)} ({path.name} was not written: {reason(failure)})"
     state = "the state after it is in checkpoints/nonfinite.ckpt" if has_state else "its state was not written"
     return RunFailed(
         f"{error}; the records of that batch are {where}, {state}",

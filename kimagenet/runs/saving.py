@@ -11,6 +11,7 @@ import keras
 from kimagenet.runs.checkpoint import Checkpoint
 from kimagenet.runs.directory import RunDirectory, save_model
 from kimagenet.training.loop import Loop
+from pipelines.errors import reason
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class KeepLastAndBest(keras.callbacks.Callback):
                 try:
                     save_model(self._loop.model, path)
                 except OSError as error:
-                    _log.warning("%s: not written (%s); training continues", path, error.strerror or error)
+                    _log.warning("%s: not written (%s); training continues", path, reason(error))
 
 
 class KeepCheckpoints(keras.callbacks.Callback):
@@ -108,7 +109,7 @@ class KeepCheckpoints(keras.callbacks.Callback):
         try:
             checkpoint.write(path)
         except OSError as error:
-            _log.warning("%s: not written (%s); earlier ones stay", path, error.strerror or error)
+            _log.warning("%s: not written (%s); earlier ones stay", path, reason(error))
             return
         self._written = step
         # Checkpoints of later steps are damaged, or from before a forced resume.

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from kimagenet.training.recovery import CorruptRecords, Recovery
+from kimagenet.training.recovery import Recovery, SkippedRecords
 from kimagenet.training.strategy import local_ranks
 from pipelines.augment import AugmentSpec
 from pipelines.decoding import DecoderOptions
@@ -63,7 +63,7 @@ class Feed:
         self,
         strategy: tf.distribute.Strategy,
         loaders: list[Loader],
-        corrupt: CorruptRecords | None = None,
+        corrupt: SkippedRecords | None = None,
         timeout: float = 0.0,
     ) -> None:
         self._ranks = local_ranks(strategy)
@@ -79,7 +79,7 @@ class Feed:
         self.global_batch = first.batch.batch_size * self.replicas
         self.steps_per_epoch = first.steps_per_epoch
         self.dropped_records = first.dropped_records
-        self.recovery = Recovery(loaders, CorruptRecords() if corrupt is None else corrupt, timeout)
+        self.recovery = Recovery(loaders, SkippedRecords() if corrupt is None else corrupt, timeout)
         self.gives_up: Callable[[], bool] = lambda: False
         self._timeout = timeout
         self._place = ""
@@ -88,7 +88,7 @@ class Feed:
         self.is_blocked = False
 
     @property
-    def corrupt(self) -> CorruptRecords:
+    def corrupt(self) -> SkippedRecords:
         """The corrupt records of the run, those of its other splits included."""
         return self.recovery.corrupt
 
@@ -196,7 +196,7 @@ def open_feed(
     prefetch: int = 2,
     device: str = "auto",
     strict: bool = False,
-    corrupt: CorruptRecords | None = None,
+    corrupt: SkippedRecords | None = None,
     timeout: float = 0.0,
     decoder: DecoderOptions | None = None,
 ) -> Feed:

@@ -185,7 +185,7 @@ class Loop:
         return [np.array(variable.numpy()) for variable in self.variables]
 
     def skip_again(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Skips the corrupt records that a checkpoint lists, in the form of `CorruptRecords.lines`."""
+        """Skips the corrupt records that a checkpoint lists, in the form of `SkippedRecords.lines`."""
         self.training.corrupt.lines = list(lines)
         for feed in (self.training, self.validation):
             if feed is not None:

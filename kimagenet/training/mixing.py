@@ -6,14 +6,12 @@ the draws is arithmetic on fixed shapes, which XLA can compile.
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from kimagenet.recipe import Recipe
 from pipelines.errors import UserError
-
-if TYPE_CHECKING:
-    from kimagenet.recipe import Recipe
+from pipelines.ranges import range_of
 
 ERASED_AREA = (0.02, 1 / 3)  # share of the image
 ERASED_ASPECT = (0.3, 1 / 0.3)  # height / width, log-uniform
@@ -40,14 +38,13 @@ class MixSpec:
     erase: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("mixup", "cutmix"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{name} must be finite and not negative, not {getattr(self, name)}", setting=name)
-        if not 0 <= self.erase <= 1:
-            raise UserError(f"erase must be in [0, 1], not {self.erase}", setting="erase")
+        for name in ("mixup", "cutmix", "erase"):
+            value = getattr(self, name)
+            if problem := range_of(Recipe, name).problem(value):
+                raise UserError(f"{name} {problem}, not {value}", setting=name)
 
     @classmethod
-    def of(cls, recipe: "Recipe") -> "MixSpec":
+    def of(cls, recipe: Recipe) -> "MixSpec":
         """The mixing of a recipe."""
         return cls(recipe.mixup, recipe.cutmix, recipe.erase)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.errors import Blocked, RunFailed, UserError
+from pipelines.errors import Blocked, RunFailed, UserError, reason
 from pipelines.loader import Loader
 from pipelines.shards import remedies
 from pipelines.shards.corrupt import CorruptRecord, find_corrupt, problem_of_shards
@@ -27,7 +27,7 @@ LIMIT = 100
 MAX_TRIES = 3  # how often a step is read again if it failed although its records can be read and decoded
 
 
-class CorruptRecords:
+class SkippedRecords:
     """The corrupt records that a run skips, in all its splits, and the rule for new ones.
 
     Attributes:
@@ -90,7 +90,7 @@ class CorruptRecords:
         try:
             write_atomic(self._path, text.encode())
         except OSError as error:  # checkpoints contain the list as well
-            _log.warning("%s: not written (%s); training continues", self._path, error.strerror or error)
+            _log.warning("%s: not written (%s); training continues", self._path, reason(error))
 
 
 class Recovery:
@@ -108,7 +108,7 @@ class Recovery:
         UserError: records may be skipped, but there are other processes, which would not know.
     """
 
-    def __init__(self, loaders: Sequence[Loader], corrupt: CorruptRecords, timeout: float = 0.0) -> None:
+    def __init__(self, loaders: Sequence[Loader], corrupt: SkippedRecords, timeout: float = 0.0) -> None:
         if len(loaders) < loaders[0].world_size and corrupt.policy == "skip":
             raise UserError(
                 "several workers cannot skip corrupt records: one cannot tell the others",
@@ -175,7 +175,7 @@ class Recovery:
                 raise RunFailed(problem.what, path=problem.path, remedy=problem.remedy) from failure
             return self._corrupt_among(numbers)
         except OSError as error:
-            raise RunFailed(error.strerror or str(error), path=error.filename) from failure
+            raise RunFailed(reason(error), path=error.filename) from failure
 
     def _corrupt_among(self, numbers: Iterable[int]) -> list[CorruptRecord]:
         """`find_corrupt`. Raises `RunFailed` if an index is wrong: the records are good, so none is skipped."""

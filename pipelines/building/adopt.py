@@ -31,7 +31,7 @@ from pipelines.building.class_names import (
 )
 from pipelines.building.formats import describe
 from pipelines.building.leftovers import check_finished, clean_up
-from pipelines.errors import UserError, one_line
+from pipelines.errors import UserError, one_line, reason
 from pipelines.shards import records, remedies
 from pipelines.shards.dataset import DATASET_FILE, ClassInfo, DatasetInfo, ShardInfo, SplitInfo, shard_name
 from pipelines.shards.index import locate, write_index
@@ -47,7 +47,7 @@ ORIGINAL_LABEL_BASE = 1
 MAX_LABEL = 2**24  # a larger number is a wrong feature, not a label
 NO_LABEL = -1
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 Numbers = frozenset[int]  # record numbers in their shard
 
@@ -154,7 +154,7 @@ def _adopt(
         )
         info.save(directory)
     except OSError as error:
-        raise UserError(error.strerror or str(error), path=directory) from None
+        raise UserError(reason(error), path=directory) from None
     return info
 
 
@@ -273,7 +273,7 @@ def check_framing(path: Path) -> None:
         with open(path, "rb") as stream:
             head = stream.read(1024)
     except OSError as error:
-        raise UserError(error.strerror or str(error), path=path) from None
+        raise UserError(reason(error), path=path) from None
     if records.masked_crc(head[:8]) != int.from_bytes(head[8:12], "little") and (found := describe(head)):
         compressed = "write it again without compression" if "GZIP" in found else "copy or build the shard again"
         raise UserError(f"not a shard but {found}", path=path, remedy=compressed)
@@ -289,7 +289,7 @@ def _warn_of_wrong_sizes(directory: Path, scans: Mapping[str, _ShardScan]) -> No
         name, what = wrong[0]
         count = f"the features of {len(wrong):,} records have wrong image sizes" if len(wrong) > 1 else what
         first = f" (the first: {what})" if len(wrong) > 1 else ""
-        logger.warning("%s: %s%s; the sizes of the images are used", directory / name, count, first)
+        _log.warning("%s: %s%s; the sizes of the images are used", directory / name, count, first)
 
 
 def _remedy(directory: Path) -> str:

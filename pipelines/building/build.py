@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +29,8 @@ from pipelines.building.shard_writer import (
     write_shard,
 )
 from pipelines.building.sources import Entry, RejectedFile, Source
-from pipelines.errors import UserError
+from pipelines.errors import UserError, reason
+from pipelines.ranges import check_ranges, within
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, ShardInfo, SplitInfo, shard_name
 from pipelines.shards.shard_set import write_sizes
 from pipelines.system.files import remove_leftovers, user_path, write_atomic
@@ -39,9 +40,10 @@ from pipelines.system.progress import Progress, silent
 
 MIN_RECORDS_PER_SHARD = 64
 REJECTED_FILE = "rejected.jsonl"
+_MOST_SHARDS = 99_999  # the digits in the name of a shard
 _STAT_THREADS = 16  # a network file system answers many requests at once
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,22 +61,14 @@ class BuildOptions:
         UserError: a value is out of range.
     """
 
-    train_shards: int = 1024
-    validation_shards: int = 128
-    short_side: int | None = None
-    quality: int = 95
-    seed: int = 0
+    train_shards: int = field(default=1024, metadata=within(at_least=1, at_most=_MOST_SHARDS))
+    validation_shards: int = field(default=128, metadata=within(at_least=1, at_most=_MOST_SHARDS))
+    short_side: int | None = field(default=None, metadata=within(at_least=1))
+    quality: int = field(default=95, metadata=within(at_least=1, at_most=100))
+    seed: int = field(default=0, metadata=within(at_least=0))
 
     def __post_init__(self) -> None:
-        for name in ("train_shards", "validation_shards"):
-            if not 1 <= getattr(self, name) <= 99999:
-                raise UserError(f"{name} must be 1 to 99999, not {getattr(self, name)}", setting=name)
-        if self.short_side is not None and self.short_side < 1:
-            raise UserError(f"short_side must be at least 1, not {self.short_side}", setting="short_side")
-        if not 1 <= self.quality <= 100:
-            raise UserError(f"quality must be 1 to 100, not {self.quality}", setting="quality")
-        if self.seed < 0:
-            raise UserError(f"seed must be 0 or more, not {self.seed}", setting="seed")
+        check_ranges(self)
 
     def num_shards(self, split: str, images: int) -> int:
         """The number of shards for a split of `images` images."""
@@ -166,7 +160,7 @@ def _build(source: Source, output: Path, options: BuildOptions, workers: int, pr
         clean_up(output)
     except OSError as error:
         remedy = "fix this and repeat the same command; it keeps the finished shards"
-        raise UserError(error.strerror or str(error), path=output, remedy=remedy) from None
+        raise UserError(reason(error), path=output, remedy=remedy) from None
     return BuildReport(info, tuple(rejected), made["reencoded"])
 
 
@@ -194,7 +188,7 @@ def finish(output: Path, root: Path, options: BuildOptions) -> BuildReport | Non
     except (OSError, ValueError):
         plan = {}
     clean_up(output)
-    logger.warning("%s: removed; the build was stopped after its last shard, and is complete", state)
+    _log.warning("%s: removed; the build was stopped after its last shard, and is complete", state)
     if (plan.get("options"), plan.get("root")) != (asdict(options), str(root.absolute())):
         return None
     return BuildReport(info, tuple(_read_rejected(output / REJECTED_FILE)), info.build.get("reencoded", {}))
@@ -316,7 +310,7 @@ def _finished(tasks: Sequence[ShardTask]) -> dict[str, ShardResult]:
         same = list(pool.map(unchanged, *zip(*results, strict=True))) if results else []
     if changed := [task for (task, _), kept in zip(results, same, strict=True) if not kept]:
         shards = "1 finished shard is" if len(changed) == 1 else f"{len(changed):,} finished shards are"
-        logger.warning("%s: %s written again, because source files changed", changed[0].path.parent, shards)
+        _log.warning("%s: %s written again, because source files changed", changed[0].path.parent, shards)
     return {result.name: result for (_, result), kept in zip(results, same, strict=True) if kept}
 
 

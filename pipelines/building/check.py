@@ -17,7 +17,7 @@ from pipelines.building.adopt import MAX_LABEL, Numbers, adopt_shards, find_shar
 from pipelines.building.class_names import Numbering, contradiction_with_classes, find_contradiction, merged
 from pipelines.building.leftovers import check_finished, find_leftovers, size_text
 from pipelines.building.shard_checker import CheckTask, Fault, ShardCheck, check_shard
-from pipelines.errors import UserError
+from pipelines.errors import UserError, reason
 from pipelines.shards import remedies
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, SplitInfo
 from pipelines.shards.shard_set import read_sizes
@@ -102,7 +102,7 @@ def check_shards(
             results[result.name] = result
             progress("checking", sum(result.records for result in results.values()), total)
     except OSError as error:
-        raise UserError(error.strerror or str(error), path=error.filename or directory) from None
+        raise UserError(reason(error), path=error.filename or directory) from None
     known = {name: numbers for name, (_, numbers) in known_shards(info).items()} if info else {}
     more += _check_leftovers(directory)
     more += _check_class_names(
@@ -163,7 +163,7 @@ def quarantine(report: CheckReport, workers: int = 1) -> DatasetInfo:
         try:
             info.save(report.directory)
         except OSError as error:
-            raise UserError(error.strerror or str(error), path=report.directory / DATASET_FILE) from None
+            raise UserError(reason(error), path=report.directory / DATASET_FILE) from None
         return info
 
 

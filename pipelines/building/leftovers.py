@@ -12,7 +12,7 @@ STATE_FOLDER = ".build"  # beside the shards: the plan of an unfinished build an
 PLAN_FILE = "plan.json"
 _TEMPORARY = ".*.[0-9]*.tmp"  # names that `pipelines.system.files` gives
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def check_finished(directory: Path) -> None:
@@ -46,7 +46,7 @@ def clean_up(directory: Path) -> None:
             path.unlink(missing_ok=True)
     shutil.rmtree(state, ignore_errors=True)
     if state.exists():
-        logger.warning("%s: cannot be removed; remove it yourself, the data set does not need it", state)
+        _log.warning("%s: cannot be removed; remove it yourself, the data set does not need it", state)
 
 
 def size_text(path: Path) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from pipelines.building.clean import CleanImage, ImageRejected, clean_image
 from pipelines.building.leftovers import STATE_FOLDER
 from pipelines.building.sources import Entry, Stamp
-from pipelines.errors import UserError
+from pipelines.errors import UserError, reason
 from pipelines.shards import records
 from pipelines.shards.dataset import ClassInfo
 from pipelines.shards.index import Index, read_index, write_index
@@ -164,9 +164,7 @@ def _read(entry: Entry) -> tuple[bytes, Stamp]:
     try:
         return entry.read_stamped()
     except OSError as error:  # a fault of the disk, not of the image: rejecting the image would lose it
-        raise UserError(
-            error.strerror or str(error), path=entry.path, remedy="fix this and repeat the same command"
-        ) from None
+        raise UserError(reason(error), path=entry.path, remedy="fix this and repeat the same command") from None
 
 
 def _features(entry: Entry, info: ClassInfo, image: CleanImage) -> dict[str, records.FeatureValue]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import UserError, first_line
+from pipelines.errors import UserError, first_line, reason
 from pipelines.shards import records
 from pipelines.shards.index import Index, index_path, misplaced
 from pipelines.shards.remedies import build_index
@@ -66,7 +66,7 @@ def _problem_of_file(path: Path, end: int) -> UserError | None:
             read_bytes(path, end - 1, 1)
         except OSError as error:
             remedy = "check its disk and network, or copy or build it again"
-            return UserError(error.strerror or str(error), path=path, remedy=remedy)
+            return UserError(reason(error), path=path, remedy=remedy)
         return None
 
     try:

@@ -26,7 +26,7 @@ LOCK_FILE = ".lock"
 _PROCESS = uuid.uuid4().hex
 _LOCAL_LOCKS = {"nolock", "local_lock=all", "local_lock=flock"}  # mount options of NFS
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _take_by_name(path: Path, is_new: bool, setting: str) -> int | None:
     owner = None if is_new else Owner.read(path)
     if owner is not None and owner.process == _PROCESS:
         return None
-    logger.warning("%s: this file system has no locks between machines; the file's content decides", path)
+    _log.warning("%s: this file system has no locks between machines; the file's content decides", path)
     if owner is not None and owner.is_dead:
         path.unlink(missing_ok=True)
     elif path.exists() and not (is_new and path.stat().st_size == 0):

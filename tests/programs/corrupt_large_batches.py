@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from kimagenet.training.feed import open_feed
-from kimagenet.training.recovery import CorruptRecords
+from kimagenet.training.recovery import SkippedRecords
 from pipelines import AugmentSpec, BatchSpec, ShardSet
 from pipelines.shards.dataset import ClassInfo, DatasetInfo, ShardInfo, SplitInfo
 from pipelines.shards.index import scan, write_index
@@ -26,7 +26,7 @@ split = SplitInfo(shards=[ShardInfo(file=path.name, records=count, bytes=path.st
 DatasetInfo(label_base=1, classes=[ClassInfo(name="a")], splits={"train": split}).save(folder)
 shards = ShardSet.open(folder, "train")
 faults.corrupt(shards, range(0, count, 24))
-strategy, batch, corrupt = tf.distribute.get_strategy(), BatchSpec(32, 64), CorruptRecords("skip")
+strategy, batch, corrupt = tf.distribute.get_strategy(), BatchSpec(32, 64), SkippedRecords("skip")
 with open_feed(strategy, "dali", shards, batch, AugmentSpec.train(), workers=1, corrupt=corrupt) as feed:
     for epoch in range(2):
         assert sum(1 for _ in feed.epoch(epoch)) == 5

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.building.sources import imagenet
 from pipelines.building.sources.source import Found, Place, RejectedFile
-from pipelines.errors import UserError
+from pipelines.errors import UserError, reason
 
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val")}
 LOOSE = "not in a class folder"
@@ -94,4 +94,4 @@ def _visible(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as items:
             return [item for item in items if not item.name.startswith(".")]
     except OSError as error:
-        raise UserError(error.strerror or str(error), path=folder) from None
+        raise UserError(reason(error), path=folder) from None

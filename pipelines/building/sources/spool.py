@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, reason
 from pipelines.system.files import atomic_writer, remove_leftovers
 from pipelines.system.progress import Progress, silent
 
@@ -90,7 +90,7 @@ def _unpack_all(copies: dict[Path, Path], scratch: Scratch) -> None:
             raise UserError(f"cut off or damaged ({error})", path=path, remedy="download it again") from None
         except OSError as error:
             remedy = "fix this and repeat the same command; it keeps the tars that are unpacked"
-            raise UserError(error.strerror or str(error), path=copies[path], remedy=remedy) from None
+            raise UserError(reason(error), path=copies[path], remedy=remedy) from None
 
     with ThreadPoolExecutor(scratch.workers) as pool:
         try:

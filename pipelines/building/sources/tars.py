@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.building.sources.source import Found, Place, RejectedFile, Stamp
-from pipelines.errors import UserError
+from pipelines.errors import UserError, reason
 
 _BLOCK = 512
 _MAX_HEADER = 1 << 20  # bytes of a long name or of pax headers; a hostile tar claims gigabytes
@@ -56,7 +56,7 @@ def _stamp(path: Path) -> tuple[int, int]:
     try:
         return Stamp.of(str(path))[:2]
     except OSError as error:
-        raise UserError(error.strerror or str(error), path=path) from None
+        raise UserError(reason(error), path=path) from None
 
 
 def _problem(member: tarfile.TarInfo) -> str:

@@ -17,7 +17,7 @@ from weakref import WeakSet
 import numpy as np
 import tensorflow as tf
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, reason
 from pipelines.loader import Loader
 from pipelines.loaders._owned import OwnedDataset
 from pipelines.loaders.dali import native
@@ -163,7 +163,7 @@ class _DaliPipeline(Pipeline):
             files = self._written.result()
         except OSError as error:
             raise UserError(
-                f"the plan of an epoch cannot be written: {error.strerror or error}",
+                f"the plan of an epoch cannot be written: {reason(error)}",
                 path=error.filename,
                 remedy="free some space, or set TMPDIR to another folder",
             ) from error

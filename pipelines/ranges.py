@@ -19,12 +19,14 @@ class Range:
         at_least: the value is this or greater.
         below: the value is less than this.
         at_most: the value is this or less.
+        unit: of the values, for messages.
     """
 
     above: float = -math.inf
     at_least: float = -math.inf
     below: float = math.inf
     at_most: float = math.inf
+    unit: str = ""
 
     def problem(self, value: float) -> str:
         """What is wrong with a value, as "must be at least 1", or "" if it is in the range."""
@@ -36,10 +38,11 @@ class Range:
             ("less than", self.below, value < self.below),
             ("at most", self.at_most, value <= self.at_most),
         )
-        return next((f"must be {words} {bound:,}" for words, bound, is_met in checks if not is_met), "")
+        unit = self.unit and f" {self.unit}"
+        return next((f"must be {words} {bound:,}{unit}" for words, bound, is_met in checks if not is_met), "")
 
 
-def within(**bounds: float) -> dict[str, Any]:
+def within(**bounds: Any) -> dict[str, Any]:
     """The metadata of a field with a range; the arguments are those of `Range`."""
     return {_KEY: Range(**bounds)}
 
@@ -51,14 +54,14 @@ def range_of(dataclass_type: type, name: str) -> Range:
 
 
 def check_ranges(instance: Any) -> None:
-    """Checks every field that has a range.
+    """Checks every field that has a range, except those that are None.
 
     Raises:
         UserError: a value is out of its range; `setting` is the name of the field.
     """
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
-        if _KEY in field.metadata and (problem := field.metadata[_KEY].problem(value)):
+        if _KEY in field.metadata and value is not None and (problem := field.metadata[_KEY].problem(value)):
             raise UserError(f"{field.name} {problem}, not {shortened(value)}", setting=field.name)
 
 
