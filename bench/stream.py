@@ -1,14 +1,20 @@
-"""What do short epochs cost? The same records in epochs of a few steps and of many, read as `batches` and `epochs`."""
+"""What do short epochs cost? The same records in epochs of a few steps and of many, read as `batches` and `epochs`.
+
+And the start of a pipeline: the rate from the 20th batch after opening on, against the rate of the same pipeline later.
+"""
 
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from typing import Any
 
 from bench.measurement import Measurement
 from bench.settings import Settings
-from bench.timing import Candidate, rates, ratios, run_interleaved
+from bench.timing import Candidate, Sample, rates, ratios, run_interleaved, timed
 
 _LONG_STEPS = 125
 _WAYS = ("batches", "epochs")
+_FIRST_BATCHES = 20
+_SETTLED_SECONDS = 12.0  # after which a pipeline has its final speed
 
 
 def measure(settings: Settings) -> Iterator[Measurement]:
@@ -22,6 +28,10 @@ def measure(settings: Settings) -> Iterator[Measurement]:
         stamp = settings.stamp(loader=loader, augment="full", dtype="float32")
         yield from rates("stream", samples, stamp)
         yield from ratios("stream", samples, names[_WAYS[0], long], stamp)
+        if not settings.short:
+            opened = _after_opening(settings, loader, long)
+            yield from rates("stream", opened, stamp)
+            yield from ratios("stream", opened, list(opened)[-1], stamp)
 
 
 def _name(settings: Settings, way: str, records: int) -> str:
@@ -35,6 +45,21 @@ def _candidate(settings: Settings, name: str, loader: str, way: str, records: in
                 yield settings.batch_size
 
     return Candidate(name, stream, settings.prefetch + 2)
+
+
+def _after_opening(settings: Settings, loader: str, records: int) -> dict[str, list[Sample]]:
+    """A new pipeline each round: its samples from the 20th batch on, and some seconds later."""
+    first: list[Sample] = []
+    later: list[Sample] = []
+    for _ in range(settings.rounds):
+        with closing(_candidate(settings, "", loader, _WAYS[0], records).open()) as stream:
+            for _ in range(_FIRST_BATCHES):
+                next(stream)
+            first.append(timed(stream, settings.seconds))
+            timed(stream, _SETTLED_SECONDS)
+            later.append(timed(stream, settings.seconds))
+    name = _name(settings, _WAYS[0], records)
+    return {f"{name}, from the {_FIRST_BATCHES}th batch on": first, f"{name}, some seconds later": later}
 
 
 def _read(opened: Any, way: str) -> Iterator[Any]:

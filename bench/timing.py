@@ -135,18 +135,23 @@ def turn_of(stream: Iterator[int], buffered: int) -> Turn:
             next(stream)
             if done > buffered and time.perf_counter() >= warm_until:
                 break
-        images = 0
-        gaps: list[float] = []
-        cpu_before, start = cpu_seconds(), time.perf_counter()
-        last = start
-        while last - start < seconds or not gaps:
-            images += next(stream)
-            now = time.perf_counter()
-            gaps.append(now - last)
-            last = now
-        return Sample(images, last - start, cpu_seconds() - cpu_before, last - start, tuple(gaps))
+        return timed(stream, seconds)
 
     return turn
+
+
+def timed(stream: Iterator[int], seconds: float) -> Sample:
+    """Reads an open stream for so many seconds, at least one item."""
+    images = 0
+    gaps: list[float] = []
+    cpu_before, start = cpu_seconds(), time.perf_counter()
+    last = start
+    while last - start < seconds or not gaps:
+        images += next(stream)
+        now = time.perf_counter()
+        gaps.append(now - last)
+        last = now
+    return Sample(images, last - start, cpu_seconds() - cpu_before, last - start, tuple(gaps))
 
 
 def cpu_seconds() -> float:

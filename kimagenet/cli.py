@@ -4,7 +4,6 @@ Flags can be written with `-` or `_`, but not abbreviated. A wrong flag and a `U
 """
 
 import argparse
-import difflib
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.errors import Blocked, BlockedInterrupt, UserError, one_line, reason
+from pipelines.errors import Blocked, BlockedInterrupt, UserError, did_you_mean, one_line, reason
 from pipelines.system.files import user_path
 from pipelines.system.limits import core_count, limits
 from pipelines.system.processes import cpu_count
@@ -62,8 +61,7 @@ class Parser(argparse.ArgumentParser):
         if not argument.startswith("-"):
             return "unexpected argument"
         flags = [flag for action in self._actions for flag in action.option_strings]
-        similar = difflib.get_close_matches(argument.split("=")[0], flags, n=1)
-        return "no such flag" + (f"; did you mean {similar[0]}?" if similar else "")
+        return "; ".join(filter(None, ["no such flag", did_you_mean(argument.split("=")[0], flags)]))
 
 
 def positive_int(text: str) -> int:

@@ -7,6 +7,7 @@ jitter of the full augmentation do not turn one class into another.
 
 import fcntl
 import itertools
+import logging
 import math
 import os
 import shutil
@@ -21,9 +22,12 @@ from pipelines.building.build import BuildOptions, build
 from pipelines.building.sources import open_source
 from pipelines.errors import UserError, reason
 from pipelines.shards.dataset import DATASET_FILE
+from pipelines.shards.shard_set import ShardSet
 from pipelines.system.files import cache_directory
 from pipelines.system.processes import cpu_count, run_tasks
 from pipelines.system.progress import Progress, ProgressBar, silent
+
+_log = logging.getLogger(__name__)
 
 COLOURS = {"blue": (200, 245), "red": (-20, 25)}  # hue range, degrees
 TEXTURES = ("dotted", "striped")
@@ -215,7 +219,8 @@ def demo_directory(cache_dir: Path | None = None) -> Path:
 def ensure_demo(cache_dir: Path | None = None, workers: int | None = None, progress: Progress | None = None) -> Path:
     """The folder of the demo's shards. The first call generates them in the user's cache; later ones return at once.
 
-    An interrupted call leaves nothing that a later one would take for the data set.
+    An interrupted call leaves nothing that a later one would take for the data set. A data set with missing or
+    shortened files is generated again.
 
     Args:
         cache_dir: instead of $XDG_CACHE_HOME/kimagenet (~/.cache/kimagenet).
@@ -227,7 +232,7 @@ def ensure_demo(cache_dir: Path | None = None, workers: int | None = None, progr
     """
     demo = demo_directory(cache_dir)
     cache = demo.parent
-    if (demo / DATASET_FILE).exists():
+    if _is_whole(demo):
         return demo
     with ExitStack() as stack:
         if progress is None:
@@ -236,7 +241,7 @@ def ensure_demo(cache_dir: Path | None = None, workers: int | None = None, progr
             cache.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(open(cache / f"{DEMO_NAME}.lock", "w"))
             fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits, then finds the data set
-            if not (demo / DATASET_FILE).exists():
+            if not _is_whole(demo):
                 partial = cache / f".{DEMO_NAME}.partial"
                 shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed
                 stack.callback(shutil.rmtree, partial, ignore_errors=True)
@@ -247,6 +252,19 @@ def ensure_demo(cache_dir: Path | None = None, workers: int | None = None, progr
             remedy = "set XDG_CACHE_HOME to a folder that can be written, or choose a data set"
             raise UserError(reason(error), path=cache, remedy=remedy, setting="dataset_dir") from None
     return demo
+
+
+def _is_whole(demo: Path) -> bool:
+    """Whether the data set is there, with all its files. Warns if it is there and is damaged."""
+    if not (demo / DATASET_FILE).exists():
+        return False
+    try:
+        for split in ("train", "validation"):
+            ShardSet.open(demo, split)
+    except UserError as error:
+        _log.warning("%s; generating the demo data set again", error)
+        return False
+    return True
 
 
 def _build_demo(partial: Path, workers: int, progress: Progress) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from kimagenet.import_path import is_import_path
 from kimagenet.schedule import NAMES as SCHEDULES
 from kimagenet.schedule import Schedule, linear_scaled
 from pipelines.errors import UserError, one_line
@@ -29,7 +30,16 @@ AUGMENTS = ("full", "standard", "none")
 PRECISIONS = ("off", "float16", "bfloat16")
 
 
-def _choice(default: Any, group: str, text: str, choices: tuple[str, ...] | None = None, /, **bounds: float) -> Any:
+def _choice(
+    default: Any,
+    group: str,
+    text: str,
+    choices: tuple[str, ...] | None = None,
+    /,
+    *,
+    is_extensible: bool = False,
+    **bounds: float,
+) -> Any:
     """A field of the recipe.
 
     Args:
@@ -37,14 +47,16 @@ def _choice(default: Any, group: str, text: str, choices: tuple[str, ...] | None
         group: the group of flags that `--help` shows it in.
         text: what `--help` says about it.
         choices: the values of a str, if not every text is allowed.
+        is_extensible: whether an import path, "module:function", is allowed beside the choices.
         bounds: the range of a number, as for `Range`.
     """
     is_number = type(default) in (int, float)
     limits = within(**{"below": _LARGEST, **bounds}) if is_number else {}
-    return field(default=default, metadata={"group": group, "help": text, "choices": choices, **limits})
+    about = {"group": group, "help": text, "choices": choices, "is_extensible": is_extensible}
+    return field(default=default, metadata={**about, **limits})
 
 
-def _of_schedule(name: str, below: float = _LARGEST) -> dict[str, float]:
+def _of_schedule(name: str, below: float = _LARGEST) -> dict[str, Any]:
     """The bounds of a field that `Schedule` has under the same name."""
     limits = dataclasses.asdict(range_of(Schedule, name))
     return limits | {"below": min(limits["below"], below)}
@@ -82,7 +94,14 @@ class Recipe:
     )
     seed: int = _choice(0, "training", "seed of weights, dropout, record order and augmentation", at_least=0)
 
-    optimizer: str = _choice("adam", "optimizer", "the inner optimizer", OPTIMIZERS)
+    optimizer: str = _choice(
+        "adam",
+        "optimizer",
+        f"the inner optimizer: {', '.join(OPTIMIZERS)}; or module:function, your own function that takes this recipe "
+        "and returns a Keras optimizer",
+        OPTIMIZERS,
+        is_extensible=True,
+    )
     momentum: float = _choice(0.9, "optimizer", "momentum of sgd", at_least=0, below=1)
     nesterov: bool = _choice(False, "optimizer", "Nesterov momentum for sgd")
     epsilon: float = _choice(
@@ -180,10 +199,11 @@ class Recipe:
         for name, kind in get_type_hints(type(self)).items():
             self._check_type(name, kind)
         for f in dataclasses.fields(self):
-            choices = f.metadata["choices"]
-            if choices and getattr(self, f.name) not in choices:
-                value = shortened(getattr(self, f.name))
-                raise UserError(f"{f.name} must be one of {', '.join(choices)}, not {value}", setting=f.name)
+            choices, value = f.metadata["choices"], getattr(self, f.name)
+            if choices and value not in choices and not (f.metadata["is_extensible"] and is_import_path(value)):
+                form = " or module:function" if f.metadata["is_extensible"] else ""
+                what = f"{f.name} must be one of {', '.join(choices)}{form}, not {shortened(value)}"
+                raise UserError(what, setting=f.name)
         check_ranges(self)
         if self.weight_decay and self.decoupled_weight_decay:
             what = "weight_decay (L2) and decoupled_weight_decay exclude each other"

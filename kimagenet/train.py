@@ -27,6 +27,7 @@ from kimagenet.training.recovery import SkippedRecords
 from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
 from pipelines.loader import BatchSpec
+from pipelines.plan import EpochPlan
 from pipelines.shards import remedies
 from pipelines.shards.dataset import DatasetInfo
 from pipelines.shards.shard_set import ShardSet
@@ -91,6 +92,8 @@ def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
         say(f"{run.path}: this run is finished{how_to_evaluate(settings, 'validation' in info.splits)}")
         return 0
     splits = open_splits(settings.dataset_dir, info)
+    # Finds a batch that the records do not fill, before TensorFlow is imported.
+    EpochPlan(splits[0], AugmentSpec.named(recipe.augment), recipe.batch_size, recipe.image_size)
     say(recipe_text(recipe))
     cli.import_tensorflow()
     _set_up_keras(recipe)

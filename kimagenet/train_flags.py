@@ -114,8 +114,9 @@ def _add_recipe_flag(group: argparse._ArgumentGroup, field: dataclasses.Field, k
     if kind is bool:
         options["action"] = argparse.BooleanOptionalAction
     else:
-        options |= {"type": kind, "choices": field.metadata["choices"]}
-        if not options["choices"]:
+        choices = None if field.metadata["is_extensible"] else field.metadata["choices"]
+        options |= {"type": kind, "choices": choices}
+        if not choices:
             options["metavar"] = {int: "N", float: "X", str: "NAME"}[kind]
     group.add_argument("--" + field.name.replace("_", "-"), **options)
 

@@ -28,7 +28,7 @@ from kimagenet.train_flags import DEFAULT_DATASET_DIR
 from kimagenet.training.cluster import Cluster
 from pipelines import loaders
 from pipelines.decoding import DecoderOptions
-from pipelines.errors import UserError
+from pipelines.errors import UserError, did_you_mean
 from pipelines.system.files import user_path
 
 # The original's batch_size and iter_size if no flag says them; for other models it demanded the flags.
@@ -166,7 +166,7 @@ def _given_run(flags: argparse.Namespace, cluster: Cluster, is_resume_asked: boo
 def _dataset(given: Path | None, earlier: RunDirectory | None) -> tuple[Path, bool]:
     """The folder of shards, and whether it is the demo's."""
     if given is None and earlier:
-        given = Path(earlier.read_info()["dataset_dir"])
+        given = Path(earlier.read_info(dataset_dir=str)["dataset_dir"])
     if given is not None:
         return user_path(given), False
     with suppress(UserError):  # without a home folder there is no default place
@@ -182,7 +182,7 @@ def _with_known_model(recipe: Recipe) -> Recipe:
     if fine_tuning.is_saved(recipe.model):
         return recipe.replace(model=str(trained.find_model(Path(recipe.model).absolute())))
     if recipe.model not in models.names():
-        raise UserError(f"{recipe.model}: no such model", remedy=f"the models are {', '.join(models.names())}")
+        raise models.no_such_model(recipe.model)
     return recipe
 
 
@@ -243,7 +243,8 @@ def _recipe_in(name: str) -> Recipe:
         return Recipe.load(RunDirectory.existing(path).recipe)
     if path.is_file() or path.suffix == ".json":
         return Recipe.load(path)
-    remedy = f"choose a recipe.json, a run's folder or one of {', '.join(models.recipes())}"
+    known = ", ".join(models.recipes())
+    remedy = did_you_mean(name, models.recipes()) or f"choose a recipe.json, a run's folder or one of {known}"
     raise UserError(f"{name}: no such recipe", remedy=remedy, setting="recipe")
 
 

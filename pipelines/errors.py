@@ -1,6 +1,8 @@
 """The exceptions that users see."""
 
+import difflib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # file names may contain them, and terminals obey some
@@ -56,6 +58,12 @@ class ToBeResumed(UserError):
 def one_line(text: str) -> str:
     """The text without characters that a terminal would take for a command or a new line."""
     return _CONTROL.sub(" ", text)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A suggestion for a mistyped name, "did you mean resnet50?", or "" if no known name is similar."""
+    similar = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {similar[0]}?" if similar else ""
 
 
 def reason(error: OSError) -> str:

@@ -62,7 +62,7 @@ def test_another_order_is_mapped(model: Classes, data: Classes, expected: list[i
     ],
 )
 def test_other_classes_are_refused(model: Classes, data: Classes, difference: str) -> None:
-    with pytest.raises(UserError, match=rf"^m\.keras: knows other classes than .* in data \(.*{difference}"):
+    with pytest.raises(UserError, match=rf"^m\.keras: predicts other classes than .* in data \(.*{difference}"):
         numbers(model, data)
 
 
@@ -83,7 +83,7 @@ def test_names_from_another_data_set_get_the_models_order(tmp_path: Path) -> Non
     model = Trained(MODEL, classes=("x", "y", "z"), wnids=("n1", "n2", "n3"))
     assert class_names(model, 3, tmp_path / "data") == ("a", "Kranich", "Schleie")
     assert class_names(Trained(MODEL), 3, tmp_path / "data") == ("Schleie", "Kranich", "a")
-    with pytest.raises(UserError, match="knows other classes"):
+    with pytest.raises(UserError, match="predicts other classes"):
         class_names(Trained(MODEL, classes=("x", "y", "z")), 3, tmp_path / "data")
 
 

@@ -65,7 +65,7 @@ def test_other_classes_are_refused_in_one_line(odd_run: OddRun, tmp_path: Path, 
     assert error.count("\n") == 1
     resume = ["--force-resume", f"--output={odd_run.run.path}", f"--dataset-dir={other}", "--loader=tfdata"]
     assert train.main(resume) == 2
-    assert "knows other classes" in capsys.readouterr().err
+    assert "predicts other classes" in capsys.readouterr().err
 
 
 def test_fine_tuning_gives_the_last_layer_the_order_of_the_data_set(

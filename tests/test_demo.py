@@ -1,5 +1,6 @@
 """The demo data set: the same bytes each time, classes that need colour, texture and shape, built once and whole."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,24 @@ def test_what_a_killed_call_left_is_removed(small: None, tmp_path: Path) -> None
     folder = demo.ensure_demo(tmp_path, workers=1, progress=lambda *_: None)
     assert ShardSet.open(folder, "train").num_records == 24
     assert not left.exists()
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut off"])
+def test_a_damaged_data_set_is_generated_again(
+    damage: str, small: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = demo.ensure_demo(tmp_path, workers=1, progress=lambda *_: None)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shard = sorted(folder.glob("validation-*-of-*[0-9]"))[0]
+    if damage == "removed":
+        shard.unlink()
+    else:
+        os.truncate(shard, shard.stat().st_size - 1)
+    assert demo.ensure_demo(tmp_path, workers=1, progress=lambda *_: None) == folder
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (line,) = {record.getMessage() for record in caplog.records}
+    assert line.startswith(f"{shard}: ")
+    assert line.endswith("; generating the demo data set again")
 
 
 def test_the_cache_is_where_the_user_says(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

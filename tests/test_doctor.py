@@ -17,7 +17,7 @@ from kimagenet.diagnosis.findings import Finding
 from pipelines.loader import Unavailable
 from pipelines.loaders import dali
 from pipelines.loaders.dali import native
-from tests.helpers.programs import command
+from tests.helpers.programs import command, environment, run_program
 
 DALI_PROBLEM = dali.unavailable("cpu")
 needs_dali = pytest.mark.skipif(DALI_PROBLEM is not None, reason=f"no DALI: {DALI_PROBLEM}")
@@ -312,3 +312,12 @@ def test_one_screen_a_file_and_an_exit_code(
     assert written["findings"][1] | {"state": ""} == vars(found[1]) | {"state": ""}
     assert doctor.main(["--json=/no/folder/x.json"]) == 2
     assert capsys.readouterr().err.startswith("error: /no/folder/x.json: cannot be written")
+
+
+def test_python_without_docstrings_is_named_and_no_rebuilding_is_advised() -> None:
+    done = run_program("dali_without_docstrings", env=environment(PYTHONOPTIMIZE="2"))
+    if "is not installed" in done.stdout:
+        pytest.skip("no DALI")
+    cause, remedy = done.stdout.splitlines()
+    assert cause.startswith("DALI needs docstrings, which Python leaves out: ")
+    assert remedy == "run Python without -OO, and unset PYTHONOPTIMIZE"

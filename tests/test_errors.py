@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from kimagenet import cli
-from pipelines.errors import Blocked, RunFailed, ToBeResumed, UserError, first_line
+from pipelines.errors import Blocked, RunFailed, ToBeResumed, UserError, did_you_mean, first_line, reason
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,10 @@ def test_command_lines_add_the_flag(setting: str, end: str, capsys: pytest.Captu
 
 def test_the_first_line_of_an_empty_message_is_its_type() -> None:
     assert [first_line(error) for error in (ValueError("a\nb"), KeyError(), OSError())] == ["a", "KeyError", "OSError"]
+
+
+def test_a_mistyped_name_gets_a_suggestion() -> None:
+    assert did_you_mean("resnet5", ["demo", "resnet50"]) == "did you mean resnet50?"
+    assert did_you_mean("foo", ["demo", "resnet50"]) == ""
+    assert reason(OSError(28, "No space left on device", "x")) == "No space left on device"
+    assert reason(OSError("it failed")) == "it failed"

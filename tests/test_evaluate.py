@@ -63,7 +63,7 @@ def test_counts_every_record_of_a_model_file(
         (["MODEL", "--dataset-dir=/no/folder"], "/no/folder: no such folder"),
         (["MODEL", "--dataset-dir=DATA", "--split=test"], "no split 'test'"),
         (["DATA/dataset.json", "--dataset-dir=DATA"], "Keras cannot load it"),
-        (["OTHER", "--dataset-dir=DATA"], "knows 3 classes, the data set in DATA has 10"),
+        (["OTHER", "--dataset-dir=DATA"], "predicts 3 classes, the data set in DATA has 10"),
         (["MODEL", "--dataset-dir=DATA", "--json=/no/folder/x.json"], "/no/folder/x.json: cannot be written"),
         (["MODEL", "--dataset-dir=DATA", "--crop-ratio=2"], "crop"),
         (["MODEL", "--dataset-dirr=DATA"], "did you mean --dataset-dir?"),
@@ -145,7 +145,7 @@ def test_files_that_cannot_be_read_are_counted(odd_run: OddRun, tmp_path: Path, 
     assert "none of its files can be read" in capsys.readouterr().err
     (folder / "dog").mkdir()
     assert evaluate.main([model, f"--dataset-dir={folder}"]) == 2
-    assert f"{folder}/dog: the model knows no class of this name" in capsys.readouterr().err
+    assert f"{folder}/dog: the model has no class of this name" in capsys.readouterr().err
 
 
 def test_a_bare_model_takes_the_folders_in_order(
@@ -166,10 +166,10 @@ def test_folders_are_found_by_name_or_wnid(tmp_path: Path) -> None:
         (tmp_path / name / "x.jpg").touch()
     labels = {file.path.parent.name: file.label for file in class_folders.list_images(tmp_path, classes, wnids)}
     assert labels == {"n01440764": 0, "own": 1, "n02012849": 2, "n03126707": 3}
-    with pytest.raises(UserError, match="n03126707: the model knows no class"):
+    with pytest.raises(UserError, match="n03126707: the model has no class"):
         class_folders.list_images(tmp_path, classes[:3], wnids[:3])
     (tmp_path / "crane").mkdir()
-    with pytest.raises(UserError, match="crane: the model knows no class of this name"):
+    with pytest.raises(UserError, match="crane: the model has no class of this name"):
         class_folders.list_images(tmp_path, classes, wnids)
     assert class_folders.find(tmp_path, "validation") == tmp_path
     (tmp_path / "val").mkdir()

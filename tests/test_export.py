@@ -252,7 +252,7 @@ def test_a_failed_export_leaves_nothing(
         (["RUN", "--output=/proc/x"], "/proc/x: cannot be written"),
         (["RUN", "--output=NEW", "--format=onnx"], "needs the package tf2onnx; `pip install onnxruntime tf2onnx`"),
         (["RUN", "--output=NEW", "--format=pdf"], "invalid choice"),
-        (["SMALL", "--output=NEW", "--names-from=DATA"], "knows 3 classes"),
+        (["SMALL", "--output=NEW", "--names-from=DATA"], "predicts 3 classes"),
         (["FLAT", "--output=NEW"], "not square RGB images"),
         (["RUN"], "--output"),
     ],

@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 
 from kimagenet import models, optim, train
+from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
-from pipelines import AugmentSpec, BatchSpec, ShardSet, loaders, open_loader
+from pipelines import AugmentSpec, BatchSpec, ShardSet, UserError, loaders, open_loader
 from pipelines.loaders import dali
 from tests.helpers.documents import python_file
 
@@ -80,3 +81,16 @@ def test_an_optimizer() -> None:
     np.testing.assert_allclose(bias.numpy(), [0.9, 0.8], atol=1e-6)
     copied = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert type(copied.inner_optimizer) is centralize
+
+
+def test_an_optimizer_on_the_command_line(tiny_dataset: Path, tmp_path: Path) -> None:
+    module = execute("Takes the mean over a kernel's inputs")
+    run = RunDirectory(tmp_path / "run")
+    flags = ["--image-size=32", "--batch-size=20", "--iter-size=2", "--use-lookahead", "--loader=tfdata", "--workers=1"]
+    flags += [f"--optimizer={module.__name__}:make", f"--dataset-dir={tiny_dataset}", f"--output={run.path}"]
+    assert train.main(["demo", *flags, "--epochs=1"]) == 0
+    assert Recipe.load(run.recipe).optimizer == "example:make"
+    assert train.main(["--force-resume", f"--output={run.path}", "--epochs=2"]) == 0
+    assert keras.models.load_model(run.final).name == "demo"
+    with pytest.raises(UserError, match=r"optimizer must be one of .* or module:function, not 'example make'"):
+        Recipe(optimizer="example make")

@@ -107,7 +107,7 @@ def test_classes_without_names_are_numbers_or_those_of_a_data_set(
     assert found[0]["class"] == str(found[0]["label"])
     assert found[1]["class"] == list(KINDS)[found[0]["label"]]
     assert predict.main([str(other), *flags, f"--names-from={odd_run.dataset_dir}"]) == 2
-    assert "knows 3 classes" in capsys.readouterr().err
+    assert "predicts 3 classes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ import json
 import logging
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kimagenet import models
+from kimagenet.inference import trained
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
 from kimagenet.runs.identity import check_same
@@ -130,6 +132,44 @@ def test_a_doubled_key_in_the_files_of_runs_and_data_sets_is_refused(tiny_datase
     (tmp_path / "dataset.json").write_text(text.replace(name, f'"quarantine": [3], {name}', 1))
     with pytest.raises(UserError, match=r"dataset\.json: not a JSON file \(the key 'quarantine' is there twice\)"):
         DatasetInfo.load(tmp_path)
+
+
+RUN_INFO = {"version": 1, "dataset_dir": "shards", "classes": ["a", "b"], "wnids": [None, None], "short_side": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"dataset_dir": ...}, "damaged: dataset_dir is not a str"),
+        ({"dataset_dir": 5}, "damaged: dataset_dir is not a str"),
+        ({"classes": ...}, "damaged: classes is not a list"),
+        ({"version": 2}, "not of version 1"),
+    ],
+)
+def test_a_damaged_run_is_refused_by_name(changes: dict[str, Any], error: str, tmp_path: Path) -> None:
+    write_run(tmp_path, changes)
+    with pytest.raises(UserError, match=rf"run\.json: {error}"):
+        trained.find(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["wnids", "short_side"])
+def test_what_a_run_lacks_is_named(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_run(tmp_path, {name: ...})
+    assert trained.find(tmp_path).dataset_dir == Path("shards")
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path / 'run.json'}: lacks {name}, so ")
+    caplog.clear()
+    write_run(tmp_path, {})
+    assert trained.find(tmp_path).classes == ("a", "b")
+    assert caplog.messages == []
+
+
+def write_run(folder: Path, changes: dict[str, Any]) -> None:
+    """A finished run; fields that change to `...` are missing."""
+    info = {key: value for key, value in (RUN_INFO | changes).items() if value is not ...}
+    (folder / "run.json").write_text(json.dumps(info))
+    write_recipe(folder / "recipe.json")
+    (folder / "final.keras").touch()
 
 
 def resolved(*arguments: str) -> Recipe:

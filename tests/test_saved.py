@@ -108,7 +108,7 @@ def test_other_heads_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "foreign.keras"
     model.save(path)
     np.testing.assert_allclose(fine_tuning.build(path, 4, 48)(noise(48)), model(noise(48)), atol=1e-6)
-    with pytest.raises(UserError, match="knows 4 classes, the data set has 5"):
+    with pytest.raises(UserError, match="predicts 4 classes, the data set has 5"):
         fine_tuning.build(path, 5, 32)
 
 
@@ -168,6 +168,7 @@ def wrong_files(tmp_path: Path) -> Path:
     ("name", "flags", "message"),
     [
         ("missing.keras", [], "no such run directory or model file"),
+        ("whol.keras", [], "no such run directory or model file; did you mean {folder}/whole.keras?"),
         ("missing.h5", [], "no such run directory or model file"),
         ("folder", [], "not a run directory"),
         ("text.keras", [], "cannot be trained"),
@@ -188,7 +189,7 @@ def test_a_wrong_file_gets_one_line(
     error = capsys.readouterr().err
     assert re.fullmatch(r"error: [^\n]+\n", error), error
     assert name in error
-    assert message in error
+    assert message.format(folder=wrong_files) in error
     assert not (wrong_files / "run").exists()
 
 

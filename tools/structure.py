@@ -42,6 +42,7 @@ ROOMS = (
     "pipelines",
     "kimagenet.cli",
     "kimagenet.json_output",
+    "kimagenet.import_path",
     "kimagenet.schedule",
     "kimagenet.recipe",
     "kimagenet.models",

@@ -12,7 +12,7 @@ from pipelines.errors import UserError
 from pipelines.shards import remedies
 from pipelines.system.progress import ProgressBar
 
-EPILOG = """Checked are: length and data CRC of each record, features, label, image (decoded to its last block), index,
+EPILOG = """It checks the length and data CRC of each record, features, label, image (decoded to its last block), index,
 image sizes, dataset.json and its checksums. Each fault is one line. Shards of the original project and of other writers
 need no dataset.json and no features except image and label. A record is also faulty if the builder would not store its
 image unchanged (except for an EXIF orientation, which no loader applies). Exit codes: 0 no fault, 1 faults (not

@@ -53,7 +53,7 @@ def list_images(root: Path, classes: Sequence[str], wnids: Sequence[str | None] 
     files = []
     for folder in _folders(root):
         if (label := labels.get(plain(folder.name))) is None:
-            raise UserError("the model knows no class of this name", path=folder, remedy="rename or remove the folder")
+            raise UserError("the model has no class of this name", path=folder, remedy="rename or remove the folder")
         names = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
         files += [ImageFile(path, label) for path in names]
     if not files:

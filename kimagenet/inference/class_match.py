@@ -73,7 +73,7 @@ def numbers_in_model(model: Classes, data: Classes, model_file: Path, dataset_di
             number = {key: label for label, key in enumerate(ours)}
             return np.array([number[key] for key in theirs], np.int32)
     raise UserError(
-        f"knows other classes than the data set in {dataset_dir} ({_difference(ours, theirs)})",
+        f"predicts other classes than the data set in {dataset_dir} ({_difference(ours, theirs)})",
         path=model_file,
         remedy="use a data set with the model's classes",
     )

@@ -58,7 +58,7 @@ def over_shards(
         model = load(trained.model)
     folder = shards.paths[0].parent
     if (known := model.output_shape[-1]) != shards.num_classes:
-        what = f"knows {known} classes, the data set in {folder} has {shards.num_classes}"
+        what = f"predicts {known} classes, the data set in {folder} has {shards.num_classes}"
         raise UserError(what, path=trained.model)
     data = Classes.of(DatasetInfo.load(folder))
     numbers = numbers_in_model(trained.known, data, trained.model, folder)

@@ -73,7 +73,7 @@ def build(
         model = with_our_range(model, span, path, is_of_run=run_of(path) is not None)
         check_probabilities(model, path)
         if known != num_classes:
-            raise UserError(f"knows {known} classes, the data set has {num_classes}; {_WHY_KEPT}", path=path)
+            raise UserError(f"predicts {known} classes, the data set has {num_classes}; {_WHY_KEPT}", path=path)
     numbers: np.ndarray | None = np.arange(num_classes)
     if known == num_classes and dataset_dir is not None:
         numbers = _numbers(path, dataset_dir, has_our_head)

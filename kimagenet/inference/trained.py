@@ -1,5 +1,6 @@
 """Finds a trained model, loads it, and reads what its run knows about it. Imports Keras only to load."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,13 +10,15 @@ import numpy as np
 from kimagenet.inference.class_match import Classes, numbers_in_model
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
-from pipelines.errors import UserError, first_line
+from pipelines.errors import UserError, did_you_mean, first_line
 from pipelines.shards.dataset import DatasetInfo
 
 if TYPE_CHECKING:
     import keras
 
     from kimagenet.cli import Parser
+
+_log = logging.getLogger(__name__)
 
 CHECKPOINTS = ("final", "best", "last")
 
@@ -72,7 +75,8 @@ def find_model(path: Path, checkpoint: str | None = None) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise UserError("no such run directory or model file", path=path)
+        beside = (str(other) for other in path.parent.glob("*"))
+        raise UserError("no such run directory or model file", path=path, remedy=did_you_mean(str(path), beside))
     run = RunDirectory.existing(path)
     files = {"final": run.final, "best": run.best, "last": run.last}
     there = [name for name in CHECKPOINTS if files[name].is_file()]
@@ -95,7 +99,10 @@ def find(path: Path, checkpoint: str = "final") -> Trained:
     model = find_model(path, checkpoint)
     if (run := run_of(model)) is None:
         return Trained(model)
-    recipe, info = Recipe.load(run.recipe), run.read_info()
+    recipe, info = Recipe.load(run.recipe), run.read_info(dataset_dir=str, classes=list)
+    for name, meaning in (("wnids", "classes are compared by name only"), ("short_side", "images keep their size")):
+        if name not in info:
+            _log.warning("%s: lacks %s, so %s", run.info, name, meaning)
     return Trained(
         model,
         recipe.crop_ratio,
@@ -190,7 +197,7 @@ def class_names(trained: Trained, num_classes: int, dataset_dir: Path | None = N
     names = data.names if data else trained.classes or [str(number) for number in range(num_classes)]
     if len(names) != num_classes:
         where = dataset_dir or trained.model.parent
-        raise UserError(f"knows {num_classes} classes, but {where} names {len(names)}", path=trained.model)
+        raise UserError(f"predicts {num_classes} classes, but {where} names {len(names)}", path=trained.model)
     if data and dataset_dir and len(trained.classes) == num_classes:
         numbers = numbers_in_model(trained.known, data, trained.model, dataset_dir)
         names = [name for _, name in sorted(zip(numbers.tolist(), names, strict=True))]

@@ -17,7 +17,7 @@ from kimagenet.models._cost import multiply_adds
 from kimagenet.models._recipes import Reported
 from kimagenet.models._regularization import l2_kernels
 from kimagenet.recipe import Recipe
-from pipelines.errors import UserError
+from pipelines.errors import UserError, did_you_mean
 from pipelines.ranges import Range, range_of
 
 if TYPE_CHECKING:
@@ -68,7 +68,13 @@ def reported() -> dict[str, Reported]:
     return {key: figure for name in names() for key, figure in _file(name).REPORTED.items()}
 
 
+def no_such_model(name: str) -> UserError:
+    """The error for a name that is not one of `names()`."""
+    remedy = f"{did_you_mean(name, names())} the models are {', '.join(names())}"
+    return UserError(f"{name}: no such model", remedy=remedy.strip())
+
+
 def _file(name: str) -> ModuleType:
     if name not in names():
-        raise UserError(f"{name}: no such model", remedy=f"the models are {', '.join(names())}")
+        raise no_such_model(name)
     return import_module(f"{__name__}.{name}")

@@ -4,10 +4,12 @@ from typing import Any
 
 import keras
 
+from kimagenet.import_path import load
 from kimagenet.optim.clip import ClipGlobalNorm
 from kimagenet.optim.iter_size import IterSize
 from kimagenet.optim.lookahead import Lookahead
 from kimagenet.recipe import Recipe
+from pipelines.errors import UserError
 
 CLASSES = {
     "sgd": keras.optimizers.SGD,
@@ -40,6 +42,9 @@ def build(recipe: Recipe) -> keras.optimizers.Optimizer:
     Returns:
         The optimizer, with the learning rate `initial_lr`. To follow a schedule, assign `learning_rate`. For loss
         scaling, put a `LossScaleOptimizer` around it.
+
+    Raises:
+        UserError: `recipe.optimizer` is an import path that does not lead to an optimizer.
     """
     optimizer = _inner(recipe)
     if recipe.clip_global_norm:
@@ -52,6 +57,21 @@ def build(recipe: Recipe) -> keras.optimizers.Optimizer:
 
 
 def _inner(recipe: Recipe) -> keras.optimizers.Optimizer:
+    is_ours = recipe.optimizer in CLASSES
+    optimizer = CLASSES[recipe.optimizer](**_options(recipe)) if is_ours else _of_user(recipe)
+    optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
+    return optimizer
+
+
+def _of_user(recipe: Recipe) -> keras.optimizers.Optimizer:
+    optimizer = load(recipe.optimizer, "optimizer")(recipe)
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        what = f"{recipe.optimizer}: returned {type(optimizer).__name__}, not a Keras optimizer"
+        raise UserError(what, setting="optimizer")
+    return optimizer
+
+
+def _options(recipe: Recipe) -> dict[str, Any]:
     options: dict[str, Any] = {"learning_rate": recipe.initial_lr}
     if recipe.optimizer == "sgd":
         options |= {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
@@ -64,6 +84,4 @@ def _inner(recipe: Recipe) -> keras.optimizers.Optimizer:
         options["weight_decay"] = recipe.decoupled_weight_decay
     if recipe.ema:
         options |= {"use_ema": True, "ema_momentum": recipe.ema}
-    optimizer = CLASSES[recipe.optimizer](**options)
-    optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
-    return optimizer
+    return options

@@ -181,14 +181,24 @@ class RunDirectory:
         """Identifies the checkpoints of this run; raises `UserError` as `read_info` does."""
         return self.read_info().get("id", "")
 
-    def read_info(self) -> dict[str, Any]:
-        """The content of run.json; raises `UserError` if it is damaged or of another version."""
+    def read_info(self, **needed: type) -> dict[str, Any]:
+        """The content of run.json.
+
+        Args:
+            needed: the fields that the caller needs, and their types.
+
+        Raises:
+            UserError: it is damaged or of another version, or lacks such a field.
+        """
         try:
             info = json_text.parse(self.info.read_bytes())
         except ValueError as error:
             raise UserError(f"not a JSON file ({error})", path=self.info) from None
         if not isinstance(info, dict) or info.get("version") != RUN_VERSION:
             raise UserError(f"not of version {RUN_VERSION}, which this release reads", path=self.info)
+        for name, kind in needed.items():
+            if not isinstance(info.get(name), kind):
+                raise UserError(f"damaged: {name} is not a {kind.__name__}", path=self.info)
         return info
 
 

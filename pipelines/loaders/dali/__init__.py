@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import sys
 from typing import Any
 
 from pipelines.errors import first_line
@@ -16,6 +17,8 @@ _REBUILD = (
     "`pip install setuptools wheel packaging`, then `pip install --no-build-isolation --no-cache-dir "
     "--force-reinstall --no-deps 'nvidia-dali-tf-plugin-cuda120>=2.4,<2.5'`"
 )
+
+_WITHOUT_DOCSTRINGS = 2  # sys.flags.optimize with -OO
 
 
 def unavailable(device: str) -> Unavailable | None:
@@ -33,6 +36,9 @@ def unavailable(device: str) -> Unavailable | None:
     except tf.errors.NotFoundError:
         return Unavailable(f"DALI's TF plugin was built for another TensorFlow than {tf.__version__}", _REBUILD)
     except Exception as error:  # a foreign library may raise anything while it loads, and the user needs the remedy
+        if sys.flags.optimize >= _WITHOUT_DOCSTRINGS:
+            cause = f"DALI needs docstrings, which Python leaves out: {first_line(error)}"
+            return Unavailable(cause, "run Python without -OO, and unset PYTHONOPTIMIZE")
         return Unavailable(f"DALI's TF plugin does not load: {first_line(error)}", _REBUILD)
     if device == "gpu" and not tf.config.list_physical_devices("GPU"):
         remedy = "`pip install 'tensorflow[and-cuda]' nvidia-npp-cu12` installs CUDA's libraries"
