@@ -1,17 +1,17 @@
 """How does it scale? Loaders with threads; the plan of an epoch with records and shards, in seconds and memory."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from bench import decode
 from bench.measurement import Measurement
-from bench.memory import resident_megabytes
+from bench.memory import reset_peak, resident_megabytes
 from bench.settings import Settings
 from bench.timing import rates, ratios, run_interleaved
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet
@@ -22,6 +22,11 @@ from pipelines.system.processes import cpu_count
 IMAGENET_RECORDS = 1_280_000
 RECORDS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 SHARDS = (1, 4, 16, 64, 256, 1024)
+HUGE = 100_000_000, 1000  # records, shards: too many for a plan that is made as a whole
+_FIRST_STEPS, _LATER_STEPS = 64, 16_384  # of a stream's first segment, and of its longest
+
+
+Cost = TypeVar("Cost")
 
 
 class PlanCost(NamedTuple):
@@ -38,6 +43,20 @@ class PlanCost(NamedTuple):
     megabytes: float
 
 
+class SegmentCost(NamedTuple):
+    """What the plan of a part of an epoch costs.
+
+    Attributes:
+        first_seconds: until the first segment of an epoch is written, from the start of the epoch.
+        records_per_second: of long segments, planned and written.
+        megabytes: the peak memory.
+    """
+
+    first_seconds: float
+    records_per_second: float
+    megabytes: float
+
+
 def measure(settings: Settings) -> Iterator[Measurement]:
     """Measures loaders by threads, then plans, each in a new process."""
     yield from _threads(settings)
@@ -45,6 +64,7 @@ def measure(settings: Settings) -> Iterator[Measurement]:
     yield from _plans(settings, [(records, max(1, records // 1250)) for records in counts])
     if not settings.short:
         yield from _plans(settings, [(IMAGENET_RECORDS, shards) for shards in SHARDS])
+        yield from _segments(settings, *HUGE)
 
 
 def thread_counts(cores: int) -> list[int]:
@@ -65,7 +85,7 @@ def _threads(settings: Settings) -> Iterator[Measurement]:
 
 def _plans(settings: Settings, cases: Sequence[tuple[int, int]]) -> Iterator[Measurement]:
     for records, shards in cases:
-        costs = [_in_new_process(records, shards) for _ in range(1 if settings.short else settings.rounds)]
+        costs = [_in_new_process(plan_cost, records, shards) for _ in range(1 if settings.short else settings.rounds)]
         stamp = {"records": records, "shards": shards}
         name = f"plan of {records:,} records in {shards:,} shards"
         for what, unit, column in (
@@ -76,9 +96,21 @@ def _plans(settings: Settings, cases: Sequence[tuple[int, int]]) -> Iterator[Mea
             yield Measurement("scaling", what, unit, tuple(column), stamp)
 
 
-def _in_new_process(records: int, shards: int) -> PlanCost:
+def _segments(settings: Settings, records: int, shards: int) -> Iterator[Measurement]:
+    costs = [_in_new_process(segment_cost, records, shards) for _ in range(settings.rounds)]
+    stamp = {"records": records, "shards": shards}
+    name = f"plan of {records:,} records in {shards:,} shards, by segments"
+    for what, unit, column in (
+        (f"{name}: first segment", "s", [cost.first_seconds for cost in costs]),
+        (f"{name}: drawn and written", "records/s", [cost.records_per_second for cost in costs]),
+        (f"{name}: memory", "MB", [cost.megabytes for cost in costs]),
+    ):
+        yield Measurement("scaling", what, unit, tuple(column), stamp)
+
+
+def _in_new_process(function: Callable[[int, int], Cost], records: int, shards: int) -> Cost:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(plan_cost, records, shards).result()
+        return pool.submit(function, records, shards).result()
 
 
 def plan_cost(records: int, shards: int) -> PlanCost:
@@ -91,19 +123,39 @@ def plan_cost(records: int, shards: int) -> PlanCost:
     Returns:
         The cost, without that of the shard set itself.
     """
-    from pipelines.loaders.dali.plan_files import make_folder, write_plan
-
     shard_set = made_up_shards(records, shards)
+    reset_peak()
     before = resident_megabytes()
     start = time.perf_counter()
     plan = EpochPlan(shard_set, AugmentSpec.train(), batch_size=64, image_size=224)
     plan.records  # noqa: B018 computed on first use
     ordered = time.perf_counter()
-    segment = Segment.whole(plan)
+    _write(Segment.whole(plan))
+    written = time.perf_counter()
+    return PlanCost(ordered - start, written - ordered, resident_megabytes("VmHWM") - before)
+
+
+def segment_cost(records: int, shards: int) -> SegmentCost:
+    """Measures segments of the first epoch of a made-up shard set in this process, without the shard set itself."""
+    shard_set = made_up_shards(records, shards)
+    reset_peak()
+    before = resident_megabytes()
+    start = time.perf_counter()
+    plan = EpochPlan(shard_set, AugmentSpec.train(), batch_size=64, image_size=224)
+    _write(Segment(plan, 0, _FIRST_STEPS))
+    first = time.perf_counter()
+    count = 2
+    for number in range(count):
+        _write(Segment(plan, _FIRST_STEPS + number * _LATER_STEPS, _LATER_STEPS))
+    rate = count * _LATER_STEPS * plan.batch_size / (time.perf_counter() - first)
+    return SegmentCost(first - start, rate, resident_megabytes("VmHWM") - before)
+
+
+def _write(segment: Segment) -> None:
+    from pipelines.loaders.dali.plan_files import make_folder, write_plan
+
     with make_folder(segment) as folder:
         write_plan(segment, BatchSpec(64, 224), Path(folder))
-        written = time.perf_counter()
-    return PlanCost(ordered - start, written - ordered, resident_megabytes("VmHWM") - before)
 
 
 def made_up_shards(records: int, shards: int) -> ShardSet:

@@ -56,6 +56,32 @@ def test_a_pause_counts_as_one_tick(monkeypatch: pytest.MonkeyPatch) -> None:
         assert countdown.left() == left
 
 
+def test_time_in_which_the_process_computes_counts_a_quarter(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, used = Clock(), [0.0]
+    monkeypatch.setattr(watch, "time", clock)
+    countdown = Countdown(3.0, tick=0.5, work=lambda: used[0])
+    for seconds, worked, left in (
+        (0.5, 0.04, 2.5),
+        (0.5, 0.2, 2.375),
+        (0.5, 1.0, 2.25),
+        (3600.0, 1.0, 2.125),
+        (0.5, 0, 1.625),
+    ):
+        clock.now += seconds
+        used[0] += worked
+        assert countdown.left() == left
+
+
+def test_a_call_that_computes_has_more_time() -> None:
+    def compute() -> str:
+        until = time.monotonic() + 0.8
+        while time.monotonic() < until:
+            pass
+        return "done"
+
+    assert within(0.4, compute) == "done"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("act", "end"), [("time.sleep(1.5)", "answered"), ("threading.Event().wait()", "no answer")])
 def test_a_process_that_is_suspended_waits_on(act: str, end: str) -> None:

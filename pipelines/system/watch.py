@@ -12,6 +12,8 @@ T = TypeVar("T")
 
 
 _TICK = 0.25  # seconds
+_COMPUTING = 0.1  # of a core: a process that uses more is not waiting for a read
+_COMPUTING_COUNTS = 0.25
 _GRACE = 3.0  # seconds that a call has to return after an interrupt
 
 
@@ -25,22 +27,27 @@ class Countdown:
     Args:
         seconds: the time to count down.
         tick: the longest time between two calls of `left` while the process runs, in seconds.
+        work: the seconds of CPU time that the process has used. Time in which it computes counts a quarter: it has not
+            stopped. It may be opening a pipeline while other processes take most of the machine.
 
     Attributes:
         elapsed: the seconds so far.
     """
 
-    def __init__(self, seconds: float, tick: float = _TICK) -> None:
+    def __init__(self, seconds: float, tick: float = _TICK, work: Callable[[], float] = lambda: 0.0) -> None:
         self.elapsed = 0.0
         self._seconds = seconds
         self._tick = tick
-        self._looked = time.monotonic()
+        self._work = work
+        self._looked, self._worked = time.monotonic(), work()
 
     def left(self) -> float:
         """The seconds that are left; 0 or less at the end."""
-        now = time.monotonic()
-        self.elapsed += min(now - self._looked, self._tick)
-        self._looked = now
+        now, worked = time.monotonic(), self._work()
+        passed = min(now - self._looked, self._tick)
+        computes = worked - self._worked > _COMPUTING * passed
+        self.elapsed += passed * (_COMPUTING_COUNTS if computes else 1)
+        self._looked, self._worked = now, worked
         return self._seconds - self.elapsed
 
 
@@ -81,7 +88,8 @@ class Watch:
         while_waiting: called a few times per second with the seconds that the call takes so far; may raise.
 
     Attributes:
-        seconds: the time limit of each call (`math.inf` for none). Pauses of the process do not count; see `Countdown`.
+        seconds: the time limit of each call (`math.inf` for none). Pauses of the process do not count, and
+            time in which it computes counts a quarter; see `Countdown`.
     """
 
     def __init__(self, seconds: float, while_waiting: Callable[[float], None] = lambda _: None) -> None:
@@ -108,7 +116,7 @@ class Watch:
         return job.value
 
     def _wait(self, job: "_Job") -> None:
-        countdown = Countdown(self.seconds)
+        countdown = Countdown(self.seconds, work=time.process_time)
         try:
             while (left := countdown.left()) > 0:
                 if job.done.wait(min(left, _TICK)):
