@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from kimagenet import augmentation
 from kimagenet.import_path import is_import_path
 from kimagenet.schedule import NAMES as SCHEDULES
 from kimagenet.schedule import Schedule, linear_scaled
@@ -26,7 +27,6 @@ _LARGEST_COUNT = 2**20
 
 # Names of kimagenet.optim.build; the first three are the original's.
 OPTIMIZERS = ("sgd", "adam", "rmsprop", "adamw", "lamb", "lion", "nadam", "adamax", "adagrad", "adadelta", "adafactor")
-AUGMENTS = ("full", "standard", "none")
 PRECISIONS = ("off", "float16", "bfloat16")
 
 
@@ -92,6 +92,9 @@ class Recipe:
         at_least=0,
         below=1,
     )
+    early_stopping: int = _choice(
+        0, "training", "end after this many validations without a lower validation loss; 0 = never", at_least=0
+    )
     seed: int = _choice(0, "training", "seed of weights, dropout, record order and augmentation", at_least=0)
 
     optimizer: str = _choice(
@@ -146,6 +149,12 @@ class Recipe:
     step_factor: float = _choice(
         0.1, "learning rate", "lr_sched=step: what each step multiplies the rate by", **_of_schedule("step_factor")
     )
+    reduce_on_plateau: int = _choice(
+        0,
+        "learning rate",
+        "multiply the rate by 0.1 after this many validations without a lower validation loss; 0 = never",
+        at_least=0,
+    )
     lr_reference_batch: int = _choice(
         0,
         "learning rate",
@@ -156,9 +165,9 @@ class Recipe:
     augment: str = _choice(
         "full",
         "data",
-        "full: crop, flip, rotation and colour, as the original; standard: random resized crop and flip. There is no "
-        "RandAugment: DALI's auto_aug and an implementation in tf.data cannot be shown to give the same images",
-        AUGMENTS,
+        "full: crop, flip, rotation and colour, as the original; standard: random resized crop and flip; none; or "
+        "module:function, your own function that returns an AugmentSpec. There is no RandAugment: DALI's auto_aug and "
+        "an implementation in tf.data cannot be shown to give the same images",
     )
     mixup: float = _choice(
         0.0, "data", "alpha of mixup on the training device (arXiv 1710.09412), 0.2 is usual; 0 = off", at_least=0
@@ -205,6 +214,7 @@ class Recipe:
                 what = f"{f.name} must be one of {', '.join(choices)}{form}, not {shortened(value)}"
                 raise UserError(what, setting=f.name)
         check_ranges(self)
+        augmentation.check(self.augment)
         if self.weight_decay and self.decoupled_weight_decay:
             what = "weight_decay (L2) and decoupled_weight_decay exclude each other"
             raise UserError(what, remedy="set one of them to 0", setting="weight_decay")

@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kimagenet import cli, models
+from kimagenet import augmentation, cli, models
+from kimagenet.import_path import load
 from kimagenet.inference import fine_tuning
 from kimagenet.recipe import Recipe
 from kimagenet.runs.identity import check_same, identity
@@ -34,6 +35,8 @@ from pipelines.shards.shard_set import ShardSet
 from pipelines.system.progress import silent
 
 if TYPE_CHECKING:
+    import keras
+
     from kimagenet.training.feed import Feed
     from kimagenet.training.loop import Loop
 
@@ -93,7 +96,7 @@ def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
         return 0
     splits = open_splits(settings.dataset_dir, info)
     # Finds a batch that the records do not fill, before TensorFlow is imported.
-    EpochPlan(splits[0], AugmentSpec.named(recipe.augment), recipe.batch_size, recipe.image_size)
+    EpochPlan(splits[0], augmentation.spec_of(recipe.augment), recipe.batch_size, recipe.image_size)
     say(recipe_text(recipe))
     cli.import_tensorflow()
     _set_up_keras(recipe)
@@ -170,7 +173,7 @@ def open_feeds(
         "timeout": loader.timeout,
         "decoder": loader.decoder,
     }
-    augment = AugmentSpec.named(recipe.augment)
+    augment = augmentation.spec_of(recipe.augment)
     training = stack.enter_context(open_feed(strategy, loader.name, training_shards, batch, augment, **options))
     if validation_shards is None:
         return training, None
@@ -210,7 +213,39 @@ def build_loop(settings: Settings, training: "Feed", validation: "Feed | None", 
         xla=recipe.xla,
         ema=recipe.ema > 0,
         log_steps=settings.log_steps,
+        validate_every=settings.validate_every,
     )
+
+
+def make_callbacks(loop: "Loop", settings: Settings, epochs: int) -> "list[keras.callbacks.Callback]":
+    """What the recipe says about the validation loss, then the user's own callbacks.
+
+    Args:
+        loop: the loop.
+        settings: of the training.
+        epochs: the number of epochs that are done.
+
+    Raises:
+        UserError: there is no validation split to watch, or the user's function does not return a callback.
+    """
+    import keras
+
+    from kimagenet.runs.monitors import EarlyStopping, ReduceOnPlateau, earlier_losses
+
+    recipe = settings.recipe
+    callbacks: list[keras.callbacks.Callback] = []
+    earlier = earlier_losses(settings.run.log, epochs)
+    for name, kind in (("early_stopping", EarlyStopping), ("reduce_on_plateau", ReduceOnPlateau)):
+        if patience := getattr(recipe, name):
+            if loop.validation is None:
+                raise UserError(f"{name} needs a validation split, which the data set does not have", setting=name)
+            callbacks.append(kind(loop, patience, earlier))
+    for path in settings.callbacks:
+        if not isinstance(callback := load(path, "callback")(), keras.callbacks.Callback):
+            what = f"{path}: returned {type(callback).__name__}, not a Keras callback"
+            raise UserError(what, setting="callback")
+        callbacks.append(callback)
+    return callbacks
 
 
 def begin_and_fit(loop: "Loop", settings: Settings, info: dict[str, Any], say: Say) -> int:
@@ -230,6 +265,7 @@ def begin_and_fit(loop: "Loop", settings: Settings, info: dict[str, Any], say: S
         step = f"step {start.step + 1} of {loop.steps_per_epoch:,}"
         where = step if start.step < loop.steps_per_epoch else "its validation" if loop.validation else "its end"
         say(f"resume  at epoch {start.epoch + 1}, {where}")
+    callbacks = make_callbacks(loop, settings, start.epoch)
     if is_chief:
         run.begin(settings.recipe, info)
         loop.training.corrupt.keep_in(run.corrupt)
@@ -241,6 +277,7 @@ def begin_and_fit(loop: "Loop", settings: Settings, info: dict[str, Any], say: S
         is_chief=is_chief,
         checkpoint_steps=settings.checkpoint_steps,
         keep_checkpoints=settings.keep_checkpoints,
+        more=callbacks,
     )
 
 

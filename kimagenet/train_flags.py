@@ -7,7 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from kimagenet import cli, models
+from kimagenet import augmentation, cli, models
 from kimagenet.catalog import ListRecipes
 from kimagenet.decoder_flags import add_decoder_flags
 from kimagenet.recipe import PRECISIONS, Recipe
@@ -51,6 +51,7 @@ def make_parser() -> cli.Parser:
             if group not in groups:
                 groups[group] = parser.add_argument_group(group)
             _add_recipe_flag(groups[group], field, kinds[field.name])
+    _add_augmentation_flags(parser)
     return parser
 
 
@@ -69,6 +70,9 @@ def _add_run_flags(run: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="steps between checkpoints (1000); each epoch ends with one, too",
     )
+    add("--validate-every", type=cli.positive_int, default=1, metavar="N", help="epochs between validations (1)")
+    text = "a Keras callback of yours: a class, or a function that returns one; may be repeated"
+    add("--callback", action="append", default=[], metavar="MODULE:NAME", help=text)
     add("--keep-checkpoints", type=cli.positive_int, default=3, metavar="N", help="how many checkpoints to keep (3)")
     add("--plot-schedule", type=Path, metavar="PNG", help="plot the learning rate into a PNG file and exit")
 
@@ -119,6 +123,35 @@ def _add_recipe_flag(group: argparse._ArgumentGroup, field: dataclasses.Field, k
         if not choices:
             options["metavar"] = {int: "N", float: "X", str: "NAME"}[kind]
     group.add_argument("--" + field.name.replace("_", "-"), **options)
+
+
+# By name of a flag: its help. Each changes a field of `AugmentSpec`.
+_AUGMENTATION = {
+    "crop_area": "share of the image's area that the crop takes, such as 0.35 1",
+    "crop_aspect": "width / height of the crop, such as 0.75 1.33",
+    "flip": "probability of a horizontal flip",
+    "rotation": "largest rotation in degrees, in either direction",
+    "rotation_probability": "how often an image is rotated at all; 1 if --augment never rotates",
+    "brightness": "largest shift in either direction, as a share of full scale",
+    "contrast": "factor about middle grey, such as 0.8 1.2",
+    "saturation": "factor, such as 0.5 1.5",
+    "hue": "largest rotation of the hue in degrees, in either direction",
+}
+
+
+def _add_augmentation_flags(parser: argparse.ArgumentParser) -> None:
+    about = "They change --augment. `tools.preview --augment` shows the result."
+    group = parser.add_argument_group("augmentation", about)
+    for name, operation in augmentation.changeable().items():
+        is_range = isinstance(operation.neutral, tuple)
+        options: dict[str, Any] = {"nargs": 2, "metavar": ("LOW", "HIGH")} if is_range else {"metavar": "X"}
+        group.add_argument(f"--{name.replace('_', '-')}", type=float, help=_AUGMENTATION[name], **options)
+
+
+def augmentation_changes(flags: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `AugmentSpec` that the flags change, for `augmentation.with_changes`."""
+    given = {name: getattr(flags, name) for name in augmentation.changeable()}
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
 
 
 def with_values(arguments: Sequence[str]) -> list[str]:

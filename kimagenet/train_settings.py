@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from kimagenet import models
+from kimagenet import augmentation, models
 from kimagenet.decoder_flags import decoder_options
 from kimagenet.inference import fine_tuning, trained
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
-from kimagenet.train_flags import DEFAULT_DATASET_DIR
+from kimagenet.train_flags import DEFAULT_DATASET_DIR, augmentation_changes
 from kimagenet.training.cluster import Cluster
 from pipelines import loaders
 from pipelines.decoding import DecoderOptions
@@ -80,6 +80,8 @@ class Settings:
         log_steps: steps between two log lines.
         checkpoint_steps: steps between two checkpoints.
         keep_checkpoints: how many checkpoints are kept.
+        validate_every: epochs between two validations.
+        callbacks: import paths of the user's Keras callbacks.
         plot_schedule: the file for a plot of the learning rate, instead of a training; None: train.
         note: what the user has to know about these choices, "" if nothing.
     """
@@ -95,6 +97,8 @@ class Settings:
     log_steps: int
     checkpoint_steps: int
     keep_checkpoints: int
+    validate_every: int
+    callbacks: tuple[str, ...]
     plot_schedule: Path | None
     note: str
 
@@ -142,6 +146,8 @@ def resolve(flags: argparse.Namespace, cluster: Cluster) -> Settings:
         log_steps=flags.log_steps,
         checkpoint_steps=flags.checkpoint_steps,
         keep_checkpoints=flags.keep_checkpoints,
+        validate_every=flags.validate_every,
+        callbacks=tuple(flags.callback),
         plot_schedule=flags.plot_schedule,
         note=note,
     )
@@ -213,6 +219,9 @@ def resolve_recipe(
     if of_run and flags.model:
         changes["model"] = flags.model
     base = _Base(of_run) if of_run and not flags.recipe else _base(flags.recipe, flags.model, is_demo)
+    if augmentation_changes(flags):
+        text = changes.get("augment", base.recipe.augment)
+        changes["augment"] = augmentation.with_changes(text, augmentation_changes(flags))
     return base.recipe.replace(**changes), base.note
 
 

@@ -60,5 +60,5 @@ def declare(
 
 
 def operations(spec: Any) -> dict[str, Operation]:
-    """The operations that the fields of a dataclass declare, by name."""
+    """The operations that the fields of a dataclass, or of an instance of one, declare, by name."""
     return {declared.name: declared.metadata[_KEY] for declared in fields(spec) if _KEY in declared.metadata}

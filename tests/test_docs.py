@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kimagenet import augmentation
 from kimagenet.recipe import Recipe
 from pipelines.shards.dataset import DatasetInfo
 from tests.helpers.data import jpeg, photo
@@ -92,7 +93,7 @@ def test_flags_are_there() -> None:
     """Every flag that a page names is a field of the recipe, is in our code, or belongs to another program."""
     folders = ("kimagenet", "pipelines", "tools", "bench")
     source = "\n".join(path.read_text(encoding="utf-8") for name in folders for path in (ROOT / name).rglob("*.py"))
-    fields = {field.name for field in dataclasses.fields(Recipe)}
+    fields = {field.name for field in dataclasses.fields(Recipe)} | set(augmentation.changeable())
     for page in PAGES:
         for flag in re.findall(r"(?<![\w-])--[a-z][\w-]+", page.read_text(encoding="utf-8")):
             names = {flag, flag.replace("--no-", "--")}  # a flag of two states has a second name

@@ -43,6 +43,7 @@ ROOMS = (
     "kimagenet.cli",
     "kimagenet.json_output",
     "kimagenet.import_path",
+    "kimagenet.augmentation",
     "kimagenet.schedule",
     "kimagenet.recipe",
     "kimagenet.models",

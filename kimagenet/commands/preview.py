@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from kimagenet import augmentation
 from kimagenet.cli import Parser, import_tensorflow, positive_int, run
 from kimagenet.json_output import check_writable
-from kimagenet.recipe import AUGMENTS
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, open_loader
 from pipelines.shards import remedies
 from pipelines.system.files import atomic_writer
@@ -28,9 +28,10 @@ def make_parser() -> Parser:
     parser.add_argument("--split", default="train", help="split of the records (default: %(default)s)")
     parser.add_argument(
         "--augment",
-        choices=(*AUGMENTS, "evaluation"),
+        metavar="NAME",
         default="full",
-        help="augmentation of the records (default: %(default)s)",
+        help='"full", "standard", "none" or "evaluation", with changes as in "full + rotation=30 + crop_area=0.35:1" '
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--columns", metavar="N", type=positive_int, default=8, help="number of records (default: %(default)s)"
@@ -49,7 +50,7 @@ def make_parser() -> Parser:
 
 def preview(flags: argparse.Namespace) -> None:
     """Draws the picture and writes it."""
-    augment = AugmentSpec.evaluation() if flags.augment == "evaluation" else AugmentSpec.named(flags.augment)
+    augment = AugmentSpec.evaluation() if flags.augment == "evaluation" else augmentation.spec_of(flags.augment)
     check_writable(flags.output)
     shards = ShardSet.open(flags.directory, flags.split)
     import_tensorflow()

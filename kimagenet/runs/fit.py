@@ -4,7 +4,7 @@ import atexit
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from signal import SIGINT, SIGTERM, getsignal, signal
 from typing import Any
@@ -36,6 +36,7 @@ def fit(
     is_chief: bool = True,
     checkpoint_steps: int = 1000,
     keep_checkpoints: int = 3,
+    more: Sequence[keras.callbacks.Callback] = (),
 ) -> int:
     """Trains from `start` to the end.
 
@@ -50,6 +51,7 @@ def fit(
         is_chief: whether this process writes files.
         checkpoint_steps: steps from one checkpoint to the next.
         keep_checkpoints: how many checkpoints to keep.
+        more: further callbacks.
 
     Returns:
         The exit code: 0, or `EXIT_RESUME` if it was stopped.
@@ -60,7 +62,8 @@ def fit(
     """
     checkpoints = KeepCheckpoints(loop, run if is_chief else None, checkpoint_steps, keep_checkpoints)
     progress = ProgressLine(loop, epochs)
-    callbacks = [*(_writers(loop, epochs, run, progress) if is_chief else ()), checkpoints]
+    # The checkpoint of an epoch is the last: it has what the others changed.
+    callbacks = [*(_writers(loop, epochs, run, progress) if is_chief else ()), *more, checkpoints]
     with stop_on_signals(loop.request_stop, is_chief):  # also while files are written: some signals come twice
         try:
             with closing(progress):
@@ -126,6 +129,8 @@ def _end_stopped(loop: Loop, epochs: int, run: RunDirectory, checkpoints: KeepCh
 
 
 def _save_final(loop: Loop, run: RunDirectory) -> None:
+    if loop.model.stop_training:
+        print(f"{run.path}: a callback ended the training after step {loop.global_step:,}", flush=True)
     try:
         save_model(loop.model, run.final)
     except OSError as error:

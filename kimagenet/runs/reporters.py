@@ -38,6 +38,7 @@ SUMMARY = (
     *("val_raw_loss", "val_raw_top1", "val_raw_top5", "skipped", "images_per_second", "data_wait"),
 )
 
+_LEAST_FOR_TOP5 = 5  # with so many classes or fewer, top-5 is always 100 %
 _REDRAW_SECONDS = 0.1
 _QUIET_SECONDS = 20.0
 
@@ -131,7 +132,9 @@ class ProgressLine(Reporter):
         line = f"epoch {self.current_epoch + 1}/{self._epochs}  {_means(values)}"
         if "val_loss" in values:
             line += f"  |  validation: loss {values['val_loss']:.4f}"
-            line += f"  top-1 {values['val_top1']:.2%}  top-5 {values['val_top5']:.2%}"
+            line += f"  top-1 {values['val_top1']:.2%}"
+            if self.loop.training.shards.num_classes > _LEAST_FOR_TOP5:
+                line += f"  top-5 {values['val_top5']:.2%}"
         if "val_raw_top1" in values:
             line += f"  (not averaged: {values['val_raw_top1']:.2%})"
         skipped = f"  corrupt records skipped: {values['skipped']}" if values["skipped"] else ""

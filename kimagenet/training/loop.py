@@ -80,6 +80,7 @@ class Loop:
         xla: see `make_training_step`.
         ema: evaluate with the optimizer's moving average of the weights, and also with the weights as they are.
         log_steps: steps from one log step to the next.
+        validate_every: epochs from one validation to the next; the last epoch always has one.
 
     Attributes:
         model: the model that is trained.
@@ -90,6 +91,7 @@ class Loop:
         totals: sums over the steps so far; after a resume, those since the beginning of its epoch.
         images: the images of the last step as the loader gave them, or None.
         is_best: whether the last validation has the highest top-1 so far.
+        rate_factor: what the learning rate of the schedule is multiplied by.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Loop:
         xla: bool = False,
         ema: bool = False,
         log_steps: int = 50,
+        validate_every: int = 1,
     ) -> None:
         strategy = training.strategy
         with strategy.scope():
@@ -120,6 +123,8 @@ class Loop:
         self.totals = Totals()
         self.images: Any = None
         self.is_best = False
+        self.rate_factor = 1.0
+        self._validate_every = validate_every
         self._epoch = self._step = 0
         self._epoch_began = Totals()
         self._best_top1 = -1.0
@@ -239,9 +244,11 @@ class Loop:
         logs: dict[str, float] = {}
         listeners.on_train_begin()
         for epoch in range(start.epoch, epochs):
+            if self.model.stop_training:  # before a resume
+                break
             listeners.on_epoch_begin(epoch)
             logs = self._train_epoch(epoch, self._step, listeners, every_loss)
-            if self.validation is not None:
+            if self.validation is not None and self._is_validated(epoch, epochs):
                 logs |= self._validate(self.validation, epoch, listeners)
             self.is_best = logs.get("val_top1", -1.0) > self._best_top1
             self._best_top1 = max(self._best_top1, logs.get("val_top1", -1.0))
@@ -325,10 +332,14 @@ class Loop:
         position = epoch + step / self.steps_per_epoch
         if position < self._schedule.warmup_epochs:  # at the end of the step, so that the first rate is not zero
             position += 1 / self.steps_per_epoch
-        optimizer.learning_rate = self._schedule.at(position)
-        return self._schedule.at(position)
+        rate = self._schedule.at(position) * self.rate_factor
+        optimizer.learning_rate = rate
+        return rate
 
     # ---- Validation
+
+    def _is_validated(self, epoch: int, epochs: int) -> bool:
+        return (epoch + 1) % self._validate_every == 0 or epoch + 1 == epochs
 
     def _validate(self, validation: Feed, epoch: int, listeners: keras.callbacks.CallbackList) -> dict[str, float]:
         listeners.on_test_begin()

@@ -12,6 +12,7 @@ FAST_MODULES = frozenset(
     {
         "test_adopt",
         "test_augment",
+        "test_augmentation_text",
         "test_bench",
         "test_build",
         "test_build_stopped",
