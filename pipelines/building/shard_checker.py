@@ -18,7 +18,7 @@ from pipelines.shards.jpeg import read_header
 
 _BYTES_FEATURES = (records.COLORSPACE, records.FORMAT, records.FILENAME, records.SYNSET, records.TEXT)
 _INT_FEATURES = (records.HEIGHT, records.WIDTH, records.CHANNELS)
-_READ_AHEAD = 8 << 20  # bytes: at 2 ms a request of 128 kB, 4 GB/s
+_READ_AHEAD = 4 << 20  # bytes: 32 requests at once, which give 400 MB/s if each takes 10 ms
 
 
 @dataclass(frozen=True)
