@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
-from pipelines.building.build import BuildOptions, build
+from pipelines.building.build import build
+from pipelines.building.options import BuildOptions
 from pipelines.building.sources import open_source
 from pipelines.errors import UserError, reason
 from pipelines.shards.dataset import DATASET_FILE

@@ -21,7 +21,14 @@ from kimagenet.recipe import Recipe
 from kimagenet.runs.identity import check_same, identity
 from kimagenet.schedule import plot
 from kimagenet.train_flags import make_parser, with_values
-from kimagenet.train_report import banner, describe_run, how_to_evaluate, recipe_text, resume_command
+from kimagenet.train_report import (
+    banner,
+    describe_run,
+    how_to_evaluate,
+    large_pictures,
+    recipe_text,
+    resume_command,
+)
 from kimagenet.train_settings import Settings, resolve
 from kimagenet.training.cluster import Cluster
 from kimagenet.training.recovery import SkippedRecords
@@ -106,6 +113,8 @@ def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
         # 3. Build: the first use of the devices.
         loop = build_loop(settings, training, validation, say)
         say(banner(settings, loop))
+        if note := large_pictures(settings, training):
+            say(note)
 
         # 4. Fit: from here on, files of the run are written.
         if settings.cluster.is_chief:

@@ -8,10 +8,13 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kimagenet.recipe import Recipe
 from kimagenet.train_settings import Settings
 from kimagenet.training.recovery import LIMIT
 from pipelines.shards import remedies
+from pipelines.shards.advice import better_short_side
 from pipelines.shards.dataset import DatasetInfo
 
 if TYPE_CHECKING:
@@ -44,6 +47,16 @@ def banner(settings: Settings, loop: "Loop") -> str:
         f"run     {settings.run.path}: {epochs}, {total:,} steps{updates}",
     )
     return "\n".join(lines)
+
+
+def large_pictures(settings: Settings, training: "Feed") -> str:
+    """One line if most training pictures are far larger than the run needs, which costs only time; else ""."""
+    size, short_sides = settings.recipe.image_size, training.shards.sizes[training.shards.usable].min(axis=1)
+    if not (better := better_short_side(short_sides, size)):
+        return ""
+    what = f"most training pictures are far larger than {size} px need"
+    what += f" (their median shorter side has {np.median(short_sides):,.0f} px) and slow to decode"
+    return f"data    {what}; smaller ones: {remedies.build_shards('IMAGES', 'SHARDS', f'--short-side={better}')}"
 
 
 def _details(recipe: Recipe, training: "Feed") -> str:

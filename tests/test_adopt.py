@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from PIL import Image
 
 from kimagenet.commands import build_index
 from pipelines import ShardSet, UserError
+from pipelines.building import shard_scan
 from pipelines.building.adopt import adopt_shards
 from pipelines.shards import records
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo
+from pipelines.system.reading import FileReader
 from tests.helpers.data import NUM_CLASSES, TRAIN_RECORDS, jpeg, photo, write_tiny_dataset
 
 WNIDS = ("n01440764", "n01443537", "n01484850")
@@ -115,6 +118,19 @@ def test_classes_checksums_and_quarantine_of_dataset_json_are_kept(dataset: Path
         path.unlink()
     assert adopt_shards(dataset) == known
     assert len(ShardSet.open(dataset, "train").usable) == TRAIN_RECORDS - 2
+
+
+def test_several_shards_are_read_at_once(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header says where the next one is, so of one shard only one request can be under way."""
+    together, open_shard = threading.Barrier(5), shard_scan.open_shard
+
+    def open_together(path: Path) -> FileReader:
+        together.wait(60)  # nobody passes before all shards are here
+        return open_shard(path)
+
+    known = DatasetInfo.load(dataset)
+    monkeypatch.setattr(shard_scan, "open_shard", open_together)
+    assert adopt_shards(dataset) == known
 
 
 def test_temporary_files_of_a_killed_command_are_removed(dataset: Path) -> None:

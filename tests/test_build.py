@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import threading
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -13,9 +15,12 @@ from PIL import Image
 
 from kimagenet.commands import build_shards
 from pipelines import AugmentSpec, BatchSpec, ShardSet, UserError
-from pipelines.building.build import REJECTED_FILE, BuildOptions, build, rebalanced, shuffled_shards
+from pipelines.building import shard_writer
+from pipelines.building.build import REJECTED_FILE, build, rebalanced, shuffled_shards
 from pipelines.building.clean import ImageRejected
-from pipelines.building.sources import Entry, Place, open_source
+from pipelines.building.options import BuildOptions, as_planned, decide, default_shards, samples_of
+from pipelines.building.sample import take_sample
+from pipelines.building.sources import Entry, Place, Stamp, open_source
 from pipelines.shards import records
 from pipelines.shards.dataset import DatasetInfo, shard_name
 from pipelines.shards.index import read_index, scan
@@ -149,11 +154,103 @@ def test_another_seed_gives_another_order_of_the_same_records(images: Path, buil
     assert sorted(item[records.ENCODED] for item in first) == sorted(item[records.ENCODED] for item in second)
 
 
+@pytest.mark.parametrize(
+    ("split", "num_bytes", "count"),
+    [
+        ("train", 140e9, 1024),  # ImageNet
+        ("validation", 6.7e9, 53),
+        ("train", 81e6, 16),  # 64,000 images of 64 pixels
+        ("train", 0, 16),
+        ("train", 10e9, 79),
+        ("validation", 1e12, 128),
+    ],
+)
+def test_the_number_of_shards_follows_the_bytes(split: str, num_bytes: float, count: int) -> None:
+    assert default_shards(split, num_bytes) == count
+
+
 def test_small_data_sets_get_fewer_shards() -> None:
-    assert BuildOptions().num_shards("train", 1_281_167) == 1024
-    assert BuildOptions().num_shards("validation", 50_000) == 128
-    assert BuildOptions().num_shards("train", 1000) == 15
-    assert BuildOptions().num_shards("train", 3) == 1
+    options = BuildOptions(1024, 16)
+    assert options.num_shards("train", 1_281_167) == 1024
+    assert options.num_shards("validation", 50_000) == 16
+    assert options.num_shards("train", 1000) == 15
+    assert options.num_shards("train", 3) == 1
+
+
+def test_numbers_of_shards_are_those_that_are_given(images: Path) -> None:
+    source = open_source(images)
+    options = BuildOptions(train_shards=7)
+    decided = decide(options, source, samples_of(source, options))
+    assert (decided.train_shards, decided.validation_shards) == (7, 16)
+    plan = {"options": {"train_shards": 1024, "validation_shards": 128}}  # of an earlier version
+    decided = decide(as_planned(options, plan), source, samples_of(source, options))
+    assert (decided.train_shards, decided.validation_shards) == (7, 128)
+
+
+def test_a_sample_is_of_the_images_as_they_are_stored(images: Path) -> None:
+    entries = open_source(images).splits["train"]
+    sizes = [len(entry.read()) for entry in entries]
+    whole = take_sample(entries, 95, None)
+    assert whole is not None
+    assert min(sizes) < whole.image_bytes < max(sizes)
+    assert take_sample(entries, 95, None) == whole
+    small = take_sample(entries, 50, 16)
+    assert small is not None
+    assert small.short_side == 16
+    assert small.image_bytes < whole.image_bytes
+
+
+def test_a_sample_leaves_out_what_cannot_be_decoded(tmp_path: Path) -> None:
+    place = Place(str(tmp_path), "")
+    (tmp_path / "good.jpg").write_bytes(good := jpeg(photo(np.random.default_rng(0), 0, 40, 50)))
+    (tmp_path / "bad.jpg").write_bytes(b"damaged")
+    entries = [Entry(place, name, 0) for name in ("good.jpg", "bad.jpg", "gone.jpg")]
+    sample = take_sample(entries, 95, None)
+    assert sample is not None
+    assert (sample.image_bytes, sample.short_side) == (len(good), 40)
+    assert take_sample(entries[1:], 95, None) is None
+
+
+def test_the_command_says_how_many_shards_of_which_size_there_will_be(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--source", str(images), "--workers", "1", "--output"]
+    assert build_shards.main([*command, str(tmp_path / "first")]) == 0
+    assert re.search(
+        r"^2 train shards of about \d+ kB, 1 validation shard of about \d+ kB$", capsys.readouterr().out, re.MULTILINE
+    )
+    assert build_shards.main([*command, str(tmp_path / "second"), "--train-shards=1024"]) == 0
+    assert "2 train shards of about " in (said := capsys.readouterr().out)
+    assert " (not 1,024: a shard has at least 64 images), 1 validation shard" in said
+
+
+def test_the_command_says_that_pictures_are_far_too_large(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "source" / "train" / "a"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (1300, 900)).save(folder / "large.jpg")
+    command = ["--source", str(tmp_path / "source"), "--workers", "1", "--output"]
+    assert build_shards.main([*command, str(tmp_path / "first")]) == 0
+    line = "most pictures are far larger than training at 224 px needs (their median shorter side has 900 px) and slow"
+    said = capsys.readouterr().out
+    assert f"{line} to decode; `--short-side 512` stores smaller ones\n" in said
+    assert build_shards.main([*command, str(tmp_path / "second"), "--short-side=512"]) == 0
+    assert "far larger" not in capsys.readouterr().out
+
+
+def test_files_are_read_ahead_of_the_decoder(
+    images: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several at once, which a network file system needs; the shards have the same bytes."""
+    together, read = threading.Barrier(3), shard_writer._read
+
+    def read_together(entry: Entry) -> tuple[bytes, Stamp]:
+        together.wait(60)  # nobody passes before three are here: shards of 66, 66 and 15 images
+        return read(entry)
+
+    monkeypatch.setattr(shard_writer, "_read", read_together)
+    monkeypatch.setattr(shard_writer, "_READERS", 3)
+    build(open_source(images), tmp_path / "again", OPTIONS)
+    assert contents(tmp_path / "again") == contents(built)
 
 
 @pytest.mark.slow

@@ -16,8 +16,9 @@ from kimagenet.commands import build_shards
 from pipelines import ShardSet, UserError
 from pipelines.building import shard_writer
 from pipelines.building.adopt import adopt_shards
-from pipelines.building.build import BuildOptions, build
+from pipelines.building.build import build
 from pipelines.building.check import check_shards
+from pipelines.building.options import BuildOptions
 from pipelines.building.sources import open_source
 from pipelines.shards import records
 from pipelines.shards.dataset import shard_name
@@ -117,6 +118,24 @@ def test_an_unfinished_build_of_something_else_is_not_continued(
             build(open_source(images), tmp_path / "shards", OPTIONS)
     with pytest.raises(UserError, match="unfinished build of other images or options"):
         build(open_source(images), tmp_path / "shards", BuildOptions(2, 2, seed=5))
+
+
+def test_an_unfinished_build_keeps_its_number_of_shards(
+    monkeypatch: pytest.MonkeyPatch, images: Path, tmp_path: Path
+) -> None:
+    """An earlier version chose other numbers for the same command, and wrote them into its plan as here."""
+    earlier = BuildOptions(1024, 128)
+    with monkeypatch.context() as patch:
+        fail_at(patch, 70)
+        with pytest.raises(UserError):
+            build(open_source(images), tmp_path / "shards", earlier)
+    with monkeypatch.context() as patch:
+        stop_before_clean_up(patch)
+        with pytest.raises(KeyboardInterrupt):
+            build(open_source(images), tmp_path / "shards", BuildOptions())
+    build(open_source(images), tmp_path / "shards", BuildOptions())
+    build(open_source(images), tmp_path / "expected", earlier)
+    assert contents(tmp_path / "shards") == contents(tmp_path / "expected")
 
 
 def stop_before_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:

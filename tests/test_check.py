@@ -22,6 +22,7 @@ from pipelines.shards import records
 from pipelines.shards.dataset import DATASET_FILE
 from pipelines.shards.index import read_index, scan, write_index
 from pipelines.shards.shard_set import write_sizes
+from pipelines.system.reading import FileReader
 from tests.helpers.data import TRAIN_RECORDS, jpeg, photo
 from tests.helpers.flips import REGIONS, Flip, draw_flips
 
@@ -64,6 +65,30 @@ def test_good_shards_have_no_fault(dataset: Path, capsys: pytest.CaptureFixture[
         note = ": images not decoded" if "--fast" in flags else ": no fault"
         assert lines == [f"{dataset}: 101 train records, 37 validation records{note}"]
     assert {path.name: path.read_bytes() for path in dataset.iterdir()} == before
+
+
+def test_a_shard_is_read_once_and_ahead(tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first byte to its last. On a network file system the kernel reads what comes next meanwhile."""
+    read, will_need = FileReader.read, FileReader.will_need
+    reads: list[tuple[int, int]] = []
+    ahead: list[int] = []
+
+    def hinted(self: FileReader, end: int) -> None:
+        will_need(self, end)
+        ahead.append(end if self.path.name == SHARD else 0)
+
+    def noted(self: FileReader, offset: int, length: int) -> bytes:
+        data = read(self, offset, length)
+        if self.path.name == SHARD and length > records.HEADER_BYTES:
+            reads.append((offset, offset + length))
+            assert max(ahead) >= offset + length + 4_000_000
+        return data
+
+    monkeypatch.setattr(FileReader, "read", noted)
+    monkeypatch.setattr(FileReader, "will_need", hinted)
+    assert check_shards(tiny_dataset).faults == ()
+    assert [start for start, _ in reads] == [0, *(end for _, end in reads[:-1])]
+    assert reads[-1][1] == (tiny_dataset / SHARD).stat().st_size
 
 
 @pytest.mark.parametrize("region", REGIONS)

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipelines import ShardSet, UserError
-from pipelines.shards.index import index_path, locate, read_index, scan, write_index
+from pipelines.shards.index import Index, index_path, open_shard, read_index, scan, walk, write_index
 from pipelines.shards.records import frame
 
 SHARD = "train-00001-of-00003"
@@ -21,6 +22,16 @@ SHARD = "train-00001-of-00003"
 def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
     """A copy that a test may damage."""
     return shutil.copytree(tiny_dataset, tmp_path / "shards")
+
+
+def locate(shard: Path) -> tuple[Index, dict[int, str]]:
+    """The index of a shard that may be damaged, and what is wrong with a header by record number."""
+    with open_shard(shard) as file:
+        found = list(walk(file))
+        assert list(walk(file, margin=100)) == found
+    table = np.array([(start, size) for start, size, _ in found], np.int64)
+    damaged = {number: problem for number, (_, _, problem) in enumerate(found) if problem}
+    return Index(table[:, 0], table[:, 1]), damaged
 
 
 @pytest.mark.slow

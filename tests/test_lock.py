@@ -17,8 +17,9 @@ import pytest
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
 from pipelines.building.adopt import adopt_shards
-from pipelines.building.build import BuildOptions, build
+from pipelines.building.build import build
 from pipelines.building.check import check_shards, quarantine
+from pipelines.building.options import BuildOptions
 from pipelines.building.sources import Source
 from pipelines.errors import UserError
 from pipelines.shards.dataset import DatasetInfo

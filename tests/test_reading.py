@@ -4,6 +4,7 @@ import contextlib
 import errno
 import gc
 import logging
+import os
 import re
 import threading
 import time
@@ -21,7 +22,7 @@ from pipelines import AugmentSpec, BatchSpec, ShardSet, stream
 from pipelines.errors import Blocked, RunFailed
 from pipelines.shards import corrupt
 from pipelines.system import reading
-from pipelines.system.reading import read_bytes
+from pipelines.system.reading import FileReader, read_bytes, read_file
 from pipelines.system.watch import NoAnswer, Watch, within
 from tests.helpers import faults
 from tests.test_loaders import READING
@@ -72,6 +73,52 @@ def test_lasting_errors_are_raised_with_the_file_name(
     with pytest.raises(OSError, match="Input/output error"):
         read_bytes(path, 0, 1)
     assert sum(pauses) == pytest.approx(8.5)
+
+
+@pytest.fixture
+def hints(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The parts of files that the kernel was asked to read: first byte and length."""
+    found: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, offset, length, __: found.append((offset, length)))
+    return found
+
+
+def test_a_file_that_is_read_from_its_beginning_is_read_ahead(tmp_path: Path, hints: list[tuple[int, int]]) -> None:
+    """Every byte is asked for once, in pieces that the kernel takes whole, before it is needed."""
+    path, piece, ahead = tmp_path / "file", 100_000, 500_000
+    path.write_bytes(bytes(range(256)) * 8000)
+    with FileReader(path, ahead) as file:
+        for offset in range(0, file.size, piece):
+            assert file.read(offset, piece) == path.read_bytes()[offset : offset + piece]
+            assert sum(length for _, length in hints) >= min(offset + piece + ahead, file.size)
+            assert sum(length for _, length in hints) <= offset + piece + ahead + (128 << 10)
+    assert [offset for offset, _ in hints] == list(range(0, path.stat().st_size, 128 << 10))
+    assert {length for _, length in hints} == {128 << 10}
+
+
+def test_a_file_that_is_read_anywhere_is_not_read_ahead(tmp_path: Path, hints: list[tuple[int, int]]) -> None:
+    (tmp_path / "file").write_bytes(bytes(1000))
+    with FileReader(tmp_path / "file") as file:
+        assert file.read(990, 100) == bytes(10)
+    assert read_bytes(tmp_path / "file", 7, 5) == bytes(5)
+    assert hints == []
+
+
+def test_a_whole_file_is_asked_for_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hints: list[tuple[int, int]]
+) -> None:
+    data = bytes(range(256)) * 2000
+    (tmp_path / "file").write_bytes(data)
+    assert read_file(tmp_path / "file") == data
+    assert len(hints) == 4
+
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EINVAL, "this file system has no hints")
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse)
+    assert read_file(tmp_path / "file") == data
+    (tmp_path / "empty").touch()
+    assert read_file(tmp_path / "empty") == b""
 
 
 @pytest.fixture

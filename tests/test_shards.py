@@ -1,13 +1,21 @@
 """ShardSet and dataset.json."""
 
+import errno
 import json
+import os
 import shutil
+import threading
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipelines import ShardSet, UserError
+from pipelines.shards import shard_set
+from pipelines.shards.index import Index, index_path, read_index
+from pipelines.system import reading
+from tests.helpers import faults
 from tests.helpers.data import NUM_CLASSES, TRAIN_RECORDS, TRAIN_SHARDS
 
 
@@ -75,3 +83,72 @@ def test_missing_things_are_named(dataset: Path, tmp_path: Path) -> None:
     (dataset / "dataset.json").write_text("{")
     with pytest.raises(UserError, match=r"dataset\.json"):
         ShardSet.open(dataset, "validation")
+
+
+def test_indexes_are_read_at_once(tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system that takes 10 ms for a request, a thousand shards would take many seconds one by one."""
+    together = threading.Barrier(TRAIN_SHARDS)
+
+    def read(path: Path, num_bytes: int) -> Index:
+        together.wait(60)  # nobody passes before all are here
+        return read_index(path, num_bytes)
+
+    expected = ShardSet.open(tiny_dataset, "train")
+    monkeypatch.setattr(shard_set, "read_index", read)
+    found = ShardSet.open(tiny_dataset, "train")
+    np.testing.assert_array_equal(found.offsets, expected.offsets)
+    np.testing.assert_array_equal(found.shard, expected.shard)
+
+
+def test_the_first_faulty_shard_is_named(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the fault of a later shard is found before."""
+    later = threading.Event()
+
+    def read(path: Path, num_bytes: int) -> Index:
+        if path.name.startswith("train-00001"):
+            assert later.wait(60)
+        elif path.name.startswith("train-00002"):
+            later.set()
+        return read_index(path, num_bytes)
+
+    for number in (1, 2):
+        (dataset / f"train-0000{number}-of-00003.idx").unlink()
+    monkeypatch.setattr(shard_set, "read_index", read)
+    with pytest.raises(UserError, match=r"train-00001-of-00003\.idx: No such file"):
+        ShardSet.open(dataset, "train")
+
+
+def test_each_shard_costs_three_requests(tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size of the shard, the index and its content. What the system knows of an open file costs nothing."""
+    counts: Counter[tuple[str, str]] = Counter()
+    opened: dict[int, str] = {}
+    stat, open_file, pread = os.stat, os.open, os.pread
+
+    def counted_stat(path: Path, **options: bool) -> os.stat_result:
+        counts["stat", Path(path).name] += isinstance(path, (str, Path))
+        return stat(path, **options)
+
+    def counted_open(path: Path, *flags: int, **options: int) -> int:
+        counts["open", Path(path).name] += 1
+        opened[descriptor := open_file(path, *flags, **options)] = Path(path).name
+        return descriptor
+
+    def counted_pread(descriptor: int, *part: int) -> bytes:
+        counts["read", opened[descriptor]] += 1
+        return pread(descriptor, *part)
+
+    for name, function in (("stat", counted_stat), ("open", counted_open), ("pread", counted_pread)):
+        monkeypatch.setattr(os, name, function)
+    monkeypatch.setattr(shard_set, "_OPEN_THREADS", 1)  # numbers of descriptors are used again
+    shards = ShardSet.open(tiny_dataset, "train")
+    for path in shards.paths:
+        of_shard = {what: count for (what, name), count in counts.items() if name == path.name}
+        of_index = {what: count for (what, name), count in counts.items() if name == index_path(path).name}
+        assert (of_shard, of_index) == ({"stat": 1}, {"open": 1, "read": 1})
+
+
+def test_an_index_is_read_again_after_a_transient_error(tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading.time, "sleep", lambda _: None)
+    failures = faults.failing_reads(monkeypatch, errno.EIO, 3)
+    assert ShardSet.open(tiny_dataset, "train").num_records == TRAIN_RECORDS
+    assert len(failures) == 3

@@ -13,7 +13,8 @@ import pytest
 
 from kimagenet.commands import build_shards
 from pipelines import UserError
-from pipelines.building.build import BuildOptions, build
+from pipelines.building.build import build
+from pipelines.building.options import BuildOptions
 from pipelines.building.sources import Place, Scratch, Source, imagenet, open_source, recognize
 from pipelines.building.sources.layouts import LAYOUTS as LOOKS
 from pipelines.shards.dataset import DatasetInfo

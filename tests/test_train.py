@@ -179,7 +179,11 @@ def test_save_model_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "a.keras").read_bytes() == before
 
 
-def test_without_a_validation_split(tiny_dataset: Path, tmp_path: Path) -> None:
+def test_without_a_validation_split(
+    tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pictures count as far larger than needed here: a line behind the banner says it."""
+    monkeypatch.setattr("pipelines.shards.advice._FAR_LARGER", 1)
     dataset = tmp_path / "data"
     dataset.mkdir()
     for path in tiny_dataset.glob("train*"):
@@ -190,6 +194,9 @@ def test_without_a_validation_split(tiny_dataset: Path, tmp_path: Path) -> None:
     assert run_train(dataset, tmp_path / "run", "--epochs=1") == 0
     assert RunDirectory(tmp_path / "run").final.is_file()
     assert not RunDirectory(tmp_path / "run").best.exists()
+    lines = capsys.readouterr().out.splitlines()
+    (run,) = (number for number, line in enumerate(lines) if line.startswith("run     "))
+    assert lines[run + 1].startswith("data    most training pictures are far larger than 32 px need (their median ")
 
 
 def test_recipes_and_flags() -> None:

@@ -14,7 +14,8 @@ from typing import Any
 from bench.gpu.case import Settings
 from bench.gpu.dali_alone import smi
 from kimagenet import demo
-from pipelines.building.build import BuildOptions, build
+from pipelines.building.build import build
+from pipelines.building.options import BuildOptions
 from pipelines.building.sources import open_source
 from pipelines.shards.shard_set import ShardSet
 

@@ -2,29 +2,42 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from kimagenet import cli
 from pipelines.building.build import (
-    MIN_RECORDS_PER_SHARD,
     REJECTED_FILE,
-    BuildOptions,
     BuildReport,
     build,
     check_output,
     finish,
     scratch_folder,
+    unfinished_plan,
 )
+from pipelines.building.options import (
+    FEWEST_SHARDS,
+    MIN_RECORDS_PER_SHARD,
+    MOST_SHARDS,
+    SHARD_BYTES,
+    BuildOptions,
+    as_planned,
+    decide,
+    samples_of,
+)
+from pipelines.building.sample import Sample
 from pipelines.building.sources import Layout, Scratch, Source, recognize
 from pipelines.errors import one_line
 from pipelines.shards import remedies
+from pipelines.shards.advice import better_short_side
+from pipelines.system.files import bytes_text
 from pipelines.system.lock import owned
 from pipelines.system.progress import ProgressBar
 
 EXIT_REJECTED = 1
 _SHOWN = 8  # names of files in one line
+_USUAL_SIZE = 224  # px, of images in a training on ImageNet
 EPILOG = f"""Every image is decoded to its last block. JPEGs of one or three components are stored unchanged; PNG,
 CMYK, WebP, BMP, GIF, TIFF and images with an EXIF orientation become upright RGB JPEGs. Files that cannot be decoded
 are left out and listed with the reason in OUTPUT/{REJECTED_FILE}. To continue a stopped build, repeat its command.
@@ -46,14 +59,11 @@ def make_parser() -> cli.Parser:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for the shards")
     shards = parser.add_argument_group("shards")
-    least = f"fewer if a shard would have less than {MIN_RECORDS_PER_SHARD} images (default: %(default)s)"
-    for split in ("train", "validation"):
+    least = f"fewer if a shard would have less than {MIN_RECORDS_PER_SHARD} images"
+    for split, most in MOST_SHARDS.items():
+        usual = f"default: {FEWEST_SHARDS} to {most:,}, about {bytes_text(SHARD_BYTES)} each"
         shards.add_argument(
-            f"--{split}-shards",
-            type=int,
-            default=getattr(default, f"{split}_shards"),
-            metavar="N",
-            help=f"number of {split} shards; {least}",
+            f"--{split}-shards", type=int, metavar="N", help=f"number of {split} shards; {least} ({usual})"
         )
     shards.add_argument(
         "--seed", type=int, default=default.seed, metavar="N", help="seed of the shuffle (default: %(default)s)"
@@ -104,13 +114,13 @@ def _build(flags: argparse.Namespace, options: BuildOptions, layout: Layout) -> 
     with closing(ProgressBar("MB")) as progress:
         source = layout.read(Scratch(scratch_folder(output), flags.workers, progress))
     print(f"{len(source.classes)} classes, {_counts(source)}", flush=True)
-    for split, entries in source.splits.items():
-        wanted = {"train": flags.train_shards, "validation": flags.validation_shards}[split]
-        if (count := options.num_shards(split, len(entries))) < wanted:
-            least = f"not {wanted}: a shard has at least {MIN_RECORDS_PER_SHARD} images"
-            print(f"{split}: {count} {'shard' if count == 1 else 'shards'}, {least}")
+    samples = samples_of(source, options)
+    decided = decide(as_planned(options, unfinished_plan(output)), source, samples)
+    print(_shards(source, options, decided, samples), flush=True)
+    if note := _large_pictures(samples["train"]):
+        print(note, flush=True)
     with closing(ProgressBar()) as progress:
-        return build(source, flags.output, options, flags.workers, progress)
+        return build(source, flags.output, decided, flags.workers, progress)
 
 
 def _print_report(flags: argparse.Namespace, report: BuildReport) -> None:
@@ -130,6 +140,28 @@ def _print_report(flags: argparse.Namespace, report: BuildReport) -> None:
 def _counts(source: Source) -> str:
     """The number of images in each split, for people."""
     return ", ".join(f"{len(entries):,} {split}" for split, entries in source.splits.items())
+
+
+def _shards(source: Source, given: BuildOptions, decided: BuildOptions, samples: Mapping[str, Sample | None]) -> str:
+    """One line about the shards that will be made."""
+    parts = []
+    for split, entries in source.splits.items():
+        count, wanted, sample = decided.num_shards(split, len(entries)), given.wanted(split), samples[split]
+        part = f"{count:,} {split} {'shard' if count == 1 else 'shards'}"
+        if sample:
+            part += f" of about {bytes_text(len(entries) * sample.image_bytes / count)}"
+        if wanted and count < wanted:
+            part += f" (not {wanted:,}: a shard has at least {MIN_RECORDS_PER_SHARD} images)"
+        parts.append(part)
+    return ", ".join(parts)
+
+
+def _large_pictures(sample: Sample | None) -> str:
+    """One line if the pictures are far larger than a usual training needs, else ""."""
+    if sample is None or not (better := better_short_side(sample.short_side, _USUAL_SIZE)):
+        return ""
+    what = f"most pictures are far larger than training at {_USUAL_SIZE} px needs (their median shorter side has"
+    return f"{what} {sample.short_side:,.0f} px) and slow to decode; `--short-side {better}` stores smaller ones"
 
 
 def _summary(output: Path, report: BuildReport) -> str:

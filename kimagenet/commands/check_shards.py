@@ -10,6 +10,7 @@ from kimagenet import cli
 from pipelines.building.check import CheckReport, check_shards, quarantine
 from pipelines.errors import UserError
 from pipelines.shards import remedies
+from pipelines.shards.advice import shard_size_problem
 from pipelines.system.progress import ProgressBar
 
 EPILOG = """It checks the length and data CRC of each record, features, label, image (decoded to its last block), index,
@@ -45,6 +46,9 @@ def run_check(flags: argparse.Namespace) -> int:
     if flags.json:
         report.save(flags.json)
     print(_summary(flags.directory, report))
+    for split, part in report.info.splits.items() if report.info else ():
+        if problem := shard_size_problem(part):
+            print(f"{flags.directory}: {split}: {problem}; a new build chooses a better number")
     if flags.quarantine and report.damaged:
         info = quarantine(report, flags.workers)
         parts = [f"{len(part.quarantine):,} of {split}" for split, part in info.splits.items() if part.quarantine]

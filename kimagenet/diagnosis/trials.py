@@ -12,7 +12,8 @@ from kimagenet import demo
 from kimagenet.diagnosis.findings import Finding
 from pipelines import loaders
 from pipelines.augment import AugmentSpec
-from pipelines.building.build import BuildOptions, build
+from pipelines.building.build import build
+from pipelines.building.options import BuildOptions
 from pipelines.building.sources import open_source
 from pipelines.errors import first_line
 from pipelines.loader import BatchSpec, Loader

@@ -1,41 +1,29 @@
 """Makes what loaders need for shards that exist: an index for each, the image sizes and dataset.json.
 
-The original project's shards have none of these; ours lack them if only the shards were copied. Only the start of each
-record is read: a shard is mapped into memory, and the pages with pixels are never touched.
+The original project's shards have none of these; ours lack them if only the shards were copied.
 """
 
-import io
 import logging
-import mmap
-import os
 import re
-import stat
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import cast
 
 import numpy as np
-from PIL import Image
 
 from pipelines.building.class_names import (
     ClassNames,
     Numbering,
-    class_names,
     contradiction_with_classes,
     find_contradiction,
     merged,
-    second_name,
 )
-from pipelines.building.formats import describe
 from pipelines.building.leftovers import check_finished, clean_up
+from pipelines.building.shard_scan import NO_LABEL, Numbers, ScanTask, ShardScan, scan_shards
 from pipelines.errors import UserError, one_line, reason
-from pipelines.shards import records, remedies
+from pipelines.shards import remedies
 from pipelines.shards.dataset import DATASET_FILE, ClassInfo, DatasetInfo, ShardInfo, SplitInfo, shard_name
-from pipelines.shards.index import locate, write_index
-from pipelines.shards.jpeg import read_header
 from pipelines.shards.shard_set import write_sizes
 from pipelines.system.files import user_path
 from pipelines.system.lock import owned
@@ -43,51 +31,10 @@ from pipelines.system.processes import run_tasks
 from pipelines.system.progress import Progress, silent
 
 _SHARD_NAME = re.compile(r"([A-Za-z0-9_]+)-(\d{5})-of-(\d{5})")
+_MOST_SHARDS = 64  # that a process gets at once
 ORIGINAL_LABEL_BASE = 1
-MAX_LABEL = 2**24  # a larger number is a wrong feature, not a label
-NO_LABEL = -1
 
 _log = logging.getLogger(__name__)
-
-Numbers = frozenset[int]  # record numbers in their shard
-
-
-@dataclass(frozen=True)
-class _IndexTask:
-    """One shard to index.
-
-    Attributes:
-        path: the shard.
-        damaged: records to quarantine.
-        known: its entry in dataset.json, kept if the shard has the same number of records and bytes.
-        quarantined: its records in quarantine, kept in the same case.
-    """
-
-    path: Path
-    damaged: Numbers
-    known: ShardInfo | None = None
-    quarantined: Numbers = frozenset()
-
-
-@dataclass(frozen=True)
-class _ShardScan:
-    """What the records of one shard say.
-
-    Attributes:
-        info: the shard's entry for dataset.json.
-        left_out: records in quarantine.
-        sizes: int32 [N, 2], height and width in pixels; 1 × 1 for records in quarantine whose size cannot be read.
-        labels: int64 [N]; NO_LABEL for records in quarantine.
-        names: label -> the names of its class.
-        wrong_sizes: for each record whose features have another size than its image, what they say.
-    """
-
-    info: ShardInfo
-    left_out: Numbers
-    sizes: np.ndarray
-    labels: np.ndarray
-    names: dict[int, ClassNames]
-    wrong_sizes: list[str]
 
 
 def adopt_shards(
@@ -132,7 +79,7 @@ def _adopt(
     names = [name for shards in splits.values() for name in shards]
     before = known_shards(known) if known else {}
     clean_up(directory)
-    tasks = [_IndexTask(directory / name, damaged.get(name, frozenset()), *before.get(name, ())) for name in names]
+    tasks = [ScanTask(directory / name, damaged.get(name, frozenset()), *before.get(name, ())) for name in names]
     try:
         scans = _index_shards(tasks, workers, progress)
         _warn_of_wrong_sizes(directory, scans)
@@ -158,12 +105,14 @@ def _adopt(
     return info
 
 
-def _index_shards(tasks: Sequence[_IndexTask], workers: int, progress: Progress) -> dict[str, _ShardScan]:
+def _index_shards(tasks: Sequence[ScanTask], workers: int, progress: Progress) -> dict[str, ShardScan]:
     """Writes the index of each shard; what was found in the shard, by its name."""
-    scans: dict[str, _ShardScan] = {}
+    scans: dict[str, ShardScan] = {}
     progress("indexing", 0, len(tasks))
-    for name, result in run_tasks(_index_shard, tasks, workers):
-        scans[name] = result
+    count = max(1, min(_MOST_SHARDS, len(tasks) // workers))
+    groups = [tasks[first : first + count] for first in range(0, len(tasks), count)]
+    for results in run_tasks(scan_shards, groups, workers):
+        scans |= results
         progress("indexing", len(scans), len(tasks))
     return scans
 
@@ -218,113 +167,12 @@ def known_shards(info: DatasetInfo) -> dict[str, tuple[ShardInfo, Numbers]]:
     return found
 
 
-def _index_shard(task: _IndexTask) -> tuple[str, _ShardScan]:
-    """Reads the start of each record of a shard and writes its index."""
-    path = task.path
-    check_framing(path)
-    index, problems = locate(path)
-    info = ShardInfo(file=path.name, records=index.num_records, bytes=index.end)
-    left_out = task.damaged
-    if task.known and (task.known.records, task.known.bytes) == (info.records, info.bytes):
-        info, left_out = task.known, left_out | task.quarantined
-    sizes = np.ones((index.num_records, 2), np.int32)
-    labels = np.full(index.num_records, NO_LABEL, np.int64)
-    wrong_sizes: list[str] = []
-    first: dict[int, tuple[int, ClassNames]] = {}  # label -> the first record that has it, and its names
-    with open(path, "rb") as stream:
-        # Not closed here: a traceback may still have a view of it, and then mmap refuses to close.
-        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    mapped.madvise(mmap.MADV_RANDOM)  # no read-ahead into the pixels
-    shard = memoryview(mapped)
-    for number, (offset, size) in enumerate(index.pairs()):
-        body = shard[offset + records.HEADER_BYTES : offset + size - records.FOOTER_BYTES]
-        try:
-            if number in problems:
-                raise ValueError(problems[number])
-            label, sizes[number], stored, names = _read_head(body)
-        except ValueError as error:
-            if number not in left_out:
-                what = f"record {number} at byte {offset}: {error}"
-                raise UserError(what, path=path, remedy=_remedy(path.parent)) from None
-        else:
-            if number not in left_out:
-                labels[number] = label
-                record, known_names = first.get(label, (number, names))
-                if names.contradicts(known_names):
-                    what = second_name(label, (record, known_names), (number, names))
-                    raise UserError(what, path=path, remedy="write the shard again with one name for each label")
-                first[label] = record, known_names.filled(names)
-                if stored and stored != tuple(sizes[number].tolist()):
-                    wrong_sizes.append(wrong_size(number, stored, sizes[number].tolist()))
-    write_index(path, index)
-    named = {label: names for label, (_, names) in first.items()}
-    return path.name, _ShardScan(info, left_out, sizes, labels, named, wrong_sizes)
-
-
-def check_framing(path: Path) -> None:
-    """Checks that a file may be a shard, by the header of its first record.
-
-    Raises:
-        UserError: it is not a regular file, or a file of a known format, such as one that is compressed.
-    """
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would block
-            raise UserError("not a regular file", path=path, remedy="copy or build the shard again")
-        with open(path, "rb") as stream:
-            head = stream.read(1024)
-    except OSError as error:
-        raise UserError(reason(error), path=path) from None
-    if records.masked_crc(head[:8]) != int.from_bytes(head[8:12], "little") and (found := describe(head)):
-        compressed = "write it again without compression" if "GZIP" in found else "copy or build the shard again"
-        raise UserError(f"not a shard but {found}", path=path, remedy=compressed)
-
-
-def wrong_size(record: int, stored: Sequence[int], size: Sequence[int]) -> str:
-    """What is wrong with a record whose features have another size, (height, width), than its image."""
-    return f"record {record} says {stored[0]} × {stored[1]} pixels, but its image has {size[0]} × {size[1]}"
-
-
-def _warn_of_wrong_sizes(directory: Path, scans: Mapping[str, _ShardScan]) -> None:
+def _warn_of_wrong_sizes(directory: Path, scans: Mapping[str, ShardScan]) -> None:
     if wrong := [(name, what) for name, scan in sorted(scans.items()) for what in scan.wrong_sizes]:
         name, what = wrong[0]
         count = f"the features of {len(wrong):,} records have wrong image sizes" if len(wrong) > 1 else what
         first = f" (the first: {what})" if len(wrong) > 1 else ""
         _log.warning("%s: %s%s; the sizes of the images are used", directory / name, count, first)
-
-
-def _remedy(directory: Path) -> str:
-    return f"build the shard again, or leave the record out: {remedies.quarantine(directory)}"
-
-
-def _read_head(body: memoryview) -> tuple[int, tuple[int, int], tuple[int, int] | None, ClassNames]:
-    """Label, (height, width) of the image, the same by the features, and the names of the class of one record."""
-    features = records.decode_example(body)
-    label = features.get(records.LABEL)
-    if not isinstance(label, int) or not 0 <= label <= MAX_LABEL:
-        raise ValueError(f"{records.LABEL} is {'missing' if label is None else 'not a label'}")
-    encoded = features.get(records.ENCODED)
-    if not isinstance(encoded, memoryview):
-        raise ValueError(f"{records.ENCODED} is missing")
-    stored = records.stored_size(features)
-    size = _size_of(encoded) or stored  # without a header no loader can decode the image: training reports it
-    if size is None:
-        raise ValueError("neither the record nor its image says the size of the image")
-    return label, size, stored, class_names(features)
-
-
-def _size_of(encoded: memoryview) -> tuple[int, int] | None:
-    """Height and width from the header of the image itself; None if it cannot be read."""
-    try:
-        header = read_header(cast(bytes, encoded))  # a view reads the same; copying would touch all pixels
-        if header.height and header.width:
-            return header.height, header.width
-    except ValueError:  # not a JPEG
-        pass
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
 
 
 def _classes(
@@ -362,7 +210,7 @@ def _class_info(number: int, names: ClassNames) -> ClassInfo:
     return ClassInfo(name=one_line(names.text or names.synset) or f"class {number}", wnid=names.wnid)
 
 
-def _split_info(directory: Path, split: str, scans: Sequence[_ShardScan]) -> SplitInfo:
+def _split_info(directory: Path, split: str, scans: Sequence[ShardScan]) -> SplitInfo:
     """Writes the image sizes of a split. Returns its entry for dataset.json."""
     sizes = f"{split}-sizes.npy"
     write_sizes(directory / sizes, np.concatenate([scan.sizes for scan in scans]))

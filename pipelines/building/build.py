@@ -10,15 +10,16 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
 
 from pipelines.building.leftovers import PLAN_FILE, STATE_FOLDER, clean_up
+from pipelines.building.options import BuildOptions, as_planned, decide, samples_of
 from pipelines.building.shard_writer import (
     LABEL_BASE,
     ShardResult,
@@ -30,50 +31,18 @@ from pipelines.building.shard_writer import (
 )
 from pipelines.building.sources import Entry, RejectedFile, Source
 from pipelines.errors import UserError, reason
-from pipelines.ranges import check_ranges, within
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, ShardInfo, SplitInfo, shard_name
 from pipelines.shards.shard_set import write_sizes
+from pipelines.system.ahead import read_ahead
 from pipelines.system.files import remove_leftovers, user_path, write_atomic
 from pipelines.system.lock import LOCK_FILE, owned
 from pipelines.system.processes import run_tasks
 from pipelines.system.progress import Progress, silent
 
-MIN_RECORDS_PER_SHARD = 64
 REJECTED_FILE = "rejected.jsonl"
-_MOST_SHARDS = 99_999  # the digits in the name of a shard
 _STAT_THREADS = 16  # a network file system answers many requests at once
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """How shards are made. The same source and options give the same bytes with any number of workers.
-
-    Attributes:
-        train_shards: number of training shards; fewer if a shard would have fewer than MIN_RECORDS_PER_SHARD images.
-        validation_shards: the same for validation.
-        short_side: images with a longer shorter side are shrunk to this one, in pixels; None keeps all sizes.
-        quality: JPEG quality of images that are encoded again, 1 to 100.
-        seed: seed of the shuffle.
-
-    Raises:
-        UserError: a value is out of range.
-    """
-
-    train_shards: int = field(default=1024, metadata=within(at_least=1, at_most=_MOST_SHARDS))
-    validation_shards: int = field(default=128, metadata=within(at_least=1, at_most=_MOST_SHARDS))
-    short_side: int | None = field(default=None, metadata=within(at_least=1))
-    quality: int = field(default=95, metadata=within(at_least=1, at_most=100))
-    seed: int = field(default=0, metadata=within(at_least=0))
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-    def num_shards(self, split: str, images: int) -> int:
-        """The number of shards for a split of `images` images."""
-        wanted = {"train": self.train_shards, "validation": self.validation_shards}[split]
-        return max(1, min(wanted, images // MIN_RECORDS_PER_SHARD))
 
 
 @dataclass(frozen=True)
@@ -132,7 +101,12 @@ def build(
     """
     output = user_path(output).absolute()
     with owned(output, "output"):
-        return finish(output, source.root, options) or _build(source, output, options, workers, progress)
+        if report := finish(output, source.root, options):
+            return report
+        options = as_planned(options, unfinished_plan(output))
+        if not options.is_decided:
+            options = decide(options, source, samples_of(source, options))
+        return _build(source, output, options, workers, progress)
 
 
 def _build(source: Source, output: Path, options: BuildOptions, workers: int, progress: Progress) -> BuildReport:
@@ -183,15 +157,20 @@ def finish(output: Path, root: Path, options: BuildOptions) -> BuildReport | Non
     if not (state.exists() and (output / DATASET_FILE).exists()):
         return None
     info = DatasetInfo.load(output)
-    try:
-        plan = json.loads((state / PLAN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        plan = {}
+    plan = unfinished_plan(output)
     clean_up(output)
     _log.warning("%s: removed; the build was stopped after its last shard, and is complete", state)
-    if (plan.get("options"), plan.get("root")) != (asdict(options), str(root.absolute())):
+    if (plan.get("options"), plan.get("root")) != (asdict(as_planned(options, plan)), str(root.absolute())):
         return None
     return BuildReport(info, tuple(_read_rejected(output / REJECTED_FILE)), info.build.get("reencoded", {}))
+
+
+def unfinished_plan(output: Path) -> dict[str, Any]:
+    """The plan of the unfinished build in a folder; empty if there is none or it is damaged."""
+    try:
+        return json.loads((output / STATE_FOLDER / PLAN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def _write_rejected(path: Path, rejected: Sequence[RejectedFile]) -> None:
@@ -240,7 +219,7 @@ def _prepare(output: Path, source: Source, options: BuildOptions) -> None:
     state = output / STATE_FOLDER
     check_output(output)
     if (state / PLAN_FILE).exists():
-        if json.loads((state / PLAN_FILE).read_text(encoding="utf-8")) != plan:
+        if unfinished_plan(output) != plan:
             raise UserError(
                 "the folder has an unfinished build of other images or options",
                 path=output,
@@ -305,9 +284,9 @@ def _run(tasks: list[ShardTask], workers: int, progress: Callable[[int, int], No
 
 def _finished(tasks: Sequence[ShardTask]) -> dict[str, ShardResult]:
     """The results of shards that an earlier run finished, of images that have not changed since."""
-    results = [(task, result) for task in tasks if (result := finished(task))]
-    with ThreadPoolExecutor(_STAT_THREADS) as pool:
-        same = list(pool.map(unchanged, *zip(*results, strict=True))) if results else []
+    noted = zip(tasks, read_ahead(finished, tasks, _STAT_THREADS), strict=True)
+    results = [(task, result) for task, result in noted if result]
+    same = list(read_ahead(lambda pair: unchanged(*pair), results, _STAT_THREADS))
     if changed := [task for (task, _), kept in zip(results, same, strict=True) if not kept]:
         shards = "1 finished shard is" if len(changed) == 1 else f"{len(changed):,} finished shards are"
         _log.warning("%s: %s written again, because source files changed", changed[0].path.parent, shards)

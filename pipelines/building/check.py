@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.building.adopt import MAX_LABEL, Numbers, adopt_shards, find_shards, known_shards
+from pipelines.building.adopt import adopt_shards, find_shards, known_shards
 from pipelines.building.class_names import Numbering, contradiction_with_classes, find_contradiction, merged
 from pipelines.building.leftovers import check_finished, find_leftovers, size_text
 from pipelines.building.shard_checker import CheckTask, Fault, ShardCheck, check_shard
+from pipelines.building.shard_scan import MAX_LABEL, Numbers
 from pipelines.errors import UserError, reason
 from pipelines.shards import remedies
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, SplitInfo

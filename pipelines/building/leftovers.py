@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipelines.errors import UserError
 from pipelines.shards.dataset import DATASET_FILE
-from pipelines.system.files import remove_leftovers
+from pipelines.system.files import bytes_text, remove_leftovers
 
 STATE_FOLDER = ".build"  # beside the shards: the plan of an unfinished build and a note for each finished shard
 PLAN_FILE = "plan.json"
@@ -52,9 +52,4 @@ def clean_up(directory: Path) -> None:
 def size_text(path: Path) -> str:
     """The size of a file or of all files in a folder, for people."""
     files = [path] if path.is_file() else [item for item in path.rglob("*") if item.is_file()]
-    size = float(sum(item.stat().st_size for item in files))
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:,.0f} GB"
+    return bytes_text(sum(item.stat().st_size for item in files))

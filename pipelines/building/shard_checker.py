@@ -7,18 +7,18 @@ from typing import NamedTuple
 import google_crc32c
 import numpy as np
 
-from pipelines.building.adopt import check_framing, wrong_size
 from pipelines.building.class_names import ClassNames, Numbering, class_names, second_name
 from pipelines.building.clean import ImageRejected, check_image
+from pipelines.building.shard_scan import check_framing, wrong_size
 from pipelines.errors import UserError, one_line
 from pipelines.shards import records, remedies
 from pipelines.shards.dataset import ShardInfo
-from pipelines.shards.index import Index, index_path, locate, read_index
+from pipelines.shards.index import Index, index_path, open_shard, read_index, walk
 from pipelines.shards.jpeg import read_header
 
 _BYTES_FEATURES = (records.COLORSPACE, records.FORMAT, records.FILENAME, records.SYNSET, records.TEXT)
 _INT_FEATURES = (records.HEIGHT, records.WIDTH, records.CHANNELS)
-_READ_AHEAD = 1 << 20
+_READ_AHEAD = 4 << 20  # bytes: 32 requests at once, which give 400 MB/s if each takes 10 ms
 
 
 @dataclass(frozen=True)
@@ -107,33 +107,37 @@ def check_shard(task: CheckTask) -> ShardCheck:
     """
     try:
         check_framing(task.path)
-        index, damaged = locate(task.path)
+        file = open_shard(task.path, ahead=_READ_AHEAD)
     except UserError as error:  # missing, empty or something else than a shard
         return ShardCheck(task.path.name, 0, (Fault.of(task.path.name, error),))
     checksum = 0
     found: list[Fault] = []
-    sizes = np.zeros((index.num_records, 2), np.int64)
+    places: list[tuple[int, int]] = []  # first byte and framed length of each record
+    sizes: list[tuple[int, int]] = []  # of each image; 0 where it is not known
     names = _ShardNames()
     wrong_sizes: list[str] = []
-    with open(task.path, "rb", buffering=_READ_AHEAD) as stream:
-        for number, (offset, size) in enumerate(index.pairs()):
-            data = stream.read(size)
+    with file:
+        for number, (offset, size, problem) in enumerate(walk(file)):
+            data = file.read(offset, size)
             checksum = google_crc32c.extend(checksum, data)
+            places.append((offset, size))
+            sizes.append((0, 0))
             try:
-                if number in damaged:
-                    raise ValueError(damaged[number])
+                if problem:
+                    raise ValueError(problem)
                 record = _check_record(data, task)
             except (ImageRejected, ValueError) as error:
                 found.append(Fault(task.path.name, str(error), number, offset))
             else:
-                sizes[number] = record.size
+                sizes[-1] = record.size
                 if number not in task.quarantined:
                     names.add(number, record.label, record.names)
                     if record.stored not in (None, record.size):
                         wrong_sizes.append(wrong_size(number, record.stored, record.size))
+    index = Index(*np.array(places, np.int64).T)
     whole = [*_check_index(task, index), *_check_file(task, index, None if found else f"{checksum:08x}")]
     told = [*names.faults(task.path.name), *_wrong_sizes(task.path.name, wrong_sizes)]
-    faults = (*whole, *told, *found, *_check_sizes(task, index, sizes))
+    faults = (*whole, *told, *found, *_check_sizes(task, index, np.array(sizes, np.int64)))
     return ShardCheck(task.path.name, index.num_records, faults, names.numbering)
 
 

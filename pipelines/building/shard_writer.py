@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,8 +18,12 @@ from pipelines.errors import UserError, reason
 from pipelines.shards import records
 from pipelines.shards.dataset import ClassInfo
 from pipelines.shards.index import Index, read_index, write_index
+from pipelines.system.ahead import read_ahead
 from pipelines.system.files import atomic_writer, write_atomic
 
+# At 2 ms a file they read 8,000 files/s for a process, which decodes about 500. At 10 ms they still read 1,600.
+_READERS = 16
+_MOST_BYTES = 16 << 20  # of files that wait for the decoder; more are not begun
 LABEL_BASE = 1  # as in the original project, so that its shards and ours can be exchanged
 
 
@@ -97,9 +102,9 @@ def write_shard(task: ShardTask) -> ShardResult:
     rejected: list[tuple[int, str]] = []
     stamps: list[Stamp] = []
     crc = 0
-    with atomic_writer(task.path) as stream:
-        for position, entry in enumerate(task.entries):
-            data, stamp = _read(entry)
+    files = read_ahead(_read, task.entries, _READERS, _file_bytes, _MOST_BYTES)
+    with closing(files), atomic_writer(task.path) as stream:
+        for position, (entry, (data, stamp)) in enumerate(zip(task.entries, files, strict=True)):
             stamps.append(stamp)
             try:
                 image = clean_image(data, task.quality, task.short_side)
@@ -165,6 +170,10 @@ def _read(entry: Entry) -> tuple[bytes, Stamp]:
         return entry.read_stamped()
     except OSError as error:  # a fault of the disk, not of the image: rejecting the image would lose it
         raise UserError(reason(error), path=entry.path, remedy="fix this and repeat the same command") from None
+
+
+def _file_bytes(file: tuple[bytes, Stamp]) -> int:
+    return len(file[0])
 
 
 def _features(entry: Entry, info: ClassInfo, image: CleanImage) -> dict[str, records.FeatureValue]:

@@ -5,14 +5,16 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, reason
 from pipelines.shards.records import FOOTER_BYTES, HEADER_BYTES, masked_crc
 from pipelines.shards.remedies import REPLACE_SHARD, build_index
 from pipelines.system.files import write_atomic
+from pipelines.system.reading import FileReader, read_file
 
 _NO_HEADER, _CUT_OFF = "its header is damaged", "it is cut off"
 _PIECE = 1 << 22  # bytes searched at a time
@@ -62,38 +64,36 @@ def scan(shard: Path) -> Index:
     Raises:
         UserError: the shard is missing or empty, a header is damaged, or the last record is cut off.
     """
-    starts: list[int] = []
-    for start, problem in _headers(shard):
-        if problem:
-            raise UserError(f"the record at byte {start}: {problem}", path=shard, remedy=REPLACE_SHARD)
-        starts.append(start)
-    return _index_of(shard, starts)
+    with open_shard(shard) as file:
+        starts: list[int] = []
+        for start, problem in _headers(file):
+            if problem:
+                raise UserError(f"the record at byte {start}: {problem}", path=shard, remedy=REPLACE_SHARD)
+            starts.append(start)
+        return _index_of(starts, file.size)
 
 
-def locate(shard: Path) -> tuple[Index, dict[int, str]]:
-    """Finds the records of a shard that may be damaged.
+def walk(file: FileReader, margin: int = 0) -> Iterator[tuple[int, int, str]]:
+    """Finds the records of a shard that may be damaged, one after the other.
 
     After a damaged header the next whole one is searched. The lines of the shard's index separate the records between
     the two if these lines are whole; else these records count as one.
 
-    Returns:
-        The index, and what is wrong with a header by record number.
+    Args:
+        file: the shard.
+        margin: so many bytes before and after each header are read with it, in the same request.
 
-    Raises:
-        UserError: the shard is missing or empty.
+    Yields:
+        The first byte of a record, its framed length in bytes, and what is wrong with its header, "" if nothing.
     """
-    headers = list(_headers(shard))
-    index = _index_of(shard, [start for start, _ in headers])
-    if not any(problem for _, problem in headers):
-        return index, {}
-    lines = _index_lines(shard)
-    starts: list[int] = []
-    damaged: dict[int, str] = {}
-    for (start, size), (_, problem) in zip(index.pairs(), headers, strict=True):
-        parts = _chain(lines, start, start + size) if problem else [start]
-        damaged |= dict.fromkeys(range(len(starts), len(starts) + len(parts)), problem) if problem else {}
-        starts += parts
-    return _index_of(shard, starts), damaged
+    lines: dict[int, int] | None = None
+    for (start, problem), (end, _) in pairwise(chain(_headers(file, margin), [(file.size, "")])):
+        if not problem:
+            yield start, end - start, ""
+            continue
+        lines = _index_lines(file.path) if lines is None else lines
+        for part, part_end in pairwise([*_chain(lines, start, end), end]):
+            yield part, part_end - part, problem
 
 
 def misplaced(shard: Path, index: Index) -> tuple[int, int] | None:
@@ -110,8 +110,9 @@ def misplaced(shard: Path, index: Index) -> tuple[int, int] | None:
     Raises:
         UserError: the shard is missing or empty.
     """
-    headers = list(_headers(shard))
-    real = _index_of(shard, [start for start, _ in headers])
+    with open_shard(shard) as file:
+        headers = list(_headers(file))
+        real = _index_of([start for start, _ in headers], file.size)
     found = np.searchsorted(real.offsets, index.offsets, side="right") - 1
     is_whole = np.array([not problem for _, problem in headers])[found]
     wrong = is_whole & ((real.offsets[found] != index.offsets) | (real.sizes[found] != index.sizes))
@@ -144,8 +145,12 @@ def write_index(shard: Path, index: Index) -> None:
     write_atomic(index_path(shard), index.to_bytes())
 
 
-def read_index(shard: Path) -> Index:
+def read_index(shard: Path, shard_bytes: int | None = None) -> Index:
     """Reads a shard's index file and checks it against the shard's size.
+
+    Args:
+        shard: the shard.
+        shard_bytes: its size, if the caller has just asked for it.
 
     Raises:
         UserError: the index is missing, empty, not an index, not contiguous, or does not end where the shard ends.
@@ -154,22 +159,22 @@ def read_index(shard: Path) -> Index:
     path = index_path(shard)
     remedy = f"run {build_index(shard.parent)}"
     try:
-        text = path.read_bytes()
+        text = read_file(path)
     except OSError as error:
-        raise UserError(str(error.strerror), path=path, remedy=remedy) from None
+        raise UserError(reason(error), path=path, remedy=remedy) from None
     if not text:
         raise UserError("the index is empty", path=path, remedy=remedy)
     if not _INDEX_TEXT.fullmatch(text):
         raise UserError('not an index (lines of "offset size")', path=path, remedy=remedy)
-    table = np.array(text.split(), np.int64).reshape(-1, 2)
+    table = np.fromstring(text, np.int64, sep=" ").reshape(-1, 2)  # four times as fast as splitting the text
     index = Index(table[:, 0], table[:, 1])
     ends = index.offsets + index.sizes
     if index.offsets[0] != 0 or np.any(index.offsets[1:] != ends[:-1]):
         raise UserError("the index skips or repeats bytes of the shard", path=path, remedy=remedy)
     try:
-        shard_bytes = shard.stat().st_size
+        shard_bytes = os.stat(shard).st_size if shard_bytes is None else shard_bytes
     except OSError as error:
-        raise UserError(str(error.strerror), path=shard, remedy=REPLACE_SHARD) from None
+        raise UserError(reason(error), path=shard, remedy=REPLACE_SHARD) from None
     if index.end != shard_bytes:
         what = f"the index covers {index.end:,} bytes, the shard has {shard_bytes:,}"
         remedy = f"{remedy} if the index is stale, or {REPLACE_SHARD} if the shard was cut off"
@@ -177,36 +182,35 @@ def read_index(shard: Path) -> Index:
     return index
 
 
-def _open(shard: Path) -> int:
+def open_shard(shard: Path, ahead: int = 0) -> FileReader:
+    """Opens a shard; `ahead` as in `FileReader`. Raises `UserError` if it cannot be opened or is empty."""
     try:
-        return os.open(shard, os.O_RDONLY)
+        file = FileReader(shard, ahead)
     except OSError as error:
-        raise UserError(str(error.strerror), path=shard, remedy=REPLACE_SHARD) from None
+        raise UserError(reason(error), path=shard, remedy=REPLACE_SHARD) from None
+    if not file.size:
+        with file:
+            raise UserError("the shard is empty", path=shard, remedy="copy or build it again")
+    return file
 
 
-def _index_of(shard: Path, starts: list[int]) -> Index:
-    if not starts:
-        raise UserError("the shard is empty", path=shard, remedy="copy or build it again")
+def _index_of(starts: list[int], end: int) -> Index:
     offsets = np.array(starts, np.int64)
-    return Index(offsets, np.diff(offsets, append=shard.stat().st_size))
+    return Index(offsets, np.diff(offsets, append=end))
 
 
-def _headers(shard: Path) -> Iterator[tuple[int, str]]:
+def _headers(file: FileReader, margin: int = 0) -> Iterator[tuple[int, str]]:
     """The first byte of each record and what is wrong with its header. After a damaged one the next is searched."""
-    descriptor = _open(shard)
-    try:
-        end = os.fstat(descriptor).st_size
-        position = 0
-        while position < end:
-            header = os.pread(descriptor, HEADER_BYTES, position)
-            length, problem = _read_header(header, end - position)
-            yield position, problem
-            if problem:
-                position = _next_header(descriptor, position + 1, end)
-            else:
-                position += HEADER_BYTES + length + FOOTER_BYTES
-    finally:
-        os.close(descriptor)
+    position = 0
+    while position < file.size:
+        before = min(margin, position)
+        data = file.read(position - before, before + HEADER_BYTES + margin)
+        length, problem = _read_header(data[before : before + HEADER_BYTES], file.size - position)
+        yield position, problem
+        if problem:
+            position = _next_header(file, position + 1)
+        else:
+            position += HEADER_BYTES + length + FOOTER_BYTES
 
 
 def _read_header(header: bytes, room: int) -> tuple[int, str]:
@@ -219,15 +223,15 @@ def _read_header(header: bytes, room: int) -> tuple[int, str]:
     return (length, "") if length <= room - HEADER_BYTES - FOOTER_BYTES else (0, _CUT_OFF)
 
 
-def _next_header(descriptor: int, position: int, end: int) -> int:
-    """The first byte from `position` on where a length and its CRC agree, or `end`."""
-    while position < end:
-        data = os.pread(descriptor, _PIECE + HEADER_BYTES - 1, position)
+def _next_header(file: FileReader, position: int) -> int:
+    """The first byte from `position` on where a length and its CRC agree, or the end of the file."""
+    while position < file.size:
+        data = file.read(position, _PIECE + HEADER_BYTES - 1)
         # No record has 4 GiB, so the upper half of its length is four zeros. CRCs are computed only there.
         zero = np.frombuffer(data, np.uint8)[4 : len(data) - 4] == 0
         for start in np.flatnonzero(zero[:-3] & zero[1:-2] & zero[2:-1] & zero[3:]).tolist():
-            length, problem = _read_header(data[start : start + HEADER_BYTES], end - position - start)
+            length, problem = _read_header(data[start : start + HEADER_BYTES], file.size - position - start)
             if length and not problem:
                 return position + start
         position += _PIECE
-    return end
+    return file.size

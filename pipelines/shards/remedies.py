@@ -52,9 +52,9 @@ def quoted(*arguments: Path | str) -> str:
     return shlex.join(words)
 
 
-def build_shards(source: Path | str, output: Path | str) -> str:
+def build_shards(source: Path | str, output: Path | str, *flags: str) -> str:
     """The command that builds shards from a folder of images, in backticks."""
-    return f"`{command('build_shards', '--source', source, '--output', output)}`"
+    return f"`{command('build_shards', '--source', source, '--output', output, *flags)}`"
 
 
 def build_index(directory: Path) -> str:

@@ -1,5 +1,7 @@
 """ShardSet: one split's shards with their indexes and image sizes, checked before anything is read from them."""
 
+import io
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +11,13 @@ import numpy as np
 
 from pipelines.errors import UserError
 from pipelines.shards import records, remedies
-from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, SplitInfo
+from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, ShardInfo, SplitInfo
 from pipelines.shards.index import Index, index_path, read_index
+from pipelines.system.ahead import read_ahead
 from pipelines.system.files import atomic_writer, user_path
-from pipelines.system.reading import read_bytes
+from pipelines.system.reading import read_bytes, read_file
 
+_OPEN_THREADS = 64  # a network file system answers many requests at once: 1,000 shards wait for 16 answers, not 1,000
 MOST_PIXELS = 89_478_485  # of an image: Pillow, and so the builder, takes larger ones for decompression bombs
 
 
@@ -77,9 +81,8 @@ class ShardSet:
             raise UserError(f"no split {split!r}", path=directory, remedy=remedy, setting="split")
         part = info.splits[split]
         paths = tuple(directory / shard.file for shard in part.shards)
-        indexes = [
-            _checked_index(path, known.records, known.bytes) for path, known in zip(paths, part.shards, strict=True)
-        ]
+        pairs = list(zip(paths, part.shards, strict=True))
+        indexes = list(read_ahead(_checked_index, pairs, _OPEN_THREADS))
         counts = [index.num_records for index in indexes]
         num_records = sum(counts)
         quarantine = np.array(part.quarantine, np.int64)
@@ -141,15 +144,20 @@ def write_sizes(path: Path, sizes: np.ndarray) -> None:
         np.save(stream, np.asarray(sizes, np.int32), allow_pickle=False)
 
 
-def _checked_index(path: Path, records: int, num_bytes: int) -> Index:
-    if not path.exists():
-        raise UserError("the shard is missing", path=path, remedy="copy or build it again")
-    if (found := path.stat().st_size) != num_bytes:
+def _checked_index(pair: tuple[Path, ShardInfo]) -> Index:
+    """The index of a shard that is as dataset.json says. It asks for as little as possible: size, index, no pixel."""
+    path, known = pair
+    try:
+        num_bytes = os.stat(path).st_size
+    except FileNotFoundError:
+        raise UserError("the shard is missing", path=path, remedy="copy or build it again") from None
+    if num_bytes != known.bytes:
         remedy = f"copy or build it again, or accept it with {remedies.build_index(path.parent)}"
-        raise UserError(f"the shard has {found:,} bytes, dataset.json says {num_bytes:,}", path=path, remedy=remedy)
-    index = read_index(path)
-    if index.num_records != records:
-        what = f"the index lists {index.num_records:,} records, dataset.json says {records:,}"
+        what = f"the shard has {num_bytes:,} bytes, dataset.json says {known.bytes:,}"
+        raise UserError(what, path=path, remedy=remedy)
+    index = read_index(path, num_bytes)
+    if index.num_records != known.records:
+        what = f"the index lists {index.num_records:,} records, dataset.json says {known.records:,}"
         raise UserError(what, path=index_path(path), remedy=f"run {remedies.build_index(path.parent)}")
     return index
 
@@ -166,7 +174,7 @@ def read_sizes(directory: Path, split: str, part: SplitInfo) -> np.ndarray:
     path = directory / part.sizes
     remedy = f"run {remedies.build_index(directory)}"
     try:
-        sizes = np.load(path, allow_pickle=False)
+        sizes = np.load(io.BytesIO(read_file(path)), allow_pickle=False)
     except OSError as error:
         raise UserError(error.strerror or "cannot be read", path=path, remedy=remedy) from None
     except (ValueError, EOFError):

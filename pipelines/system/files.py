@@ -200,6 +200,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def bytes_text(size: float) -> str:
+    """A number of bytes for people: "81 kB"."""
+    for unit in ("bytes", "kB", "MB"):
+        if round(size) < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:,.0f} GB"
+
+
 def cache_directory() -> Path:
     """The user's cache folder: $XDG_CACHE_HOME/kimagenet, else ~/.cache/kimagenet. It may not exist yet.
 

@@ -1,13 +1,18 @@
-"""Reads bytes of a file from disks and networks that fail for a moment."""
+"""Reads bytes of files: again after errors that last a moment, and what comes next while the caller works."""
 
 import errno
 import os
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 # Errors of a server that restarts, or of a network that is down for a moment.
 TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO, errno.ENOLINK})
 PAUSES = (0.1, 0.4, 1.6, 6.4)  # seconds before each further try
+# Bytes of one hint. The kernel reads no more for it than the file system's largest read-ahead, which is usually this
+# much, and leaves out the rest without an error.
+_HINT = 128 << 10
 
 
 def read_bytes(path: Path, offset: int, length: int) -> bytes:
@@ -21,29 +26,91 @@ def read_bytes(path: Path, offset: int, length: int) -> bytes:
     Raises:
         OSError: the file cannot be read, or ends too early. It has the file's name.
     """
+
+    def read() -> bytes:
+        with FileReader(path) as file:
+            data = file.read(offset, length)
+        if missing := length - len(data):
+            what = f"ends at byte {offset + len(data):,}, {missing:,} bytes too early"
+            raise OSError(errno.ENODATA, what, str(path))
+        return data
+
+    return _with_retries(read)
+
+
+def read_file(path: Path) -> bytes:
+    """Reads a whole file, and tries again as `read_bytes` does. Of a long file the kernel reads many pieces at once.
+
+    Raises:
+        OSError: the file cannot be read. It has the file's name.
+    """
+
+    def read() -> bytes:
+        with FileReader(path) as file:
+            if file.size > _HINT:
+                file.will_need(file.size)
+            return file.read(0, file.size)
+
+    return _with_retries(read)
+
+
+class FileReader:
+    """An open file. As a context manager it is closed at the end.
+
+    Args:
+        path: the file.
+        ahead: for a file that is read from its beginning to its end: so many bytes behind the part that is read are
+            read by the kernel meanwhile.
+
+    Attributes:
+        path: see above.
+        size: the file's bytes when it was opened.
+
+    Raises:
+        OSError: the file cannot be opened. It has the file's name.
+    """
+
+    def __init__(self, path: Path, ahead: int = 0) -> None:
+        self.path = path
+        self._ahead = ahead
+        self._hinted = 0  # the kernel reads the file up to this byte
+        self._descriptor = os.open(path, os.O_RDONLY)
+        self.size = os.fstat(self._descriptor).st_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Reads a part of the file, which is shorter at its end. Raises `OSError` with the file's name."""
+        if self._ahead:
+            self.will_need(offset + length + self._ahead)
+        parts = []
+        try:
+            while length > 0 and (part := os.pread(self._descriptor, length, offset)):
+                parts.append(part)
+                offset += len(part)
+                length -= len(part)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def will_need(self, end: int) -> None:
+        """Asks the kernel to read the file up to this byte, and does not wait. A system that cannot do it does not."""
+        with suppress(OSError):
+            while self._hinted < min(end, self.size):
+                os.posix_fadvise(self._descriptor, self._hinted, _HINT, os.POSIX_FADV_WILLNEED)
+                self._hinted += _HINT
+
+    def __enter__(self) -> "FileReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
+def _with_retries(read: Callable[[], bytes]) -> bytes:
     for pause in PAUSES:
         try:
-            return _read_once(path, offset, length)
+            return read()
         except OSError as error:
             if error.errno not in TRANSIENT:
                 raise
         time.sleep(pause)
-    return _read_once(path, offset, length)
-
-
-def _read_once(path: Path, offset: int, length: int) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            parts = []
-            while length > 0 and (part := os.pread(descriptor, length, offset)):
-                parts.append(part)
-                offset += len(part)
-                length -= len(part)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    if length:
-        raise OSError(errno.ENODATA, f"ends at byte {offset:,}, {length:,} bytes too early", str(path))
-    return b"".join(parts)
+    return read()

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.building.build import BuildOptions
+from pipelines.building.options import BuildOptions
 from pipelines.shards import records
 from tests.helpers.data import jpeg, photo
 

@@ -50,7 +50,8 @@ def write_odd_run(directory: Path) -> OddRun:
 
     from kimagenet import models
     from kimagenet.runs.directory import save_model
-    from pipelines.building.build import BuildOptions, build
+    from pipelines.building.build import build
+    from pipelines.building.options import BuildOptions
     from pipelines.building.sources import open_source
 
     images = directory / "images"

@@ -11,6 +11,8 @@ HEAVY = frozenset({"tensorflow", "keras", "nvidia.dali"})
 FAST_MODULES = frozenset(
     {
         "test_adopt",
+        "test_advice",
+        "test_ahead",
         "test_augment",
         "test_augmentation_text",
         "test_bench",

@@ -1,0 +1,211 @@
+"""Reads what the records of a shard say, for its index and for dataset.json, in a worker process.
+
+Only the start of each record is read: a shard is mapped into memory, and the pages with pixels are never touched. A
+header says only where the next one is, so a shard is one long chain of requests; many shards are read at once.
+"""
+
+import io
+import mmap
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+from PIL import Image
+
+from pipelines.building.class_names import ClassNames, class_names, second_name
+from pipelines.building.formats import describe
+from pipelines.errors import UserError, reason
+from pipelines.shards import records, remedies
+from pipelines.shards.dataset import ShardInfo
+from pipelines.shards.index import Index, open_shard, walk, write_index
+from pipelines.shards.jpeg import read_header
+from pipelines.system.ahead import read_ahead
+
+MAX_LABEL = 2**24  # a larger number is a wrong feature, not a label
+NO_LABEL = -1
+
+_READERS = 32  # shards whose headers a process reads at once
+_MARGIN = 2048  # bytes around a header: the last features of one record, the first ones and the JPEG header of the next
+
+Numbers = frozenset[int]  # record numbers in their shard
+
+
+@dataclass(frozen=True)
+class ScanTask:
+    """One shard to index.
+
+    Attributes:
+        path: the shard.
+        damaged: records to quarantine.
+        known: its entry in dataset.json, kept if the shard has the same number of records and bytes.
+        quarantined: its records in quarantine, kept in the same case.
+    """
+
+    path: Path
+    damaged: Numbers
+    known: ShardInfo | None = None
+    quarantined: Numbers = frozenset()
+
+
+@dataclass(frozen=True)
+class ShardScan:
+    """What the records of one shard say.
+
+    Attributes:
+        info: the shard's entry for dataset.json.
+        left_out: records in quarantine.
+        sizes: int32 [N, 2], height and width in pixels; 1 × 1 for records in quarantine whose size cannot be read.
+        labels: int64 [N]; NO_LABEL for records in quarantine.
+        names: label -> the names of its class.
+        wrong_sizes: for each record whose features have another size than its image, what they say.
+    """
+
+    info: ShardInfo
+    left_out: Numbers
+    sizes: np.ndarray
+    labels: np.ndarray
+    names: dict[int, ClassNames]
+    wrong_sizes: list[str]
+
+
+def scan_shards(tasks: Sequence[ScanTask]) -> dict[str, ShardScan]:
+    """Reads the starts of the records of some shards and writes their indexes.
+
+    Args:
+        tasks: the shards.
+
+    Returns:
+        What their records say, by the names of the shards.
+
+    Raises:
+        UserError: a record cannot be read and is not in quarantine, or class names contradict each other.
+        OSError: a file cannot be read or written.
+    """
+    with closing(read_ahead(_scan_shard, tasks, _READERS)) as scans:
+        return {scan.info.file: scan for scan in scans}
+
+
+class _Head(NamedTuple):
+    """What the start of a record says: its label, (height, width) of its image, the same by its features, its names."""
+
+    label: int
+    size: tuple[int, int]
+    stored: tuple[int, int] | None
+    names: ClassNames
+
+
+def _scan_shard(task: ScanTask) -> ShardScan:
+    """Reads the start of each record of a shard and writes its index."""
+    path = task.path
+    check_framing(path)
+    index, heads = _read_heads(path)
+    info = ShardInfo(file=path.name, records=index.num_records, bytes=index.end)
+    left_out = task.damaged
+    if task.known and (task.known.records, task.known.bytes) == (info.records, info.bytes):
+        info, left_out = task.known, left_out | task.quarantined
+    sizes = np.ones((index.num_records, 2), np.int32)
+    labels = np.full(index.num_records, NO_LABEL, np.int64)
+    wrong_sizes: list[str] = []
+    first: dict[int, tuple[int, ClassNames]] = {}  # label -> the first record that has it, and its names
+    for number, head in enumerate(heads):
+        if isinstance(head, _Head):
+            sizes[number] = head.size
+        if number in left_out:
+            continue
+        if isinstance(head, str):
+            what = f"record {number} at byte {index.offsets[number]}: {head}"
+            raise UserError(what, path=path, remedy=_remedy(path.parent))
+        labels[number] = head.label
+        record, known_names = first.get(head.label, (number, head.names))
+        if head.names.contradicts(known_names):
+            what = second_name(head.label, (record, known_names), (number, head.names))
+            raise UserError(what, path=path, remedy="write the shard again with one name for each label")
+        first[head.label] = record, known_names.filled(head.names)
+        if head.stored and head.stored != head.size:
+            wrong_sizes.append(wrong_size(number, head.stored, head.size))
+    write_index(path, index)
+    named = {label: names for label, (_, names) in first.items()}
+    return ShardScan(info, left_out, sizes, labels, named, wrong_sizes)
+
+
+def _read_heads(path: Path) -> tuple[Index, list[_Head | str]]:
+    """Finds the records of a shard. Of each what its start says, or what is wrong with it."""
+    places: list[tuple[int, int]] = []
+    heads: list[_Head | str] = []
+    with open_shard(path) as file, open(path, "rb") as stream:
+        # Not closed here: a traceback may still have a view of it, and then mmap refuses to close.
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped.madvise(mmap.MADV_RANDOM)  # no read-ahead into the pixels
+        shard = memoryview(mapped)
+        for offset, size, problem in walk(file, _MARGIN):
+            places.append((offset, size))
+            try:
+                if problem:
+                    raise ValueError(problem)
+                heads.append(_read_head(shard[offset + records.HEADER_BYTES : offset + size - records.FOOTER_BYTES]))
+            except ValueError as error:
+                heads.append(str(error))
+    return Index(*np.array(places, np.int64).T), heads
+
+
+def check_framing(path: Path) -> None:
+    """Checks that a file may be a shard, by the header of its first record.
+
+    Raises:
+        UserError: it is not a regular file, or a file of a known format, such as one that is compressed.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO would block
+            raise UserError("not a regular file", path=path, remedy="copy or build the shard again")
+        with open(path, "rb") as stream:
+            head = stream.read(1024)
+    except OSError as error:
+        raise UserError(reason(error), path=path) from None
+    if records.masked_crc(head[:8]) != int.from_bytes(head[8:12], "little") and (found := describe(head)):
+        compressed = "write it again without compression" if "GZIP" in found else "copy or build the shard again"
+        raise UserError(f"not a shard but {found}", path=path, remedy=compressed)
+
+
+def wrong_size(record: int, stored: Sequence[int], size: Sequence[int]) -> str:
+    """What is wrong with a record whose features have another size, (height, width), than its image."""
+    return f"record {record} says {stored[0]} × {stored[1]} pixels, but its image has {size[0]} × {size[1]}"
+
+
+def _remedy(directory: Path) -> str:
+    return f"build the shard again, or leave the record out: {remedies.quarantine(directory)}"
+
+
+def _read_head(body: memoryview) -> _Head:
+    """Reads the start of one record; raises `ValueError`."""
+    features = records.decode_example(body)
+    label = features.get(records.LABEL)
+    if not isinstance(label, int) or not 0 <= label <= MAX_LABEL:
+        raise ValueError(f"{records.LABEL} is {'missing' if label is None else 'not a label'}")
+    encoded = features.get(records.ENCODED)
+    if not isinstance(encoded, memoryview):
+        raise ValueError(f"{records.ENCODED} is missing")
+    stored = records.stored_size(features)
+    size = _size_of(encoded) or stored  # without a header no loader can decode the image: training reports it
+    if size is None:
+        raise ValueError("neither the record nor its image says the size of the image")
+    return _Head(label, size, stored, class_names(features))
+
+
+def _size_of(encoded: memoryview) -> tuple[int, int] | None:
+    """Height and width from the header of the image itself; None if it cannot be read."""
+    try:
+        header = read_header(cast(bytes, encoded))  # a view reads the same; copying would touch all pixels
+        if header.height and header.width:
+            return header.height, header.width
+    except ValueError:  # not a JPEG
+        pass
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
