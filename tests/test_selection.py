@@ -28,9 +28,9 @@ def test_collecting_the_fast_tests_imports_no_tensorflow() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], [str(TESTS)], [str(TESTS / "helpers"), str(TESTS)]])
-def test_whole_folders_get_a_worker_for_each_core(arguments: list[str]) -> None:
-    assert default_workers(arguments, "", cores=2, memory=24 * GIB) == 2
-    assert default_workers(arguments, "", cores=16, memory=64 * GIB) == 16
+def test_whole_folders_get_a_worker_for_each_core_and_one_more(arguments: list[str]) -> None:
+    assert default_workers(arguments, "", cores=2, memory=24 * GIB) == 3
+    assert default_workers(arguments, "", cores=15, memory=64 * GIB) == 16
 
 
 @pytest.mark.parametrize(
