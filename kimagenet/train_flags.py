@@ -57,7 +57,7 @@ def make_parser() -> cli.Parser:
 
 def _add_run_flags(run: argparse._ArgumentGroup) -> None:
     add = run.add_argument
-    add("--recipe", metavar="NAME|FILE|RUN", help=f"{', '.join(models.recipes())}; a recipe.json; or a run")
+    add("--recipe", metavar="NAME|FILE|RUN", help="a name of --list-recipes, a recipe.json, or a run")
     add("--list-recipes", nargs=0, action=ListRecipes, help="print a table of the recipes and exit")
     add("--output", type=Path, metavar="RUN", help="the run directory; default: runs/MODEL-TIME")
     add("--log-steps", type=cli.positive_int, default=50, metavar="N", help="steps between two log lines (50)")
@@ -113,6 +113,9 @@ def _add_data_flags(data: argparse._ArgumentGroup) -> None:
     )
 
 
+_ALIASES = {"initial_lr": ["--lr"]}
+
+
 def _add_recipe_flag(group: argparse._ArgumentGroup, field: dataclasses.Field, kind: type) -> None:
     options: dict[str, Any] = {"help": field.metadata["help"].replace("%", "%%"), "default": argparse.SUPPRESS}
     if kind is bool:
@@ -122,7 +125,8 @@ def _add_recipe_flag(group: argparse._ArgumentGroup, field: dataclasses.Field, k
         options |= {"type": kind, "choices": choices}
         if not choices:
             options["metavar"] = {int: "N", float: "X", str: "NAME"}[kind]
-    group.add_argument("--" + field.name.replace("_", "-"), **options)
+    flag = "--" + field.name.replace("_", "-")
+    group.add_argument(flag, *_ALIASES.get(field.name, ()), dest=field.name, **options)
 
 
 # By name of a flag: its help. Each changes a field of `AugmentSpec`.

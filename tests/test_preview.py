@@ -54,3 +54,19 @@ def test_bad_use_is_one_line(
     assert preview.main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP"), ("a.png", "PNG")]
+)
+def test_the_name_decides_the_format(name: str, kind: str, tiny_dataset: Path, tmp_path: Path) -> None:
+    flags = ["--loader", "tfdata", "--columns=2", "--image-size=16"]
+    assert preview.main([str(tiny_dataset), f"--output={tmp_path / name}", *flags]) == 0
+    with Image.open(tmp_path / name) as image:
+        assert image.format == kind
+
+
+def test_another_name_is_refused(tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert preview.main([str(tiny_dataset), f"--output={tmp_path / 'a.txt'}"]) == 2
+    assert "a.txt: not the name of a picture; end it with .png or .jpg or .jpeg or .webp" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

@@ -258,6 +258,7 @@ def test_every_recipe_field_is_a_flag() -> None:
         (["--recipe", "resnet5"], "resnet5: no such recipe; did you mean resnet50?"),
         (["demo", "bar"], "bar: unexpected argument"),
         (["--dataset-dir", "/no/folder"], "/no/folder: no such folder"),
+        (["--lr", "0"], "initial_lr must be greater than 0, not 0.0 (--initial-lr)"),
         (["--batch-size", "200"], "do not fill one batch of 200"),
         (["--output", __file__], "not a folder"),
     ],

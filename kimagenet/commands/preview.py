@@ -11,19 +11,22 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from kimagenet import augmentation
 from kimagenet.cli import Parser, import_tensorflow, positive_int, run
 from kimagenet.json_output import check_writable
-from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, open_loader
+from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, UserError, open_loader
 from pipelines.shards import remedies
 from pipelines.system.files import atomic_writer
 
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _MARGIN, _TITLE = 8, 22
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 
 
 def make_parser() -> Parser:
     """The parser of this command."""
-    parser = Parser(remedies.program("preview"), "DIR --output PNG [flags]", __doc__ or "")
+    parser = Parser(remedies.program("preview"), "DIR --output PICTURE [flags]", __doc__ or "")
     parser.add_argument("directory", metavar="DIR", type=Path, help="folder of shards")
-    parser.add_argument("--output", metavar="PNG", type=Path, required=True, help="picture to write")
+    parser.add_argument(
+        "--output", metavar="PICTURE", type=Path, required=True, help="picture to write: .png, .jpg or .webp"
+    )
     parser.add_argument("--loader", nargs="+", default=["dali", "tfdata"], help="one row each (default: dali tfdata)")
     parser.add_argument("--split", default="train", help="split of the records (default: %(default)s)")
     parser.add_argument(
@@ -51,6 +54,9 @@ def make_parser() -> Parser:
 def preview(flags: argparse.Namespace) -> None:
     """Draws the picture and writes it."""
     augment = AugmentSpec.evaluation() if flags.augment == "evaluation" else augmentation.spec_of(flags.augment)
+    kind = _FORMATS.get(flags.output.suffix.lower())
+    if kind is None:
+        raise UserError("not the name of a picture", path=flags.output, remedy=f"end it with {' or '.join(_FORMATS)}")
     check_writable(flags.output)
     shards = ShardSet.open(flags.directory, flags.split)
     import_tensorflow()
@@ -66,7 +72,7 @@ def preview(flags: argparse.Namespace) -> None:
             rows[loader.name] = [Image.fromarray(image) for image in images.numpy()]
     sheet = draw_sheet(rows, titles)
     with atomic_writer(flags.output) as stream:
-        sheet.save(stream, "PNG")
+        sheet.save(stream, kind)
     print(f"{flags.output}: {columns} records of {flags.split}, rows: {', '.join(rows)}")
 
 
