@@ -12,8 +12,13 @@ from pipelines.augment import AugmentSpec
 from pipelines.decoding import DecoderOptions
 from pipelines.errors import UserError
 from pipelines.plan import EpochPlan
+from pipelines.ranges import check_ranges, within
 from pipelines.shards.shard_set import ShardSet
+from pipelines.storage.fetcher import Fetcher
+from pipelines.storage.lead import Lead
+from pipelines.storage.open_files import most_files
 from pipelines.stream import UNBOUNDED, Pipeline, Segment, Stream
+from pipelines.system.limits import memory_bytes
 from pipelines.system.worker import Worker
 
 if TYPE_CHECKING:
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float16", "uint8")
 DEVICES = ("auto", "cpu", "gpu")
+READ_AHEAD = 2048  # records
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class LoaderOptions:
         device: where DALI decodes, "cpu" or "gpu".
         gpu: which GPU, if there are several.
         decoder: settings of the GPU's decoder.
+        read_ahead: the most records that are fetched from storage before they are needed; 0: none.
     """
 
     workers: int
@@ -94,8 +101,10 @@ class LoaderOptions:
     device: str = "cpu"
     gpu: int = 0
     decoder: DecoderOptions = field(default_factory=DecoderOptions)
+    read_ahead: int = field(default=READ_AHEAD, metadata=within(at_least=0, unit="records"))
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.workers < 1 or self.prefetch < 1:
             raise UserError(f"loader: workers and prefetch must be positive, not {self.workers} and {self.prefetch}")
         if self.device not in ("cpu", "gpu"):
@@ -124,6 +133,7 @@ class Loader(ABC):
 
     name: str
     _most_steps = UNBOUNDED  # that one pipeline reads
+    _reads_shards = True
 
     def __init__(
         self,
@@ -146,6 +156,7 @@ class Loader(ABC):
         self.steps_per_epoch = self.plan(0).steps_per_epoch
         self.dropped_records = self.plan(0).dropped_records
         self._opener = Worker("kimagenet-open")
+        self._fetcher = self._make_fetcher()
         self._is_closed = False
         self._streams: WeakSet[Stream] = WeakSet()
         self._waiting: Stream | None = None  # at the start of an epoch, its pipeline ready
@@ -184,7 +195,8 @@ class Loader(ABC):
         """Opens one epoch from `start_step` on.
 
         Read `plan(epoch).steps_per_epoch - start_step` batches: on a GPU, DALI's dataset does not end by itself. It can
-        be read until the loader is closed.
+        be read until the loader is closed. On a GPU, records are not fetched ahead here: read `batches` if the data is
+        larger than memory.
 
         Args:
             epoch: from 0.
@@ -263,6 +275,8 @@ class Loader(ABC):
         for stream in list(self._streams):
             stream.close()
         self._waiting = None
+        if self._fetcher is not None:
+            self._fetcher.close()
         self._opener.close()
 
     @abstractmethod
@@ -271,14 +285,24 @@ class Loader(ABC):
 
     def _pipeline(self, segment: Segment) -> Pipeline:
         """Makes what a stream reads a segment from."""
-        return _DatasetPipeline(segment, self.make_dataset)
+        return DatasetPipeline(segment, self.make_dataset)
 
     def _stream(self, segment: Segment) -> Stream:
         if self._is_closed:
             raise UserError("loader: it is closed", remedy="open another one")
-        stream = Stream(segment, self._pipeline, self._opener, self._most_steps)
+        stream = Stream(segment, self._pipeline, self._opener, self._most_steps, self._follow(segment))
         self._streams.add(stream)
         return stream
+
+    def _make_fetcher(self) -> Fetcher | None:
+        if not self._reads_shards or not self.options.read_ahead:
+            return None
+        lead = Lead.of(self.plan(0), self.options.read_ahead, self.options.prefetch, memory_bytes())
+        return Fetcher(self.shards, lead, most_files(len(self.shards.paths), self.world_size))
+
+    def _follow(self, segment: Segment) -> Callable[[int], object]:
+        """What the reader of a segment calls with each step, so that the next ones are fetched."""
+        return (lambda _: None) if self._fetcher is None else self._fetcher.follow(segment)
 
     def _stream_at(self, first: int) -> Stream:
         """The stream that waits at a step, or a new one."""
@@ -306,7 +330,7 @@ class Loader(ABC):
         self.close()
 
 
-class _DatasetPipeline(Pipeline):
+class DatasetPipeline(Pipeline):
     """A segment as a dataset, with nothing to prepare."""
 
     def __init__(self, segment: Segment, dataset: "Callable[[Segment], tf.data.Dataset]") -> None:

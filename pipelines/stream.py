@@ -103,6 +103,7 @@ class Stream:
         make: Callable[[Segment], Pipeline],
         worker: Worker,
         most_steps: int = UNBOUNDED,
+        follow: Callable[[int], object] = lambda _: None,
     ) -> None:
         """Opens nothing yet.
 
@@ -111,6 +112,7 @@ class Stream:
             make: the pipeline of a part of it.
             worker: opens and closes pipelines.
             most_steps: the most steps that one pipeline reads.
+            follow: called with each step before it is read; see `pipelines.storage.fetcher`.
         """
         self.position = segment.first
         self._stop = segment.first + segment.steps
@@ -119,6 +121,7 @@ class Stream:
         self._make = make
         self._worker = worker
         self._most_steps = most_steps
+        self._follow = follow
         self._size = _first_steps(segment.plan.batch_size)
         self._left = 0  # steps of the current pipeline
         self._ahead = self._half = 0
@@ -131,6 +134,7 @@ class Stream:
         """The next batch; raises `StopIteration` at the end, or what the pipeline raises, which ends the stream."""
         if self.position >= self._stop:
             raise StopIteration
+        self._follow(self.position)
         try:
             if self._left == 0:
                 self._change_pipeline()

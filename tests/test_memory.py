@@ -129,7 +129,7 @@ def test_memory_is_returned_when_a_pipeline_is_freed(train: ShardSet, monkeypatc
         happened.append("given back")
 
     monkeypatch.setattr("pipelines.stream.memory_returned", returned)
-    with opened("tfdata", train) as loader:
+    with opened("synthetic", train) as loader:
         monkeypatch.setattr(type(loader), "make_dataset", dataset)
         for epoch in range(3):
             assert len(list(loader.batches(epoch))) == loader.steps_per_epoch

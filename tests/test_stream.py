@@ -71,6 +71,15 @@ def test_every_step_comes_once_and_in_order(plan: EpochPlan, worker: Worker, mos
     )
 
 
+def test_each_step_is_told_before_it_is_read(plan: EpochPlan, worker: Worker) -> None:
+    notes: list[str] = []
+    reading = stream(plan, worker, notes, 3, 5, follow=lambda step: notes.append(f"told {step}"))
+    for _ in range(5):
+        reading.next()
+    assert notes[0] == "told 3"
+    assert [note for note in notes if note.startswith("told")] == [f"told {step}" for step in range(3, 8)]
+
+
 def test_a_bounded_stream_ends_and_lets_go(plan: EpochPlan, worker: Worker) -> None:
     notes: list[str] = []
     reading = stream(plan, worker, notes, 3, 10, most_steps=4)

@@ -34,6 +34,14 @@ def test_a_closed_worker_does_a_job_at_once() -> None:
     assert worker.submit(threading.get_ident).result(timeout=0) == threading.get_ident()
 
 
+def test_a_worker_is_closed_without_waiting_for_a_job_that_does_not_end() -> None:
+    worker, gate = Worker("kimagenet-test"), threading.Event()
+    worker.submit(gate.wait)
+    assert not worker.close(0.01)
+    gate.set()
+    assert worker.close()
+
+
 def test_a_cancelled_job_is_not_done() -> None:
     worker, gate, done = Worker("kimagenet-test"), threading.Event(), []
     worker.submit(gate.wait)

@@ -33,6 +33,7 @@ ROOMS = (
     "pipelines.order",
     "pipelines.plan",
     "pipelines.stream",
+    "pipelines.storage",
     "pipelines.decoding",
     "pipelines.loader",
     "pipelines.tf_image",

@@ -12,7 +12,7 @@ from types import ModuleType
 from pipelines.augment import AugmentSpec
 from pipelines.decoding import DecoderOptions
 from pipelines.errors import UserError
-from pipelines.loader import DEVICES, BatchSpec, Loader, LoaderOptions, Unavailable
+from pipelines.loader import DEVICES, READ_AHEAD, BatchSpec, Loader, LoaderOptions, Unavailable
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.processes import cpu_count
 
@@ -61,6 +61,7 @@ def open_loader(
     gpu: int = 0,
     strict: bool = False,
     decoder: DecoderOptions | None = None,
+    read_ahead: int = READ_AHEAD,
 ) -> Loader:
     """Opens a loader by name. The same arguments give the same batches from every loader.
 
@@ -77,6 +78,7 @@ def open_loader(
         device: where DALI decodes: "cpu", "gpu", or "auto" for the GPU if TensorFlow sees one.
         gpu: which GPU, if there are several.
         decoder: settings of the GPU's decoder; None means the defaults.
+        read_ahead: the most records that are fetched from storage before they are needed; 0: none.
         strict: if the loader cannot be used, raise `UserError` instead of taking tf.data with a warning.
 
     Returns:
@@ -93,7 +95,7 @@ def open_loader(
     choice = choose(name, device, strict)
     if message := describe(choice):
         _log.warning(message)
-    options = LoaderOptions(workers or cpu_count(), prefetch, device, gpu, decoder or DecoderOptions())
+    options = LoaderOptions(workers or cpu_count(), prefetch, device, gpu, decoder or DecoderOptions(), read_ahead)
     loader_class = _module(choice.loader).LOADER
     return loader_class(shards, batch, augment, seed, rank, world_size, options)
 

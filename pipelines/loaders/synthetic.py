@@ -16,6 +16,7 @@ class SyntheticLoader(Loader):
     """Random pixels and labels, drawn once from the seed. An epoch has as many steps as the data set gives."""
 
     name = "synthetic"
+    _reads_shards = False
 
     def make_dataset(self, segment: Segment) -> tf.data.Dataset:
         rng = np.random.default_rng(self.seed)

@@ -13,10 +13,10 @@ from weakref import WeakValueDictionary
 import numpy as np
 import tensorflow as tf
 
-from pipelines.loader import BatchSpec, Loader, Unavailable
+from pipelines.loader import BatchSpec, DatasetPipeline, Loader, Unavailable
 from pipelines.loaders._exit_gate import exit_gate
 from pipelines.loaders._owned import OwnedDataset
-from pipelines.stream import Segment
+from pipelines.stream import Pipeline, Segment
 from pipelines.tf_image import Work, render
 
 
@@ -36,7 +36,13 @@ class TfdataLoader(Loader):
         self._numbers = count()
 
     def make_dataset(self, segment: Segment) -> tf.data.Dataset:
-        reader = _StepReader(segment, self.batch)
+        return self._dataset(segment, self._follow(segment))
+
+    def _pipeline(self, segment: Segment) -> Pipeline:
+        return DatasetPipeline(segment, self._dataset)  # the stream itself is followed
+
+    def _dataset(self, segment: Segment, follow: Callable[[int], object] = lambda _: None) -> tf.data.Dataset:
+        reader = _StepReader(segment, self.batch, follow)
         number = next(self._numbers)
         self._readers[number] = reader
         # NumPy numbers, because TensorFlow keeps every Python number that it gets.
@@ -94,15 +100,16 @@ class TfdataLoader(Loader):
 class _StepReader:
     """Reads the records and matrices of one step of a segment. The graph refers to it by a number."""
 
-    def __init__(self, segment: Segment, batch: BatchSpec) -> None:
+    def __init__(self, segment: Segment, batch: BatchSpec, follow: Callable[[int], object]) -> None:
         self._segment = segment
         self._batch = batch
         self._plan = segment.plan
+        self._follow = follow
 
     def __call__(self, step: np.int64) -> tuple[np.ndarray, ...]:
-        ((plan, start, stop),) = replace(
-            self._segment, plan=self._plan, first=self._segment.first + int(step), steps=1
-        ).parts()
+        first = self._segment.first + int(step)
+        self._follow(first)
+        ((plan, start, stop),) = replace(self._segment, plan=self._plan, first=first, steps=1).parts()
         self._plan = plan  # so that the next step of this epoch does not shuffle again
         shards = plan.shards
         images = [shards.read(int(record)) for record in plan.records_between(start, stop)]

@@ -52,13 +52,14 @@ class Worker:
             _do(job)
         return future
 
-    def close(self) -> None:
-        """Waits until all jobs are done."""
+    def close(self, seconds: float | None = None) -> bool:
+        """Waits until all jobs are done, or for so long. Returns whether they are done."""
         with self._lock:
             self._is_closed = True
         self._forget()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
 
 
 def _serve(jobs: SimpleQueue[_Job | None]) -> None:
