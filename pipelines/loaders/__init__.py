@@ -13,6 +13,7 @@ from pipelines.augment import AugmentSpec
 from pipelines.decoding import DecoderOptions
 from pipelines.errors import UserError
 from pipelines.loader import DEVICES, BatchSpec, Loader, LoaderOptions, Unavailable
+from pipelines.order.spec import ShuffleSpec
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.processes import cpu_count
 
@@ -61,6 +62,7 @@ def open_loader(
     gpu: int = 0,
     strict: bool = False,
     decoder: DecoderOptions | None = None,
+    shuffle: ShuffleSpec | None = None,
 ) -> Loader:
     """Opens a loader by name. The same arguments give the same batches from every loader.
 
@@ -77,6 +79,7 @@ def open_loader(
         device: where DALI decodes: "cpu", "gpu", or "auto" for the GPU if TensorFlow sees one.
         gpu: which GPU, if there are several.
         decoder: settings of the GPU's decoder; None means the defaults.
+        shuffle: how the records of training are shuffled; None means as the data set needs it.
         strict: if the loader cannot be used, raise `UserError` instead of taking tf.data with a warning.
 
     Returns:
@@ -95,7 +98,7 @@ def open_loader(
         _log.warning(message)
     options = LoaderOptions(workers or cpu_count(), prefetch, device, gpu, decoder or DecoderOptions())
     loader_class = _module(choice.loader).LOADER
-    return loader_class(shards, batch, augment, seed, rank, world_size, options)
+    return loader_class(shards, batch, augment, seed, rank, world_size, options, shuffle)
 
 
 def choose(name: str, device: str, strict: bool) -> Choice:
