@@ -116,7 +116,7 @@ def _add_recipe_flag(group: argparse._ArgumentGroup, field: dataclasses.Field, k
     else:
         options |= {"type": kind, "choices": field.metadata["choices"]}
         if not options["choices"]:
-            options["metavar"] = {int: "N", float: "X", str: "NAME"}[kind]
+            options["metavar"] = field.metadata["metavar"] or {int: "N", float: "X", str: "NAME"}[kind]
     group.add_argument("--" + field.name.replace("_", "-"), **options)
 
 
