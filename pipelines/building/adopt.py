@@ -31,6 +31,7 @@ from pipelines.building.class_names import (
 )
 from pipelines.building.formats import describe
 from pipelines.building.leftovers import check_finished, clean_up
+from pipelines.building.mixing import RUN_RECORDS, mixing
 from pipelines.errors import UserError, one_line, reason
 from pipelines.shards import records, remedies
 from pipelines.shards.dataset import DATASET_FILE, ClassInfo, DatasetInfo, ShardInfo, SplitInfo, shard_name
@@ -155,6 +156,7 @@ def _adopt(
         info.save(directory)
     except OSError as error:
         raise UserError(reason(error), path=directory) from None
+    _warn_of_sorted(directory, info)
     return info
 
 
@@ -292,6 +294,14 @@ def _warn_of_wrong_sizes(directory: Path, scans: Mapping[str, _ShardScan]) -> No
         _log.warning("%s: %s%s; the sizes of the images are used", directory / name, count, first)
 
 
+def _warn_of_sorted(directory: Path, info: DatasetInfo) -> None:
+    for split, part in info.splits.items():
+        if part.is_sorted and split != "validation":
+            found = f"{RUN_RECORDS} neighbours have {part.mixing:.0%} of the classes of shuffled ones"
+            what = "training reads small blocks from many places to mix them; shards of build_shards need less memory"
+            _log.warning("%s: the %s shards are sorted by class (%s); %s", directory, split, found, what)
+
+
 def _remedy(directory: Path) -> str:
     return f"build the shard again, or leave the record out: {remedies.quarantine(directory)}"
 
@@ -370,4 +380,10 @@ def _split_info(directory: Path, split: str, scans: Sequence[_ShardScan]) -> Spl
     quarantine = [
         end - scan.info.records + number for end, scan in zip(ends, scans, strict=True) for number in scan.left_out
     ]
-    return SplitInfo(shards=[scan.info for scan in scans], sizes=sizes, quarantine=sorted(quarantine))
+    labels = np.concatenate([scan.labels for scan in scans])
+    return SplitInfo(
+        shards=[scan.info for scan in scans],
+        sizes=sizes,
+        quarantine=sorted(quarantine),
+        mixing=mixing(labels[labels != NO_LABEL]),
+    )
