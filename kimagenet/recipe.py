@@ -24,6 +24,7 @@ RECIPE_VERSION = 1
 _LARGEST = 2**32
 _LARGEST_SIZE = 2**13  # pixels
 _LARGEST_COUNT = 2**20
+_WINDOW_DIGITS = 12
 
 # Names of kimagenet.optim.build; the first three are the original's.
 OPTIMIZERS = ("sgd", "adam", "rmsprop", "adamw", "lamb", "lion", "nadam", "adamax", "adagrad", "adadelta", "adafactor")
@@ -35,6 +36,7 @@ def _choice(
     group: str,
     text: str,
     choices: tuple[str, ...] | None = None,
+    metavar: str | None = None,
     /,
     *,
     is_extensible: bool = False,
@@ -48,11 +50,12 @@ def _choice(
         text: what `--help` says about it.
         choices: the values of a str, if not every text is allowed.
         is_extensible: whether an import path, "module:function", is allowed beside the choices.
+        metavar: what `--help` shows in the place of the value; None: by its type.
         bounds: the range of a number, as for `Range`.
     """
     is_number = type(default) in (int, float)
     limits = within(**{"below": _LARGEST, **bounds}) if is_number else {}
-    about = {"group": group, "help": text, "choices": choices, "is_extensible": is_extensible}
+    about = {"group": group, "help": text, "choices": choices, "metavar": metavar, "is_extensible": is_extensible}
     return field(default=default, metadata={**about, **limits})
 
 
@@ -185,6 +188,14 @@ class Recipe:
         at_least=0,
         below=1,
     )
+    shuffle_window: str = _choice(
+        "auto",
+        "data",
+        "how many records are mixed with each other: record = all of them, one by one; a number = about so many, read "
+        "in blocks of neighbours; auto = all up to 50,000 records, else a number that the data set needs",
+        None,
+        "RECORDS|record",
+    )
     crop_ratio: float = _choice(
         0.875,
         "data",
@@ -218,6 +229,7 @@ class Recipe:
         if self.weight_decay and self.decoupled_weight_decay:
             what = "weight_decay (L2) and decoupled_weight_decay exclude each other"
             raise UserError(what, remedy="set one of them to 0", setting="weight_decay")
+        self.window()  # checks the text
         self.schedule()  # checks what its fields have to do with each other
 
     def _check_type(self, name: str, kind: type) -> None:
@@ -228,6 +240,16 @@ class Recipe:
             object.__setattr__(self, name, value)
         if type(value) is not kind:
             raise UserError(f"{name} must be {kind.__name__}, not {shortened(value)}", setting=name)
+
+    def window(self) -> int | None:
+        """The window of the shuffle, as `pipelines.order.spec.ShuffleSpec` has it: None for "auto", 0 for "record"."""
+        text = self.shuffle_window
+        if text in ("auto", "record"):
+            return None if text == "auto" else 0
+        if text.isdecimal() and text.isascii() and len(text) <= _WINDOW_DIGITS and int(text):
+            return int(text)
+        what = f"shuffle_window must be auto, record or a number of records, not {shortened(text)}"
+        raise UserError(what, setting="shuffle_window")
 
     def schedule(self) -> Schedule:
         """The learning rate over the epochs, by the linear scaling rule if `lr_reference_batch` is not 0."""

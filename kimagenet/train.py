@@ -18,7 +18,7 @@ from kimagenet import augmentation, cli, models
 from kimagenet.import_path import load
 from kimagenet.inference import fine_tuning
 from kimagenet.recipe import Recipe
-from kimagenet.runs.identity import check_same, identity
+from kimagenet.runs.identity import check_order, check_same, identity, order_of
 from kimagenet.schedule import plot
 from kimagenet.train_flags import make_parser, with_values
 from kimagenet.train_report import (
@@ -104,6 +104,9 @@ def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
     splits = open_splits(settings.dataset_dir, info)
     # Finds a batch that the records do not fill, before TensorFlow is imported.
     EpochPlan(splits[0], augmentation.spec_of(recipe.augment), recipe.batch_size, recipe.image_size)
+    order = order_of(settings.shuffle, splits[0], recipe.seed)
+    if settings.is_resumed and not settings.is_forced:
+        check_order(run, order)
     say(recipe_text(recipe))
     cli.import_tensorflow()
     _set_up_keras(recipe)
@@ -121,7 +124,7 @@ def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
             stack.enter_context(run.owned())
             if not settings.is_resumed:
                 run.check_new()
-        code = begin_and_fit(loop, settings, describe_run(settings, loop, dataset), say)
+        code = begin_and_fit(loop, settings, describe_run(settings, loop, dataset, order), say)
     if loop.num_skipped:
         command = remedies.quarantine(settings.dataset_dir)
         say(f"{loop.num_skipped} corrupt records were skipped, see {run.corrupt}; to quarantine them: {command}")
@@ -181,6 +184,7 @@ def open_feeds(
         "corrupt": SkippedRecords(loader.on_corrupt, loader.max_corrupt),
         "timeout": loader.timeout,
         "decoder": loader.decoder,
+        "shuffle": settings.shuffle,
     }
     augment = augmentation.spec_of(recipe.augment)
     training = stack.enter_context(open_feed(strategy, loader.name, training_shards, batch, augment, **options))

@@ -124,7 +124,7 @@ def _add_recipe_flag(group: argparse._ArgumentGroup, field: dataclasses.Field, k
         choices = None if field.metadata["is_extensible"] else field.metadata["choices"]
         options |= {"type": kind, "choices": choices}
         if not choices:
-            options["metavar"] = {int: "N", float: "X", str: "NAME"}[kind]
+            options["metavar"] = field.metadata["metavar"] or {int: "N", float: "X", str: "NAME"}[kind]
     flag = "--" + field.name.replace("_", "-")
     group.add_argument(flag, *_ALIASES.get(field.name, ()), dest=field.name, **options)
 

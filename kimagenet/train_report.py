@@ -16,6 +16,7 @@ from kimagenet.training.recovery import LIMIT
 from pipelines.shards import remedies
 from pipelines.shards.advice import better_short_side
 from pipelines.shards.dataset import DatasetInfo
+from pipelines.shards.shard_set import ShardSet
 
 if TYPE_CHECKING:
     from kimagenet.training.feed import Feed
@@ -29,7 +30,7 @@ def recipe_text(recipe: Recipe) -> str:
 
 
 def banner(settings: Settings, loop: "Loop") -> str:
-    """Four lines with the numbers of the training: data, loader, model, run."""
+    """Lines with the numbers of the training: data, order (if records are read in blocks), loader, model, run."""
     recipe, training, validation = settings.recipe, loop.training, loop.validation
     records = f"{len(training.shards.usable):,} training records"
     if validation:
@@ -42,6 +43,7 @@ def banner(settings: Settings, loop: "Loop") -> str:
     updates = f", {total // recipe.iter_size:,} updates" if recipe.iter_size > 1 else ""
     lines = (
         f"data    {settings.dataset_dir}: {records}, {training.shards.num_classes} classes",
+        *_order(settings, training.shards),
         f"loader  {training.description}: {steps}",
         f"model   {recipe.model}: {loop.model.count_params():,} parameters, {recipe.image_size} px",
         f"run     {settings.run.path}: {epochs}, {total:,} steps{updates}",
@@ -68,6 +70,24 @@ def _details(recipe: Recipe, training: "Feed") -> str:
         plural = "s" * (dropped != 1)
         parts.append(f"{dropped} record{plural} dropped this epoch (different one{plural} each epoch)")
     return f"; {', '.join(parts)}" if parts else ""
+
+
+def _order(settings: Settings, shards: ShardSet) -> list[str]:
+    """The line about blocks and their window; none if records are shuffled one by one."""
+    chosen = settings.shuffle.resolved(shards)
+    if not chosen.window or not chosen.block_records:
+        return []
+    record = float(shards.lengths.mean())
+    block = f"blocks of {chosen.block_records} neighbours ({_size(chosen.block_records * record)})"
+    window = f"mixed with each other over {chosen.window:,} records ({_size(chosen.window * record)} of memory)"
+    reason = "; small blocks, because the shards are sorted by class" if shards.is_sorted else ""
+    return [f"order   {block}, {window}{reason}"]
+
+
+def _size(count: float) -> str:
+    """Bytes, for people."""
+    unit, size = next(((unit, size) for unit, size in (("GB", 1e9), ("MB", 1e6)) if count >= size), ("kB", 1e3))
+    return f"{count / size:.1f} {unit}"
 
 
 def how_to_evaluate(settings: Settings, has_validation: bool) -> str:
@@ -104,15 +124,17 @@ def _corrupt_lines(path: Path) -> list[dict[str, Any]]:
         return []
 
 
-def describe_run(settings: Settings, loop: "Loop", identity: dict[str, str]) -> dict[str, Any]:
+def describe_run(settings: Settings, loop: "Loop", identity: dict[str, str], order: dict[str, Any]) -> dict[str, Any]:
     """The content of run.json, see docs/data-format.md.
 
     Args:
         settings: what the run does.
         loop: its open loaders.
         identity: what `kimagenet.runs.identity` says about the data set.
+        order: what it says about the order of the records.
     """
     import keras
+    import numpy as np
     import tensorflow as tf
 
     info = DatasetInfo.load(settings.dataset_dir)
@@ -121,6 +143,7 @@ def describe_run(settings: Settings, loop: "Loop", identity: dict[str, str]) -> 
     return {
         "dataset_dir": os.path.abspath(settings.dataset_dir),
         "identity": identity,
+        "order": order,
         "wnids": [known.wnid for known in info.classes],
         "short_side": info.build.get("short_side"),
         "records": {feed.shards.split: len(feed.shards.usable) for feed in feeds},
@@ -131,5 +154,10 @@ def describe_run(settings: Settings, loop: "Loop", identity: dict[str, str]) -> 
             "replicas": training.replicas,
         },
         "decoder": dataclasses.asdict(training.loaders[0].options.decoder),
-        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "python": sys.version.split()[0]},
+        "versions": {
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+            "python": sys.version.split()[0],
+        },
     }

@@ -29,6 +29,7 @@ from kimagenet.training.cluster import Cluster
 from pipelines import loaders
 from pipelines.decoding import DecoderOptions
 from pipelines.errors import UserError, did_you_mean
+from pipelines.order.spec import FIRST_VERSION, ORDER_VERSION, ShuffleSpec
 from pipelines.system.files import user_path
 
 # The original's batch_size and iter_size if no flag says them; for other models it demanded the flags.
@@ -76,6 +77,7 @@ class Settings:
         is_resumed: whether a run in `run` is continued.
         is_forced: whether the run is continued even if the recipe or the data set have changed.
         loader: how the records are read.
+        shuffle: how the records are shuffled.
         cluster: which of several workers this process is.
         log_steps: steps between two log lines.
         checkpoint_steps: steps between two checkpoints.
@@ -93,6 +95,7 @@ class Settings:
     is_resumed: bool
     is_forced: bool
     loader: LoaderSettings
+    shuffle: ShuffleSpec
     cluster: Cluster
     log_steps: int
     checkpoint_steps: int
@@ -142,6 +145,7 @@ def resolve(flags: argparse.Namespace, cluster: Cluster) -> Settings:
         is_resumed=run.is_begun,
         is_forced=flags.force_resume,
         loader=loader,
+        shuffle=_shuffle(run, recipe),
         cluster=cluster,
         log_steps=flags.log_steps,
         checkpoint_steps=flags.checkpoint_steps,
@@ -260,6 +264,24 @@ def _recipe_in(name: str) -> Recipe:
 def _original_defaults(model: str) -> Recipe:
     batch_size, iter_size = ORIGINAL_BATCHES.get(model, (Recipe.batch_size, Recipe.iter_size))
     return Recipe(model=model, batch_size=batch_size, iter_size=iter_size, crop_ratio=1.0)
+
+
+def _shuffle(run: RunDirectory, recipe: Recipe) -> ShuffleSpec:
+    """How the records are shuffled. A run that has begun keeps its version, and all of it unless its window changes."""
+    if not run.is_begun:
+        return ShuffleSpec(window=recipe.window())
+    order = run.read_info().get("order", {"version": FIRST_VERSION})  # before run.json had a field for it
+    try:
+        version, window, block = (order.get(name) for name in ("version", "window", "block_records"))
+        if type(version) is not int or not {type(window), type(block)} <= {int, type(None)}:
+            raise TypeError
+        shuffle = ShuffleSpec(version, window, block)
+    except (AttributeError, TypeError, UserError):
+        what = f"it has an order of records that this release does not know (its own is version {ORDER_VERSION})"
+        raise UserError(what, path=run.info, remedy="use the release that began the run") from None
+    if Recipe.load(run.recipe, quiet=True).shuffle_window == recipe.shuffle_window:
+        return shuffle
+    return ShuffleSpec(shuffle.version, recipe.window())
 
 
 def loader_of(run: RunDirectory) -> str:

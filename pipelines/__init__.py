@@ -8,10 +8,11 @@ if TYPE_CHECKING:
     from pipelines.errors import UserError
     from pipelines.loader import BatchSpec, Loader
     from pipelines.loaders import open_loader
+    from pipelines.order.spec import ShuffleSpec
     from pipelines.plan import EpochPlan
     from pipelines.shards.shard_set import ShardSet
 
-__all__ = ["AugmentSpec", "BatchSpec", "EpochPlan", "Loader", "ShardSet", "UserError", "open_loader"]
+__all__ = ["AugmentSpec", "BatchSpec", "EpochPlan", "Loader", "ShardSet", "ShuffleSpec", "UserError", "open_loader"]
 
 _MODULES = {
     "AugmentSpec": "pipelines.augment",
@@ -19,6 +20,7 @@ _MODULES = {
     "EpochPlan": "pipelines.plan",
     "Loader": "pipelines.loader",
     "ShardSet": "pipelines.shards.shard_set",
+    "ShuffleSpec": "pipelines.order.spec",
     "UserError": "pipelines.errors",
     "open_loader": "pipelines.loaders",
 }

@@ -11,6 +11,7 @@ import numpy as np
 from pipelines.augment import AugmentSpec
 from pipelines.decoding import DecoderOptions
 from pipelines.errors import UserError
+from pipelines.order.spec import ShuffleSpec
 from pipelines.plan import EpochPlan
 from pipelines.ranges import check_ranges, within
 from pipelines.shards.shard_set import ShardSet
@@ -126,6 +127,7 @@ class Loader(ABC):
         rank: which part of each global batch this loader reads.
         world_size: the number of ranks.
         options: how it works.
+        shuffle: how the records are shuffled.
         skipped: records that are left out, ascending; see `skip`.
         steps_per_epoch: batches of a whole epoch with no record skipped.
         dropped_records: records that do not fill a batch in an epoch with no record skipped.
@@ -144,6 +146,7 @@ class Loader(ABC):
         rank: int,
         world_size: int,
         options: LoaderOptions,
+        shuffle: ShuffleSpec | None = None,
     ) -> None:
         self.shards = shards
         self.batch = batch
@@ -152,6 +155,7 @@ class Loader(ABC):
         self.rank = rank
         self.world_size = world_size
         self.options = options
+        self.shuffle = shuffle or ShuffleSpec()
         self.skipped: tuple[int, ...] = ()
         self.steps_per_epoch = self.plan(0).steps_per_epoch
         self.dropped_records = self.plan(0).dropped_records
@@ -178,6 +182,7 @@ class Loader(ABC):
             rank=self.rank,
             world_size=self.world_size,
             start_step=start_step,
+            shuffle=self.shuffle,
             skipped=self.skipped,
         )
 

@@ -1,20 +1,20 @@
 """EpochPlan: the record at each position of an epoch, and its draws. A pure function of its fields."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from pipelines.augment import AugmentSpec, Draws
 from pipelines.errors import UserError
-from pipelines.order import BlockShuffle, FileOrder, Order, RecordShuffle
+from pipelines.order.base import FileOrder, Order, deal_evenly
+from pipelines.order.spec import ShuffleSpec
 from pipelines.shards.shard_set import ShardSet
 from pipelines.uniform import RecordUniform
 
-# Larger data sets are shuffled in blocks: consecutive reads are faster, and fewer files are open at once.
-LARGEST_RECORD_SHUFFLE = 50_000
-_BLOCK_RECORDS = 32
+_Values = Callable[[int, int], np.ndarray]  # of a range of global positions
+_Deal = Callable[[np.ndarray, int], np.ndarray]  # see `Order.deal`
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,9 @@ class EpochPlan:
     """One rank's part of one epoch, from `start_step` on.
 
     Training (any spec except `AugmentSpec.evaluation`): all usable records are shuffled and cut into global batches of
-    `batch_size * world_size`; rank r takes the r-th part of each. Records that do not fill a last global batch are
-    dropped in this epoch (`dropped_records`), different ones each epoch.
+    `batch_size * world_size`, which do not depend on the number of ranks. The order divides each among the ranks so
+    that a rank reads whole blocks. Records that do not fill a last global batch are dropped in this epoch
+    (`dropped_records`), different ones each epoch.
     Evaluation: every usable record once, in file order. The last global batch is filled with repeats of weight 0.
 
     Records that turn out to be corrupt during a run are `skipped`: they take part in the shuffle and are removed
@@ -47,7 +48,7 @@ class EpochPlan:
         rank: which part of each global batch, 0 ≤ rank < world_size.
         world_size: the number of ranks.
         start_step: steps that are left out because they are done, 0 … steps_per_epoch.
-        block_size: records that stay together in the shuffle. None means 1 for up to 50,000 records, else 32.
+        shuffle: how the records are shuffled.
         skipped: usable records that are left out, ascending.
     """
 
@@ -60,15 +61,13 @@ class EpochPlan:
     rank: int = 0
     world_size: int = 1
     start_step: int = 0
-    block_size: int | None = None
+    shuffle: ShuffleSpec = field(default_factory=ShuffleSpec)
     skipped: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "image_size", "world_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"plan: {name} must be positive, not {getattr(self, name)}", setting=name)
-        if self.block_size is not None and self.block_size < 1:
-            raise UserError(f"plan: block_size must be positive, not {self.block_size}")
         if self.seed < 0 or self.epoch < 0:
             raise UserError(f"plan: seed and epoch must not be negative, not {self.seed} and {self.epoch}")
         if not 0 <= self.rank < self.world_size:
@@ -118,11 +117,21 @@ class EpochPlan:
 
     def records_between(self, start: int, stop: int) -> np.ndarray:
         """int64 [stop − start]: the records at the positions `start` … `stop` − 1."""
-        return self._mine(start, stop, self._global_records)
+        return self._mine(start, stop, self._global_records, self._order.deal)
 
     def weights_between(self, start: int, stop: int) -> np.ndarray:
         """float32 [stop − start]: the weights of the positions `start` … `stop` − 1."""
-        return self._mine(start, stop, lambda first, last: np.arange(first, last) < self.num_records).astype(np.float32)
+        weights = self._mine(start, stop, lambda first, last: np.arange(first, last) < self.num_records, deal_evenly)
+        return weights.astype(np.float32)
+
+    def together(self, records: np.ndarray) -> np.ndarray:
+        """int64 [K, 2]: the block of each of the records, which one request reads; see `Order.together`."""
+        return self._order.together(records)
+
+    @property
+    def has_runs(self) -> bool:
+        """Whether most neighbours are in the same shard."""
+        return self._whole_order.has_runs
 
     def draw(self, start: int, stop: int) -> Draws:
         """The draws of positions `start` … `stop` − 1 of `records`."""
@@ -140,17 +149,14 @@ class EpochPlan:
         return (self.steps_per_epoch - self.start_step) * self.batch_size
 
     @cached_property
-    def _order(self) -> Order:
-        usable, seed = self.shards.usable, (self.seed, self.epoch)
-        block_size = self.block_size or (1 if len(usable) <= LARGEST_RECORD_SHUFFLE else _BLOCK_RECORDS)
-        order: Order
+    def _whole_order(self) -> Order:
         if self.augment.is_evaluation:
-            order = FileOrder(usable)
-        elif block_size == 1:
-            order = RecordShuffle(usable, seed)
-        else:
-            order = BlockShuffle(usable, self.shards.usable_starts, seed, block_size)
-        return order.without(self.skipped)
+            return FileOrder(self.shards.usable)
+        return self.shuffle.order(self.shards, self.seed, self.epoch)
+
+    @cached_property
+    def _order(self) -> Order:
+        return self._whole_order.without(self.skipped)
 
     def _global_records(self, start: int, stop: int) -> np.ndarray:
         """The records at global positions; those after the last are the last record again."""
@@ -160,9 +166,9 @@ class EpochPlan:
             found = np.concatenate([found, np.repeat(last, missing)])
         return found
 
-    def _mine(self, start: int, stop: int, globally: Callable[[int, int], np.ndarray]) -> np.ndarray:
+    def _mine(self, start: int, stop: int, globally: _Values, deal: _Deal) -> np.ndarray:
         """This rank's part of what a function gives for a range of global positions."""
         first, last = start // self.batch_size, -(-stop // self.batch_size)
         values = globally((self.start_step + first) * self.global_batch, (self.start_step + last) * self.global_batch)
-        dealt = values.reshape(last - first, self.world_size, self.batch_size)[:, self.rank].reshape(-1)
+        dealt = deal(values.reshape(last - first, self.global_batch), self.world_size)[:, self.rank].reshape(-1)
         return dealt[start - first * self.batch_size : stop - first * self.batch_size]

@@ -103,6 +103,7 @@ def test_dataset_json_says_how_it_was_built(built: Path) -> None:
     assert [item.wnid for item in info.classes] == [None, None, "n01440764"]  # sorted: S, c, n
     assert info.build["seed"] == OPTIONS.seed
     assert info.build["rejected"] == 0
+    assert 0.9 < (info.splits["train"].mixing or 0) < 1.1
     assert {path.name for path in built.iterdir() if path.name.startswith(".")} == set()
 
 
@@ -119,6 +120,16 @@ def test_the_shuffle_is_global() -> None:
         assert changes > 0.8 * len(shard)
     assert shuffled_shards(entries, 8, seed=1) != shards
     assert shuffled_shards(entries, 8, seed=0) == shards
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [(1, [[9, 6, 0, 2, 1], [4, 7, 5, 3, 8]]), (2, [[1, 8, 7, 0, 6], [4, 9, 2, 5, 3]])]
+)
+def test_a_shuffle_stays_as_it_is(version: int, expected: list[list[int]]) -> None:
+    """So that a build gives the same bytes with another NumPy."""
+    entries = [Entry(PLACE, "", number) for number in range(10)]
+    shards = shuffled_shards(entries, 2, 3, version)
+    assert [[entry.class_index for entry in shard] for shard in shards] == expected
 
 
 @pytest.mark.parametrize("count", [1, 7, 13])

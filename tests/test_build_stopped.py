@@ -1,6 +1,7 @@
 """A stopped build keeps its finished shards, and continues to the same bytes as a build that was not stopped."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -21,7 +22,7 @@ from pipelines.building.check import check_shards
 from pipelines.building.options import BuildOptions
 from pipelines.building.sources import open_source
 from pipelines.shards import records
-from pipelines.shards.dataset import shard_name
+from pipelines.shards.dataset import DatasetInfo, shard_name
 from tests.helpers.builds import OPTIONS, ROOT, contents
 from tests.helpers.programs import command, environment
 
@@ -136,6 +137,42 @@ def test_an_unfinished_build_keeps_its_number_of_shards(
     build(open_source(images), tmp_path / "shards", BuildOptions())
     build(open_source(images), tmp_path / "expected", earlier)
     assert contents(tmp_path / "shards") == contents(tmp_path / "expected")
+
+
+def test_a_build_of_an_earlier_release_continues_with_its_shuffle(
+    monkeypatch: pytest.MonkeyPatch, images: Path, built: Path, tmp_path: Path
+) -> None:
+    """Before plan.json had the version of the shuffle, it was that of NumPy's generator."""
+    earlier, stopped = tmp_path / "earlier", tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.building.build._SHUFFLE", 1)
+        build(open_source(images), earlier, OPTIONS)
+        fail_at(patch, 70)
+        with pytest.raises(UserError):
+            build(open_source(images), stopped, OPTIONS)
+    plan = stopped / ".build" / "plan.json"
+    known = json.loads(plan.read_text())
+    assert known.pop("shuffle") == 1
+    plan.write_text(json.dumps(known))
+    build(open_source(images), stopped, OPTIONS)
+    assert contents(stopped) == contents(earlier)
+    first = shard_name("train", 0, 2)
+    assert (earlier / first).read_bytes() != (built / first).read_bytes()
+    assert DatasetInfo.load(earlier).build["shuffle"] == 1
+    assert DatasetInfo.load(built).build["shuffle"] == 2
+
+
+def test_a_build_of_a_later_release_is_not_continued(
+    monkeypatch: pytest.MonkeyPatch, images: Path, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        fail_at(patch, 70)
+        with pytest.raises(UserError):
+            build(open_source(images), tmp_path / "shards", OPTIONS)
+    plan = tmp_path / "shards" / ".build" / "plan.json"
+    plan.write_text(json.dumps({**json.loads(plan.read_text()), "shuffle": 3}))
+    with pytest.raises(UserError, match="unfinished build of other images or options"):
+        build(open_source(images), tmp_path / "shards", OPTIONS)
 
 
 def stop_before_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from kimagenet.training.recovery import MAX_TRIES, SkippedRecords, reason_of
 from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, UserError
 from pipelines.errors import RunFailed
 from pipelines.loaders.dali import native
+from pipelines.order.spec import ShuffleSpec
 from pipelines.shards import remedies
 from pipelines.shards.corrupt import CorruptRecord, find_corrupt
 from pipelines.shards.index import index_path
@@ -59,7 +60,7 @@ def expected_order(feed: Feed, epoch: int, bad: set[int], known: set[int]) -> li
     It does not use the plan's filter: it goes through the order of a plan without skipped records, one by one.
     """
     loader = feed.loaders[0]
-    order = EpochPlan(feed.shards, loader.augment, 1, 32, epoch=epoch).records.tolist()
+    order = EpochPlan(feed.shards, loader.augment, 1, 32, epoch=epoch, shuffle=loader.shuffle).records.tolist()
     rest = [record for record in order if record not in known]
     batches: list[list[int]] = []
     while len(rest) >= BATCH_SIZE:
@@ -73,16 +74,26 @@ def expected_order(feed: Feed, epoch: int, bad: set[int], known: set[int]) -> li
 
 
 @pytest.mark.parametrize("name", READING)
-@pytest.mark.parametrize(("share", "kind"), [(0.01, "example"), (0.1, "image head")])
-def test_skipping_loses_and_repeats_nothing(dataset: Path, name: str, share: float, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("share", "kind", "shuffle"),
+    [
+        (0.01, "example", ShuffleSpec()),
+        (0.1, "image head", ShuffleSpec(window=40, block_records=5)),
+        (0.1, "image head", ShuffleSpec(1, block_records=5)),
+    ],
+    ids=str,
+)
+def test_skipping_loses_and_repeats_nothing(
+    dataset: Path, name: str, share: float, kind: str, shuffle: ShuffleSpec
+) -> None:
     """Compares pixels: the batches are those of the same records in the undamaged data set."""
     bad = some(round(share * TRAIN_RECORDS), TRAIN_RECORDS)
     known: set[int] = set()
-    with open_split(dataset, name) as feed:
+    with open_split(dataset, name, shuffle=shuffle) as feed:
         good = {}  # what each record looks like in each epoch
         for epoch in range(EPOCHS):
-            plan = EpochPlan(feed.shards, feed.loaders[0].augment, 1, 32, epoch=epoch)
-            with open_split(dataset, name) as whole:
+            plan = EpochPlan(feed.shards, feed.loaders[0].augment, 1, 32, epoch=epoch, shuffle=shuffle)
+            with open_split(dataset, name, shuffle=shuffle) as whole:
                 whole.loaders[0].batch = BatchSpec(1, 32)
                 for record, (image, label) in zip(plan.records.tolist(), whole.loaders[0].epoch(epoch), strict=True):
                     good[epoch, record] = image.numpy()[0], int(label[0])

@@ -7,10 +7,22 @@ import numpy as np
 import pytest
 
 from pipelines import AugmentSpec, EpochPlan, ShardSet, UserError
-from pipelines.order import BlockShuffle
+from pipelines.order.first import BlockShuffle
+from pipelines.order.spec import ShuffleSpec
+from tests.helpers.synthetic_shards import synthetic_shards
 
 BATCH = 4
-BLOCKS = pytest.mark.parametrize("block_size", [None, 1, 5])
+SHUFFLES = pytest.mark.parametrize(
+    "shuffle",
+    [
+        ShuffleSpec(),
+        ShuffleSpec(window=40, block_records=5),
+        ShuffleSpec(window=10),
+        ShuffleSpec(1),
+        ShuffleSpec(1, block_records=5),
+    ],
+    ids=str,
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +88,12 @@ def test_evaluation_positions_of_the_file_order(
     assert found.weights.tolist() == weights
 
 
-@BLOCKS
+@SHUFFLES
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_ranks_are_disjoint_and_complete(train: ShardSet, world_size: int, block_size: int | None) -> None:
+def test_ranks_are_disjoint_and_complete(train: ShardSet, world_size: int, shuffle: ShuffleSpec) -> None:
     for epoch in range(2):
         ranks = [
-            plan(train, rank=rank, world_size=world_size, epoch=epoch, block_size=block_size)
-            for rank in range(world_size)
+            plan(train, rank=rank, world_size=world_size, epoch=epoch, shuffle=shuffle) for rank in range(world_size)
         ]
         seen = np.concatenate([rank.records for rank in ranks])
         assert len(np.unique(seen)) == len(seen)
@@ -90,38 +101,42 @@ def test_ranks_are_disjoint_and_complete(train: ShardSet, world_size: int, block
         assert ranks[0].dropped_records < BATCH * world_size
 
 
-def test_the_global_batch_does_not_depend_on_the_world_size(train: ShardSet) -> None:
-    alone = plan(train, batch_size=12).records.reshape(-1, 12)
+@SHUFFLES
+def test_the_global_batch_does_not_depend_on_the_world_size(train: ShardSet, shuffle: ShuffleSpec) -> None:
+    alone = plan(train, batch_size=12, shuffle=shuffle).records.reshape(-1, 12)
     for world_size in (2, 3):
-        ranks = [
-            plan(train, batch_size=12 // world_size, rank=rank, world_size=world_size) for rank in range(world_size)
-        ]
+        fields = {"batch_size": 12 // world_size, "world_size": world_size, "shuffle": shuffle}
+        ranks = [plan(train, rank=rank, **fields) for rank in range(world_size)]
         together = np.concatenate([rank.records.reshape(-1, 12 // world_size) for rank in ranks], axis=1)
-        np.testing.assert_array_equal(together, alone)
+        if not shuffle.window:
+            np.testing.assert_array_equal(together, alone)
+        np.testing.assert_array_equal(np.sort(together), np.sort(alone))  # blocks decide which rank reads a record
 
 
-@BLOCKS
-def test_start_step_gives_the_tail(train: ShardSet, block_size: int | None) -> None:
-    whole = plan(train, block_size=block_size, rank=1, world_size=2)
+@SHUFFLES
+def test_start_step_gives_the_tail(train: ShardSet, shuffle: ShuffleSpec) -> None:
+    whole = plan(train, shuffle=shuffle, rank=1, world_size=2)
     for start in (0, 1, 5, whole.steps_per_epoch):
-        tail = plan(train, block_size=block_size, rank=1, world_size=2, start_step=start)
+        tail = plan(train, shuffle=shuffle, rank=1, world_size=2, start_step=start)
         np.testing.assert_array_equal(tail.records, whole.records[start * BATCH :])
         for name in ("affine", "colour", "box"):
             np.testing.assert_array_equal(getattr(tail.draws, name), getattr(whole.draws, name)[start * BATCH :])
 
 
-def test_epochs_and_seeds_differ_and_repeat(train: ShardSet) -> None:
-    base = plan(train)
-    np.testing.assert_array_equal(plan(train).records, base.records)
-    for other in (plan(train, epoch=1), plan(train, seed=1)):
+@SHUFFLES
+def test_epochs_and_seeds_differ_and_repeat(train: ShardSet, shuffle: ShuffleSpec) -> None:
+    base = plan(train, shuffle=shuffle)
+    np.testing.assert_array_equal(plan(train, shuffle=shuffle).records, base.records)
+    for other in (plan(train, epoch=1, shuffle=shuffle), plan(train, seed=1, shuffle=shuffle)):
         assert not np.array_equal(other.records, base.records)
         assert not np.array_equal(other.draws.affine, base.draws.affine)
 
 
-def test_every_record_is_dropped_sometimes(train: ShardSet) -> None:
+@SHUFFLES
+def test_every_record_is_dropped_sometimes(train: ShardSet, shuffle: ShuffleSpec) -> None:
     seen = np.zeros(train.num_records, int)
     for epoch in range(40):
-        seen[plan(train, batch_size=10, epoch=epoch).records] += 1
+        seen[plan(train, batch_size=10, epoch=epoch, shuffle=shuffle).records] += 1
     assert plan(train, batch_size=10).dropped_records == 1
     assert seen.min() >= 35
     assert seen.sum() == 40 * 100
@@ -159,18 +174,20 @@ def test_a_block_ends_with_its_shard() -> None:
     assert first_of_two == {0, 1}
 
 
-@pytest.mark.parametrize(("records", "chosen"), [(50_000, 1), (50_001, 32)])
-def test_many_records_are_shuffled_in_blocks(train: ShardSet, records: int, chosen: int) -> None:
-    many = dataclasses.replace(train, usable=np.arange(records), shard=np.arange(records) // 1000)
-    by_default = plan(many, block_size=None).records
-    for block_size in (1, 31, 32, 33):
-        same = np.array_equal(plan(many, block_size=block_size).records, by_default)
-        assert same == (block_size == chosen)
+@pytest.mark.parametrize(("records", "block_records"), [(50_000, 1), (50_001, 32)])
+def test_many_records_of_an_earlier_run_are_shuffled_in_blocks(records: int, block_records: int) -> None:
+    many = synthetic_shards(records, 50)
+    by_default = plan(many, shuffle=ShuffleSpec(1)).records
+    for other in (1, 31, 32, 33):
+        same = np.array_equal(plan(many, shuffle=ShuffleSpec(1, block_records=other)).records, by_default)
+        assert same == (other == block_records)
 
 
-def test_a_shuffle_has_no_memory_of_file_order(train: ShardSet) -> None:
+@SHUFFLES
+def test_a_shuffle_has_no_memory_of_file_order(train: ShardSet, shuffle: ShuffleSpec) -> None:
     """Spearman's rank correlation of place and record number, over epochs: about 0, not 1."""
-    correlations = [np.corrcoef(order := plan(train, epoch=e).records, np.arange(len(order)))[0, 1] for e in range(30)]
+    orders = [plan(train, epoch=epoch, shuffle=shuffle).records for epoch in range(30)]
+    correlations = [np.corrcoef(order, np.arange(len(order)))[0, 1] for order in orders]
     assert abs(np.mean(correlations)) < 0.08
     assert max(np.abs(correlations)) < 0.4
 
@@ -184,18 +201,21 @@ def test_a_quarantined_record_changes_nothing_for_the_others(train: ShardSet) ->
     np.testing.assert_array_equal(rest.draws.affine, whole.draws.affine[same])
 
 
-@BLOCKS
+@SHUFFLES
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_records_before_the_first_skipped_one_keep_their_places(
-    train: ShardSet, world_size: int, block_size: int | None
+    train: ShardSet, world_size: int, shuffle: ShuffleSpec
 ) -> None:
-    whole = plan(train, batch_size=1, block_size=block_size).records
+    whole = plan(train, batch_size=1, shuffle=shuffle).records
     skipped = tuple(sorted(whole[[30, 31, 77]].tolist()))
-    fields = {"world_size": world_size, "block_size": block_size, "skipped": skipped}
+    fields = {"world_size": world_size, "shuffle": shuffle, "skipped": skipped}
     ranks = [plan(train, rank=rank, **fields) for rank in range(world_size)]
-    order = np.concatenate([rank.records.reshape(-1, BATCH) for rank in ranks], axis=1).reshape(-1)
+    batches = np.concatenate([rank.records.reshape(-1, BATCH) for rank in ranks], axis=1)
+    order = batches.reshape(-1)
     expected = np.delete(whole, [30, 31, 77])
-    np.testing.assert_array_equal(order, expected[: len(order)])
+    if world_size == 1:
+        np.testing.assert_array_equal(order, expected[: len(order)])
+    np.testing.assert_array_equal(np.sort(batches), np.sort(expected[: len(order)].reshape(batches.shape)))
     assert ranks[0].dropped_records == len(expected) - len(order) < BATCH * world_size
     tail = plan(train, start_step=5, **fields)
     np.testing.assert_array_equal(tail.records, ranks[0].records[5 * BATCH :])
@@ -220,7 +240,6 @@ def test_evaluation_pads_what_is_left_of_skipped_records(validation: ShardSet) -
         {"rank": -1},
         {"start_step": -1},
         {"start_step": 26},
-        {"block_size": 0},
         {"epoch": -1},
         {"image_size": 0},
     ],
@@ -235,3 +254,12 @@ def test_too_few_records_for_a_batch_are_an_error_with_a_remedy(train: ShardSet)
         plan(train, batch_size=60, world_size=2)
     assert caught.value.what == "plan: 101 records in the train split do not fill one batch of 60 × 2"
     assert (caught.value.remedy, caught.value.setting) == ("choose a smaller batch_size", "batch_size")
+
+
+def test_a_plan_says_what_is_read_together(train: ShardSet, validation: ShardSet) -> None:
+    windows = plan(train, shuffle=ShuffleSpec(window=40, block_records=5), skipped=(3,))
+    blocks = windows.together(windows.records)
+    assert np.all((blocks[:, 0] <= windows.records) & (windows.records <= blocks[:, 1]))
+    assert 0 < np.max(blocks[:, 1] - blocks[:, 0]) < 5
+    for single in (plan(train), plan(validation, augment=AugmentSpec.evaluation())):
+        np.testing.assert_array_equal(single.together(single.records), np.stack([single.records] * 2, axis=1))

@@ -9,6 +9,7 @@ from kimagenet import models, train, train_settings
 from kimagenet.runs.directory import RunDirectory
 from kimagenet.training.cluster import Cluster
 from pipelines import UserError
+from pipelines.order.spec import ShuffleSpec
 
 
 @pytest.mark.parametrize(
@@ -93,3 +94,42 @@ def test_resolving_changes_neither_the_flags_nor_the_disk(begun_run: RunDirector
     train_settings.resolve(flags, Cluster())
     assert vars(flags) == before
     assert sorted(begun_run.path.rglob("*")) == files
+
+
+@pytest.mark.parametrize(
+    ("order", "flags", "expected"),
+    [
+        (None, (), (1, None, None)),  # before run.json had a field for it
+        (None, ("--shuffle-window=record",), (1, 0, None)),
+        ({"version": 1, "window": 0, "block_records": 32, "digest": "0"}, (), (1, 0, 32)),
+        ({"version": 2, "window": 2304, "block_records": 36, "digest": "0"}, (), (2, 2304, 36)),
+        ({"version": 2, "window": 2304, "block_records": 36}, ("--shuffle-window=99",), (2, 99, None)),
+    ],
+)
+def test_a_run_keeps_its_order(
+    begun_run: RunDirectory, order: dict | None, flags: tuple[str, ...], expected: tuple
+) -> None:
+    info = begun_run.read_info() | ({"order": order} if order else {})
+    begun_run.info.write_text(json.dumps(info))
+    shuffle = settings_of("--resume", f"--output={begun_run.path}", *flags).shuffle
+    assert (shuffle.version, shuffle.window, shuffle.block_records) == expected
+
+
+@pytest.mark.parametrize("order", [{"version": 3}, {"version": "2"}, {"version": 2, "window": 1.5}, {}, [], "2", None])
+def test_an_order_of_a_later_release_is_refused(begun_run: RunDirectory, order: object) -> None:
+    begun_run.info.write_text(json.dumps(begun_run.read_info() | {"order": order}))
+    with pytest.raises(UserError, match=r"run\.json: it has an order of records that this release does not know"):
+        settings_of("--resume", f"--output={begun_run.path}")
+
+
+def test_a_new_run_has_the_window_of_its_recipe(begun_run: RunDirectory) -> None:
+    assert settings_of("demo", "--dataset-dir=/other").shuffle == ShuffleSpec()
+    for text, window in (("record", 0), ("4096", 4096)):
+        settings = settings_of("demo", "--dataset-dir=/other", f"--shuffle-window={text}")
+        assert settings.shuffle == ShuffleSpec(window=window)
+        assert settings.recipe.shuffle_window == text
+    with pytest.raises(UserError, match="has no window; begin another run"):
+        settings_of("--resume", f"--output={begun_run.path}", "--shuffle-window=500")
+    for wrong in ("", "0", "-1", "1.5", "all", "9" * 13, "٣"):
+        with pytest.raises(UserError, match="shuffle_window must be auto, record or a number of records, not"):
+            settings_of("demo", "--dataset-dir=/other", f"--shuffle-window={wrong}")

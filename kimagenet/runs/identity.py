@@ -1,4 +1,4 @@
-"""Whether a run may be resumed: its recipe and its data set have to be the same as before."""
+"""Whether a run may be resumed: its recipe, its data set and its order of records have to be the same as before."""
 
 import hashlib
 from dataclasses import asdict
@@ -7,7 +7,9 @@ from typing import Any
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
 from pipelines.errors import UserError
+from pipelines.order.spec import ShuffleSpec
 from pipelines.shards.dataset import DatasetInfo
+from pipelines.shards.shard_set import ShardSet
 
 
 def identity(info: DatasetInfo) -> dict[str, str]:
@@ -39,6 +41,32 @@ def check_same(run: RunDirectory, recipe: Recipe, dataset: dict[str, str]) -> No
             f"its run has another recipe or data set ({'; '.join(changes)})",
             path=run.path,
             remedy="choose another output folder, or resume it anyway",
+            setting="force_resume",
+        )
+
+
+def order_of(shuffle: ShuffleSpec, shards: ShardSet, seed: int) -> dict[str, Any]:
+    """What a run keeps of the order of its records: its choices, complete, and a digest of the first epochs."""
+    chosen = shuffle.resolved(shards)
+    return {**asdict(chosen), "digest": chosen.digest(shards, seed)}
+
+
+def check_order(run: RunDirectory, order: dict[str, Any]) -> None:
+    """Checks that the records come in the order in which a run began.
+
+    Args:
+        run: the run; an earlier release wrote no digest.
+        order: the `order_of` the resumed run.
+
+    Raises:
+        UserError: they come in another order, so that some would be repeated and others left out.
+    """
+    known = run.read_info().get("order", {}).get("digest")
+    if known not in (None, order["digest"]):
+        raise UserError(
+            "its records would come in another order than before, because NumPy or kimagenet have changed",
+            path=run.path,
+            remedy=f"use the versions in {run.info.name}, or resume it anyway",
             setting="force_resume",
         )
 

@@ -15,6 +15,7 @@ from pipelines.decoding import DecoderOptions
 from pipelines.errors import BlockedInterrupt, UserError
 from pipelines.loader import BatchSpec, Loader
 from pipelines.loaders import open_loader
+from pipelines.order.spec import ShuffleSpec
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.processes import cpu_count
 from pipelines.system.watch import NoAnswer, Watch
@@ -108,7 +109,7 @@ class Feed:
         found = []
         for rank in range(self.replicas):
             plan = replace(self.loaders[0].plan(epoch, step), rank=rank)
-            for record in plan.records[: plan.batch_size].tolist():
+            for record in plan.records_between(0, plan.batch_size).tolist():
                 path = self.shards.paths[self.shards.shard[record]]
                 found.append(f"{path}: record {record} of the split, at byte {self.shards.offsets[record]}")
         return found
@@ -199,6 +200,7 @@ def open_feed(
     corrupt: SkippedRecords | None = None,
     timeout: float = 0.0,
     decoder: DecoderOptions | None = None,
+    shuffle: ShuffleSpec | None = None,
 ) -> Feed:
     """Opens a loader for each replica of this process.
 
@@ -216,6 +218,7 @@ def open_feed(
         decoder: settings of the GPU's decoder; None: the defaults.
         corrupt: see `Feed`.
         timeout: see `Feed`.
+        shuffle: see `open_loader`.
 
     Raises:
         UserError: the batch cannot be divided among the replicas, or a wrong name or value.
@@ -230,14 +233,8 @@ def open_feed(
     if len(ranks) > 1:
         workers = max(1, (workers or cpu_count()) // len(ranks))
     part = BatchSpec(batch.batch_size // replicas, batch.image_size, batch.dtype)
-    options: dict[str, Any] = {
-        "seed": seed,
-        "workers": workers,
-        "prefetch": prefetch,
-        "device": device,
-        "strict": strict,
-        "decoder": decoder,
-    }
+    options: dict[str, Any] = {"seed": seed, "workers": workers, "prefetch": prefetch, "device": device}
+    options |= {"strict": strict, "decoder": decoder, "shuffle": shuffle}
     loaders: list[Loader] = []
     for gpu, rank in enumerate(ranks):
         # The first loader may have been replaced by another one, with a warning.

@@ -20,6 +20,7 @@ from pipelines.building.class_names import (
     merged,
 )
 from pipelines.building.leftovers import check_finished, clean_up
+from pipelines.building.mixing import RUN_RECORDS, mixing
 from pipelines.building.shard_scan import NO_LABEL, Numbers, ScanTask, ShardScan, scan_shards
 from pipelines.errors import UserError, one_line, reason
 from pipelines.shards import remedies
@@ -102,6 +103,7 @@ def _adopt(
         info.save(directory)
     except OSError as error:
         raise UserError(reason(error), path=directory) from None
+    _warn_of_sorted(directory, info)
     return info
 
 
@@ -175,6 +177,14 @@ def _warn_of_wrong_sizes(directory: Path, scans: Mapping[str, ShardScan]) -> Non
         _log.warning("%s: %s%s; the sizes of the images are used", directory / name, count, first)
 
 
+def _warn_of_sorted(directory: Path, info: DatasetInfo) -> None:
+    for split, part in info.splits.items():
+        if part.is_sorted and split != "validation":
+            found = f"{RUN_RECORDS} neighbours have {part.mixing:.0%} of the classes of shuffled ones"
+            what = "training reads small blocks from many places to mix them; shards of build_shards need less memory"
+            _log.warning("%s: the %s shards are sorted by class (%s); %s", directory, split, found, what)
+
+
 def _classes(
     directory: Path, labels: np.ndarray, names: Numbering, known: DatasetInfo | None, label_base: int | None
 ) -> tuple[list[ClassInfo], int]:
@@ -218,4 +228,10 @@ def _split_info(directory: Path, split: str, scans: Sequence[ShardScan]) -> Spli
     quarantine = [
         end - scan.info.records + number for end, scan in zip(ends, scans, strict=True) for number in scan.left_out
     ]
-    return SplitInfo(shards=[scan.info for scan in scans], sizes=sizes, quarantine=sorted(quarantine))
+    labels = np.concatenate([scan.labels for scan in scans])
+    return SplitInfo(
+        shards=[scan.info for scan in scans],
+        sizes=sizes,
+        quarantine=sorted(quarantine),
+        mixing=mixing(labels[labels != NO_LABEL]),
+    )

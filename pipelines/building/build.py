@@ -19,6 +19,7 @@ import numpy as np
 import PIL
 
 from pipelines.building.leftovers import PLAN_FILE, STATE_FOLDER, clean_up
+from pipelines.building.mixing import mixing
 from pipelines.building.options import BuildOptions, as_planned, decide, samples_of
 from pipelines.building.shard_writer import (
     LABEL_BASE,
@@ -38,9 +39,12 @@ from pipelines.system.files import remove_leftovers, user_path, write_atomic
 from pipelines.system.lock import LOCK_FILE, owned
 from pipelines.system.processes import run_tasks
 from pipelines.system.progress import Progress, silent
+from pipelines.uniform import RecordUniform
 
 REJECTED_FILE = "rejected.jsonl"
 _STAT_THREADS = 16  # a network file system answers many requests at once
+_FIRST_SHUFFLE, _SHUFFLE = 1, 2  # versions of the shuffle; the first one is of NumPy's generator
+_SHUFFLE_COLUMN = 1 << 21  # of random numbers, far from those of a plan
 
 _log = logging.getLogger(__name__)
 
@@ -60,9 +64,13 @@ class BuildReport:
     reencoded: dict[str, int]
 
 
-def shuffled_shards(entries: Sequence[Entry], num_shards: int, seed: int) -> list[list[Entry]]:
+def shuffled_shards(entries: Sequence[Entry], num_shards: int, seed: int, version: int = _SHUFFLE) -> list[list[Entry]]:
     """Shuffles all entries with a seed and cuts them into shards whose sizes differ by at most one."""
-    order = np.random.default_rng(seed).permutation(len(entries))
+    if version == _FIRST_SHUFFLE:
+        order = np.random.default_rng(seed).permutation(len(entries))
+    else:
+        bits = RecordUniform(seed, 0, np.arange(len(entries))).bits(_SHUFFLE_COLUMN)
+        order = np.argsort(bits, kind="stable")
     return [[entries[i] for i in part.tolist()] for part in np.array_split(order, num_shards)]
 
 
@@ -114,10 +122,10 @@ def _build(source: Source, output: Path, options: BuildOptions, workers: int, pr
     reencoded: Counter[str] = Counter()
     splits: dict[str, SplitInfo] = {}
     try:
-        _prepare(output, source, options)
+        shuffle = _prepare(output, source, options)
         for split in source.splits:
-            results, lost = _build_split(source, split, output, options, workers, progress)
-            splits[split] = _split_info(output, split, results)
+            results, lost, mixed = _build_split(source, split, output, options, shuffle, workers, progress)
+            splits[split] = _split_info(output, split, results, mixed)
             rejected += lost
             for result in results:
                 reencoded.update(result.reencoded)
@@ -127,7 +135,7 @@ def _build(source: Source, output: Path, options: BuildOptions, workers: int, pr
             label_base=LABEL_BASE,
             classes=list(source.classes),
             splits=splits,
-            build={**made, "rejected": len(rejected)},
+            build={**made, "rejected": len(rejected), "shuffle": shuffle},
         )
         remove_leftovers(output)  # a worker whose parent was killed may have left one after the last removal
         info.save(output)
@@ -206,8 +214,8 @@ def check_output(output: Path) -> None:
         raise UserError("the folder is not empty", path=output, remedy="choose another output folder", setting="output")
 
 
-def _prepare(output: Path, source: Source, options: BuildOptions) -> None:
-    """Makes the folder, or checks that the unfinished build in it has the same plan."""
+def _prepare(output: Path, source: Source, options: BuildOptions) -> int:
+    """Makes the folder, or checks that the unfinished build in it has the same plan; the version of its shuffle."""
     plan = {
         "options": asdict(options),
         "root": str(source.root.absolute()),
@@ -219,7 +227,9 @@ def _prepare(output: Path, source: Source, options: BuildOptions) -> None:
     state = output / STATE_FOLDER
     check_output(output)
     if (state / PLAN_FILE).exists():
-        if unfinished_plan(output) != plan:
+        known = unfinished_plan(output)
+        shuffle = known.pop("shuffle", _FIRST_SHUFFLE)  # an earlier release did not write it
+        if known != plan or shuffle not in (_FIRST_SHUFFLE, _SHUFFLE):
             raise UserError(
                 "the folder has an unfinished build of other images or options",
                 path=output,
@@ -227,9 +237,10 @@ def _prepare(output: Path, source: Source, options: BuildOptions) -> None:
             )
         remove_leftovers(output)
         remove_leftovers(state)
-        return
+        return int(shuffle)
     state.mkdir(parents=True, exist_ok=True)
-    write_atomic(state / PLAN_FILE, json.dumps(plan, indent=1).encode())
+    write_atomic(state / PLAN_FILE, json.dumps({**plan, "shuffle": _SHUFFLE}, indent=1).encode())
+    return _SHUFFLE
 
 
 def _build_split(
@@ -237,13 +248,18 @@ def _build_split(
     split: str,
     output: Path,
     options: BuildOptions,
+    shuffle: int,
     workers: int,
     progress: Progress,
-) -> tuple[list[ShardResult], list[RejectedFile]]:
-    """Writes all shards of a split. Returns their results in order, and the files that could not be decoded."""
+) -> tuple[list[ShardResult], list[RejectedFile], float | None]:
+    """Writes all shards of a split.
+
+    Returns:
+        The results in order, the files that could not be decoded, and how well the classes are mixed.
+    """
     entries = source.splits[split]
     count = options.num_shards(split, len(entries))
-    shards = shuffled_shards(entries, count, options.seed)
+    shards = shuffled_shards(entries, count, options.seed, shuffle)
     rejected: list[RejectedFile] = []
     while True:
         tasks = [
@@ -254,7 +270,8 @@ def _build_split(
         ]
         results = _run(tasks, workers, partial(progress, f"{split} shards"))
         if not any(result.rejected for result in results):
-            return results, sorted(rejected)
+            labels = [entry.class_index for task in tasks for entry in task.entries]
+            return results, sorted(rejected), mixing(np.array(labels))
         # Shards that lost images get some from other shards and are written again, so that sizes stay balanced.
         shards = []
         for task, result in zip(tasks, results, strict=True):
@@ -293,9 +310,9 @@ def _finished(tasks: Sequence[ShardTask]) -> dict[str, ShardResult]:
     return {result.name: result for (_, result), kept in zip(results, same, strict=True) if kept}
 
 
-def _split_info(output: Path, split: str, results: list[ShardResult]) -> SplitInfo:
+def _split_info(output: Path, split: str, results: list[ShardResult], mixed: float | None) -> SplitInfo:
     """Writes the image sizes of a split. Returns its part of dataset.json."""
     sizes = f"{split}-sizes.npy"
     write_sizes(output / sizes, np.concatenate([np.array(result.sizes, np.int32) for result in results]))
     shards = [ShardInfo(file=r.name, records=len(r.sizes), bytes=r.bytes, crc32c=r.crc32c) for r in results]
-    return SplitInfo(shards=shards, sizes=sizes)
+    return SplitInfo(shards=shards, sizes=sizes, mixing=mixed)

@@ -13,6 +13,7 @@ from pipelines.augment import AugmentSpec
 from pipelines.decoding import DecoderOptions
 from pipelines.errors import UserError
 from pipelines.loader import DEVICES, READ_AHEAD, BatchSpec, Loader, LoaderOptions, Unavailable
+from pipelines.order.spec import ShuffleSpec
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.processes import cpu_count
 
@@ -62,6 +63,7 @@ def open_loader(
     strict: bool = False,
     decoder: DecoderOptions | None = None,
     read_ahead: int = READ_AHEAD,
+    shuffle: ShuffleSpec | None = None,
 ) -> Loader:
     """Opens a loader by name. The same arguments give the same batches from every loader.
 
@@ -79,6 +81,7 @@ def open_loader(
         gpu: which GPU, if there are several.
         decoder: settings of the GPU's decoder; None means the defaults.
         read_ahead: the most records that are fetched from storage before they are needed; 0: none.
+        shuffle: how the records of training are shuffled; None means as the data set needs it.
         strict: if the loader cannot be used, raise `UserError` instead of taking tf.data with a warning.
 
     Returns:
@@ -97,7 +100,7 @@ def open_loader(
         _log.warning(message)
     options = LoaderOptions(workers or cpu_count(), prefetch, device, gpu, decoder or DecoderOptions(), read_ahead)
     loader_class = _module(choice.loader).LOADER
-    return loader_class(shards, batch, augment, seed, rank, world_size, options)
+    return loader_class(shards, batch, augment, seed, rank, world_size, options, shuffle)
 
 
 def choose(name: str, device: str, strict: bool) -> Choice:

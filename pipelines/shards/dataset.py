@@ -12,6 +12,7 @@ from pipelines.system.files import write_atomic
 
 DATASET_FILE = "dataset.json"
 DATASET_VERSION = 1
+_SHUFFLED_MIXING = 0.75  # shuffled shards of a hundred records are above it
 
 # A plain file name, so that a hostile dataset.json cannot name files outside its folder.
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]*$", max_length=255)]
@@ -50,16 +51,24 @@ class SplitInfo(_Part):
         shards: in the order in which records are numbered.
         sizes: name of the .npy file, int32 [N, 2], with the height and width of each image in record order.
         quarantine: numbers of the records that are never planned.
+        mixing: how well the classes of neighbours are mixed: 0 if the shards are sorted by class, 1 if they are
+            shuffled; see `pipelines.building.mixing`. None in data sets of earlier releases.
     """
 
     shards: Annotated[list[ShardInfo], Field(min_length=1)]
     sizes: FileName
     quarantine: list[Count] = []
+    mixing: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
     @property
     def num_records(self) -> int:
         """Records in all shards, quarantined ones included."""
         return sum(shard.records for shard in self.shards)
+
+    @property
+    def is_sorted(self) -> bool:
+        """Whether neighbours are of the same class more often than in shuffled shards."""
+        return self.mixing is not None and self.mixing < _SHUFFLED_MIXING
 
 
 class ClassInfo(_Part):

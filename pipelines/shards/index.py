@@ -46,7 +46,11 @@ class Index:
 
     def to_bytes(self) -> bytes:
         """The text of the index file, byte for byte as DALI's `tfrecord2idx` writes it."""
-        return b"".join(b"%d %d\n" % pair for pair in self.pairs())
+        return b"".join(self.lines())
+
+    def lines(self) -> list[bytes]:
+        """The lines of `to_bytes`."""
+        return [b"%d %d\n" % pair for pair in self.pairs()]
 
     def pairs(self) -> Iterator[tuple[int, int]]:
         """Offset and framed size of each record."""

@@ -35,6 +35,7 @@ class ShardSet:
         usable: int64 [M], the records that may be planned: all except the quarantined ones.
         classes: names in label order.
         label_base: the stored label of the first class.
+        is_sorted: whether neighbours are of the same class more often than in shuffled shards, by dataset.json.
     """
 
     split: str
@@ -46,6 +47,7 @@ class ShardSet:
     usable: np.ndarray
     classes: tuple[str, ...]
     label_base: int
+    is_sorted: bool = False
 
     @property
     def num_records(self) -> int:
@@ -104,6 +106,7 @@ class ShardSet:
             usable=usable,
             classes=tuple(info_class.name for info_class in info.classes),
             label_base=info.label_base,
+            is_sorted=part.is_sorted,
         )
 
     def read(self, record: int) -> "StoredImage":

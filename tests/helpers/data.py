@@ -33,24 +33,31 @@ def write_tiny_dataset(
     num_classes: int = NUM_CLASSES,
     draw: Callable[[np.random.Generator, int, int, int], Image.Image] = photo,
     sides: tuple[int, int] = (40, 120),
+    is_sorted: bool = False,
 ) -> Path:
     """Writes shards, indexes, sizes and dataset.json into `directory` and returns it.
 
     10 classes, a tint each; 101 training records in 3 shards, 37 validation records in 2; JPEGs whose `sides` are
     40 to 120 pixels, as `draw` gives them for (rng, label, height, width).
-    With TRAIN_RECORDS classes each training record has its own label, which says what was read.
+    With TRAIN_RECORDS classes each training record has its own label, which says what was read. Records are shuffled,
+    or sorted by class (`is_sorted`).
     """
     rng = np.random.default_rng(seed)
     counts = {"train": (TRAIN_RECORDS, TRAIN_SHARDS), "validation": (VALIDATION_RECORDS, VALIDATION_SHARDS)}
     splits = {
         split: _write_split(
-            directory, split, rng.permutation(np.arange(records) % num_classes), shards, label_base, rng, draw, sides
+            directory, split, _labels(rng, records, num_classes, is_sorted), shards, label_base, rng, draw, sides
         )
         for split, (records, shards) in counts.items()
     }
     classes = [ClassInfo(name=f"class {number}") for number in range(num_classes)]
     DatasetInfo(label_base=label_base, classes=classes, splits=splits).save(directory)
     return directory
+
+
+def _labels(rng: np.random.Generator, records: int, num_classes: int, is_sorted: bool) -> np.ndarray:
+    labels = rng.permutation(np.arange(records) % num_classes)
+    return np.sort(labels) if is_sorted else labels
 
 
 def jpeg(image: Image.Image, kind: int = 0) -> bytes:

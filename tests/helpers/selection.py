@@ -52,6 +52,7 @@ FAST_MODULES = frozenset(
         "test_schedule",
         "test_selection",
         "test_shards",
+        "test_shuffle",
         "test_site",
         "test_sources",
         "test_spans",

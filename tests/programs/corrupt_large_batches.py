@@ -28,7 +28,7 @@ shards = ShardSet.open(folder, "train")
 faults.corrupt(shards, range(0, count, 24))
 strategy, batch, corrupt = tf.distribute.get_strategy(), BatchSpec(32, 64), SkippedRecords("skip")
 with open_feed(strategy, "dali", shards, batch, AugmentSpec.train(), workers=1, corrupt=corrupt) as feed:
-    for epoch in range(2):
+    for epoch in range(3):
         assert sum(1 for _ in feed.epoch(epoch)) == 5
 assert sorted(corrupt.of("train")) == list(range(0, count, 24))
 tf.print("written to std::cout", output_stream=sys.stdout)

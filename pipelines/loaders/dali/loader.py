@@ -25,14 +25,14 @@ from pipelines.loaders.dali.graph import build_graph
 from pipelines.loaders.dali.host_time import HostCheck
 from pipelines.loaders.dali.plan_files import PlanFiles, make_folder, write_plan
 from pipelines.loaders.dali.pulled import PulledDatasets
-from pipelines.plan import LARGEST_RECORD_SHUFFLE
+from pipelines.order.spec import LARGEST_RECORD_SHUFFLE
 from pipelines.stream import Pipeline, Segment
 from pipelines.system.worker import Worker
 
 _log = logging.getLogger(__name__)
 
-_MOST_RUNS = 1 << 16  # index files of a segment, 4 kB each: where records are shuffled one by one, positions
-_MOST_POSITIONS = 1 << 20  # of a segment that is shuffled in blocks
+_MOST_RUNS = 1 << 16  # index files of a segment, 4 kB each: where neighbours are of different shards, positions
+_MOST_POSITIONS = 1 << 20  # of a segment in which neighbours are of the same shard
 
 
 @cache
@@ -203,8 +203,9 @@ class DaliLoader(Loader):
         self.pace = BackgroundPace()
         self.writer = Worker("kimagenet-plan", self.pace.stop)
         self.pipelines: WeakSet[_DaliPipeline] = WeakSet()
-        is_blocked = len(self.shards.usable) > LARGEST_RECORD_SHUFFLE
-        self._most_positions = (_MOST_POSITIONS if is_blocked else _MOST_RUNS) // self.world_size
+        is_long = self.plan(0).has_runs and len(self.shards.usable) > LARGEST_RECORD_SHUFFLE
+        most = _MOST_POSITIONS if is_long else _MOST_RUNS
+        self._most_positions = most // self.world_size
         self._most_steps = max(1, self._most_positions // self.batch.batch_size)
         # Several replicas share the process's threads, so their times cannot be told apart.
         can_check = self.device == "gpu" and self.world_size == 1 and not self.augment.is_evaluation

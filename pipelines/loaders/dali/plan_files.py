@@ -4,6 +4,7 @@ DALI's reader follows the line order of the index it is given, and accepts one p
 epoch is a list of runs. A run is the index lines of consecutive positions that are in the same shard.
 """
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -142,17 +143,18 @@ def write_plan(
 def _write_runs(segment: Segment, folder: Path, rest: Callable[[], object]) -> tuple[list[str], list[str]]:
     """One index file for each run of positions in the same shard."""
     shards, planned, starts = segment.plan.shards, segment.records, _run_starts(segment)
-    ends = np.append(starts[1:], len(planned))
+    edges = [*starts.tolist(), len(planned)]
     indexes = []
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        run = planned[start:end]
-        index = Index(shards.offsets[run], shards.lengths[run])
-        path = f"{folder}/{start}"
-        with open(path, "wb") as stream:
-            stream.write(index.to_bytes())
-        indexes.append(path)
-        if len(indexes) % _RUNS == 0:
-            rest()
+    for first in range(0, len(starts), _RUNS):  # lines of many runs at a time: a run may be one record
+        ends = edges[first : first + _RUNS + 1]
+        some = planned[ends[0] : ends[-1]]
+        lines = Index(shards.offsets[some], shards.lengths[some]).lines()
+        for start, end in itertools.pairwise(ends):
+            path = f"{folder}/{start}"
+            with open(path, "wb") as stream:
+                stream.writelines(lines[start - ends[0] : end - ends[0]])
+            indexes.append(path)
+        rest()
     return [str(shards.paths[number]) for number in shards.shard[planned[starts]].tolist()], indexes
 
 

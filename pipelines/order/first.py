@@ -1,53 +1,20 @@
-"""The order of an epoch's records, for any range of positions: a long epoch is never in memory as a whole."""
+"""The first version of the order, for runs that began with it. Its random numbers are those of NumPy's generators.
 
-from abc import ABC, abstractmethod
+NumPy does not promise that they stay the same (NEP 19), so a run keeps a digest of its order.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
-
-@dataclass(frozen=True, eq=False)
-class Order(ABC):
-    """A permutation of records.
-
-    Attributes:
-        records: int64 [N], ascending.
-    """
-
-    records: np.ndarray
-
-    @property
-    def length(self) -> int:
-        """The number of positions."""
-        return len(self.records)
-
-    def without(self, skipped: Sequence[int]) -> "Order":
-        """The same order without some records; those before the first of them keep their positions."""
-        return Without(self.records, self, tuple(skipped)) if skipped else self
-
-    @abstractmethod
-    def between(self, start: int, stop: int) -> np.ndarray:
-        """int64 [stop − start]: the records at the positions `start` … `stop` − 1."""
-
-    @abstractmethod
-    def positions(self, records: np.ndarray) -> np.ndarray:
-        """int64: the position of each of the given records, all of which are in the order."""
-
-
-class FileOrder(Order):
-    """The records as they are numbered: for evaluation."""
-
-    def between(self, start: int, stop: int) -> np.ndarray:
-        return self.records[start:stop]
-
-    def positions(self, records: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.records, records)
+from pipelines.order.base import Order, WholeShuffle
 
 
 @dataclass(frozen=True, eq=False)
-class RecordShuffle(Order):
+class RecordShuffle(WholeShuffle):
     """A random permutation of all records.
 
     Attributes:
@@ -56,16 +23,8 @@ class RecordShuffle(Order):
 
     seed: Sequence[int]
 
-    @cached_property
-    def _order(self) -> np.ndarray:
+    def permuted(self) -> np.ndarray:
         return np.random.default_rng(self.seed).permutation(self.records)
-
-    def between(self, start: int, stop: int) -> np.ndarray:
-        return self._order[start:stop]
-
-    def positions(self, records: np.ndarray) -> np.ndarray:
-        by_record = np.argsort(self._order, kind="stable")
-        return by_record[np.searchsorted(self.records, records)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +40,7 @@ class BlockShuffle(Order):
         block_size: records in a block; the last block of a shard may have fewer.
     """
 
+    has_runs: ClassVar[bool] = True
     starts: np.ndarray
     seed: Sequence[int]
     block_size: int
@@ -150,39 +110,3 @@ class BlockShuffle(Order):
         within = int(np.flatnonzero(self._permutation(shard) == index - self.starts[shard])[0])
         place = int(self._place[self._first_blocks[shard] + within // self.block_size])
         return int(self._ends[place - 1] if place else 0) + within % self.block_size
-
-
-@dataclass(frozen=True, eq=False)
-class Without(Order):
-    """An order without some of its records.
-
-    Attributes:
-        order: the whole order, of the same `records`.
-        skipped: the records to leave out; those that the order does not have are ignored.
-    """
-
-    order: Order
-    skipped: tuple[int, ...]
-
-    @cached_property
-    def _gaps(self) -> np.ndarray:
-        """The positions of the skipped records in the whole order, ascending."""
-        skipped = np.unique(np.array(self.skipped, np.int64))
-        places = np.minimum(np.searchsorted(self.records, skipped), len(self.records) - 1)
-        return np.sort(self.order.positions(skipped[self.records[places] == skipped]))
-
-    @property
-    def length(self) -> int:
-        return len(self.records) - len(self._gaps)
-
-    def between(self, start: int, stop: int) -> np.ndarray:
-        if start >= stop:
-            return self.records[:0]
-        closed = self._gaps - np.arange(len(self._gaps))  # where each gap would be if those before it were closed
-        first, last = (position + np.searchsorted(closed, position, side="right") for position in (start, stop - 1))
-        found = self.order.between(int(first), int(last) + 1)
-        return found[~np.isin(found, self.skipped)]
-
-    def positions(self, records: np.ndarray) -> np.ndarray:
-        whole = self.order.positions(records)
-        return whole - np.searchsorted(self._gaps, whole)
