@@ -123,6 +123,21 @@ def test_nothing_is_fetched_after_the_end_of_a_segment(
     assert fetched == needed(segment, 5, 14)
 
 
+@pytest.mark.usefixtures("in_memory")
+def test_what_may_have_left_the_memory_is_fetched_again(
+    shards: ShardSet, fetcher: Fetcher, fetched: set[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment = Segment(plan(shards), 0, UNBOUNDED)
+    at = fetcher.follow(segment)
+    at(0)
+    settle(fetcher)
+    fetched.clear()
+    monkeypatch.setattr(fetchers, "_IDLE_SECONDS", -1.0)
+    at(1)
+    settle(fetcher)
+    assert needed(segment, 1, 1 + LEAD.steps) <= fetched
+
+
 @pytest.mark.usefixtures("in_memory", "fetched")
 def test_a_reader_and_the_fetcher_share_no_plan(shards: ShardSet, fetcher: Fetcher) -> None:
     segment = Segment(plan(shards), 0, UNBOUNDED)

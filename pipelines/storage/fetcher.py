@@ -26,6 +26,7 @@ from pipelines.system.worker import Worker
 
 _READERS = 16  # threads that read, where the kernel does not fetch
 _LOOKED_AT, _TRIED = 16, 4  # spans
+_IDLE_SECONDS = 20.0  # after which the records that were fetched for a reader may have left the memory
 _CLOSE_SECONDS = 1.0  # how long `close` waits for a call to a file system that does not answer
 
 _log = logging.getLogger(__name__)
@@ -186,12 +187,17 @@ class _Walk:
         self._is_known = np.zeros(segment.plan.shards.num_records, bool)  # the first record of what was fetched
         self._fetcher = fetcher
         self._step = self._fetched = segment.first
+        self._told = time.monotonic()
+        self._is_stale = False  # what was fetched has to be fetched again
         self._late = 0
         self._probe: _Probe | None = None
         self._under_way = Lock()
 
     def at(self, step: int) -> None:
         """The reader is about to read a step."""
+        before, self._told = self._told, time.monotonic()
+        if self._told - before > _IDLE_SECONDS:  # as a training's reader is while the model is evaluated
+            self._is_stale = True
         self._step = step
         self._late = 0 if step < self._fetched else self._late + 1
         if self._late > self._fetcher.lead.steps:
@@ -205,7 +211,8 @@ class _Walk:
     def _following(self) -> range:
         if not self._fetcher.is_working:
             return range(0)
-        return self._fetcher.lead.following(self._step, self._fetched, self._stop)
+        fetched = self._step if self._is_stale else self._fetched
+        return self._fetcher.lead.following(self._step, fetched, self._stop)
 
     def _job(self) -> None:
         """Fetches the next steps. If it raises, the walk ends."""
@@ -214,7 +221,7 @@ class _Walk:
             runs, places = self._unknown_runs(steps)
             spans = spans_of(self._fetcher.shards, runs, self._fetcher.buffer)
             self._fetcher.fetch(self._with_probe(spans, steps.start + places // self._segment.plan.batch_size))
-            self._fetched = steps.stop
+            self._fetched, self._is_stale = steps.stop, False
         self._under_way.release()
         self._begin_job()  # the lead is longer than what one job fetches
 
