@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipelines import AugmentSpec, EpochPlan, ShardSet
+from pipelines.order.spec import ShuffleSpec
 from pipelines.storage import fetcher as fetchers
 from pipelines.storage import ways
 from pipelines.storage.fetcher import Fetcher
@@ -80,15 +81,18 @@ def settle(fetcher: Fetcher) -> None:
 
 
 def needed(segment: Segment, first: int, stop: int) -> set[tuple[int, int]]:
-    """The pages of the records of some steps, and what stdio may read around them."""
-    records = replace(segment, first=first, steps=stop - first).records
-    shards = segment.plan.shards
-    return set().union(*(pages_of(shards, record, stdio_buffer(shards.paths[0])) for record in records.tolist()))
+    """The pages of the blocks of some steps, and what stdio may read around them."""
+    shards, records = segment.plan.shards, set[int]()
+    for plan, start, end in replace(segment, first=first, steps=stop - first).parts():
+        for run in plan.together(plan.records_between(start, end)).tolist():
+            records.update(range(run[0], run[1] + 1))
+    return set().union(*(pages_of(shards, record, stdio_buffer(shards.paths[0])) for record in records))
 
 
 PLANS = {
     "training": {},
-    "blocks": {"block_size": 3},
+    "blocks": {"shuffle": ShuffleSpec(window=20, block_records=5)},
+    "blocks for ranks": {"shuffle": ShuffleSpec(window=20, block_records=5), "rank": 1, "world_size": 2},
     "one of three ranks": {"rank": 1, "world_size": 3},
     "skipped records": {"skipped": (3, 50, 51)},
     "evaluation": {"augment": AugmentSpec.evaluation(), "batch_size": 7},

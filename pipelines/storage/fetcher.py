@@ -226,7 +226,7 @@ class _Walk:
         self._begin_job()  # the lead is longer than what one job fetches
 
     def _unknown_runs(self, steps: range) -> tuple[np.ndarray, np.ndarray]:
-        """The runs of records of some steps that were not fetched before in this epoch.
+        """The runs of records of some steps that were not fetched before in this epoch. A run is a block of the order.
 
         Returns:
             int [N, 2]: the first and the last record of each run; int [N]: its place among all records of the steps.
@@ -238,7 +238,7 @@ class _Walk:
             if start == 0:
                 self._is_known[:] = False  # long ago, and another epoch may have other runs
             records = plan.records_between(start, stop)
-            runs = np.stack([records, records], axis=1)
+            runs = plan.together(records)
             unknown = np.flatnonzero(~self._is_known[runs[:, 0]])
             self._is_known[runs[unknown, 0]] = True
             found.append(runs[unknown])
