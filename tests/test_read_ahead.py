@@ -13,8 +13,9 @@ from pipelines.loader import Loader, LoaderOptions
 from pipelines.storage import fetcher, ways
 from pipelines.storage.spans import PAGE
 from tests.helpers import faults
-from tests.test_fetcher import open_shards, threads
+from tests.test_fetcher import threads
 from tests.test_loaders import ALL, READING, opened
+from tests.test_open_files import open_shards
 from tests.test_spans import pages_of
 
 

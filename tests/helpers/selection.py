@@ -39,6 +39,7 @@ FAST_MODULES = frozenset(
         "test_metadata",
         "test_mixed_layouts",
         "test_native",
+        "test_open_files",
         "test_operation",
         "test_packaging",
         "test_order",
