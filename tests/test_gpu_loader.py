@@ -211,7 +211,7 @@ def test_a_run_records_the_decoders_settings(tiny_dataset: Path) -> None:
     with open_loader("synthetic", shards, BatchSpec(8, 32), AugmentSpec.train(), device="cpu") as loader:
         feed = SimpleNamespace(shards=shards, loaders=[loader], replicas=1)
         settings, loop = SimpleNamespace(dataset_dir=tiny_dataset), SimpleNamespace(training=feed, validation=None)
-        described = describe_run(settings, loop, {})  # type: ignore[arg-type]
+        described = describe_run(settings, loop, {}, {})  # type: ignore[arg-type]
     assert described["decoder"] == {
         "hw_decoder_load": 0.65,
         "fancy_upsampling": True,

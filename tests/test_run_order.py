@@ -13,6 +13,7 @@ from kimagenet import cli, train, train_settings
 from kimagenet.runs.directory import RunDirectory
 from kimagenet.runs.reporters import JsonLines
 from pipelines import ShardSet
+from pipelines.order import window
 from pipelines.order.spec import ShuffleSpec
 from tests.helpers.kill_proof import noting_batches, read_notes
 from tests.test_resume import STEPS_PER_EPOCH, assert_same, at_step, command, send
@@ -96,9 +97,9 @@ def test_another_order_is_refused_before_anything_is_changed(
     order = {"version": known.version, "window": known.window, "block_records": known.block_records}
     info["order"] = {**order, "digest": known.digest(shards, 0)}
     stopped_run.info.write_text(json.dumps(info))
-    argsort, default_rng = np.argsort, np.random.default_rng
+    default_rng, lanes = np.random.default_rng, window._REVERSED
     monkeypatch.setattr(np.random, "default_rng", lambda seed=None: default_rng([*np.ravel(seed), 1]))
-    monkeypatch.setattr(np, "argsort", lambda *given, **options: argsort(*given, **options)[::-1])
+    monkeypatch.setattr(window, "_REVERSED", lanes[::-1])
     assert known.digest(shards, 0) != info["order"]["digest"]
     before = {path: path.read_bytes() for path in stopped_run.path.rglob("*") if path.is_file()}
     capsys.readouterr()
