@@ -1,6 +1,7 @@
 """The charts of a result: one function for each kind of chart, and the kinds that each question has."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -21,6 +22,7 @@ from bench.panels import (
     new_figure,
     row_height,
 )
+from bench.settings import AUGMENTS
 
 OURS = {"dali": "kimagenet, dali", "tfdata": "kimagenet, tf.data"}
 Chart = tuple[str, Figure]  # the caption and the figure
@@ -61,6 +63,7 @@ def setting_line(settings: dict[str, Any], *without: str) -> str:
         "workers": "{} threads",
         "augment": "{} augmentation",
         "dtype": "{}",
+        "records_from": "records from {}",
     }
     hidden = {*without, "prefetch", "device" if settings.get("device") == "cpu" else ""}
     return ", ".join(
@@ -250,6 +253,27 @@ def memory(measurements: Sequence[Measurement]) -> Chart | None:
     return "Resident memory at the end of each epoch.", figure
 
 
+def storage(measurements: Sequence[Measurement], augment: str) -> Chart | None:
+    """Bars of the rate of each candidate, a panel for each kind of storage."""
+    found = select(measurements, "storage", "images/s", augment=augment)
+    panels = {
+        case: [m for m in found if m.settings["case"] == case]
+        for case in dict.fromkeys(m.settings["case"] for m in found)
+    }
+    if not panels:
+        return None
+    rows = row_height(list(panels.values()), 0.3)
+    figure, axes = new_figure(f"Images/s by storage, {augment} augmentation", len(panels), rows, xlabel="images/s")
+    most = max(m.spread[1] for m in found)
+    for panel, (case, group) in zip(axes, panels.items(), strict=True):
+        draw_bars(panel, [(title_of(m.name), m) for m in group[::-1]], "{:,.0f}", _is_ours)
+        panel.set_title(case.capitalize(), size=10, loc="left")
+        panel.set_xlim(0, 1.2 * most)
+        panel.xaxis.set_major_formatter("{x:,.0f}")
+    settings = setting_line(found[0].settings, "case", "records_from")
+    return f"{settings}. Each turn is a separate process; the shards' pages were dropped before.", figure
+
+
 def optimizers(measurements: Sequence[Measurement]) -> Chart | None:
     """Bars of the time of a call relative to the bare optimizer."""
     ratios = select(measurements, "optimizers", "of bare")
@@ -260,7 +284,7 @@ def optimizers(measurements: Sequence[Measurement]) -> Chart | None:
     return "A call of each wrapper, compared with the bare optimizer.", figure
 
 
-_CHARTS = {
+_CHARTS: dict[str, tuple[Callable[[Sequence[Measurement]], Chart | None], ...]] = {
     "decode": (decoders,),
     "loaders": (against_limit, costs),
     "peers": (against_limit,),
@@ -269,6 +293,7 @@ _CHARTS = {
     "startup": (startup,),
     "scaling": (threads, plans),
     "memory": (memory,),
+    "storage": tuple(partial(storage, augment=augment) for augment in AUGMENTS),
     "optimizers": (optimizers,),
 }
 

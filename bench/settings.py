@@ -13,7 +13,7 @@ from pipelines.loader import Loader
 AUGMENTS = ("full", "standard", "evaluation")
 
 # Longer than any turn, and long enough to be shuffled in blocks, as ImageNet is.
-_LONG_EPOCH = 64_000
+LONG_EPOCH = 64_000
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class Settings:
         seconds: length of a turn, without warm-up.
         short: skip the parts that take minutes.
         second: another data set to compare with `shards`, or None.
+        cases: kinds of storage, of `bench.storage.cases.CASES`; empty: all.
+        peers: peers to compare with; None: all that work on this machine.
+        may_change: whether the question `storage` may limit disks and mount views.
     """
 
     shards: ShardSet
@@ -49,6 +52,9 @@ class Settings:
     seconds: float = 2.0
     short: bool = False
     second: ShardSet | None = None
+    cases: tuple[str, ...] = ()
+    peers: tuple[str, ...] | None = None
+    may_change: bool = False
 
     def stamp(self, **more: Any) -> dict[str, Any]:
         """The settings to store with a measurement; `more` is added to them."""
@@ -64,7 +70,7 @@ class Settings:
         """A copy with some values changed."""
         return replace(self, **changes)
 
-    def open(self, name: str, augment: str | AugmentSpec, dtype: str = "float32", records: int = _LONG_EPOCH) -> Loader:
+    def open(self, name: str, augment: str | AugmentSpec, dtype: str = "float32", records: int = LONG_EPOCH) -> Loader:
         """Opens one of our loaders with these settings.
 
         Args:
@@ -84,11 +90,18 @@ class Settings:
             strict=True,
         )
 
-    def candidate(self, name: str, loader: str, augment: str | AugmentSpec, dtype: str = "float32") -> Candidate:
+    def candidate(
+        self,
+        name: str,
+        loader: str,
+        augment: str | AugmentSpec,
+        dtype: str = "float32",
+        records: int = LONG_EPOCH,
+    ) -> Candidate:
         """One of our loaders as a candidate for the timer; arguments as for `open`."""
 
         def stream() -> Generator[int, None, None]:
-            with self.open(loader, augment, dtype) as opened:
+            with self.open(loader, augment, dtype, records) as opened:
                 epoch = 0
                 while True:
                     batches = iter(opened.epoch(epoch))
