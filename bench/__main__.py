@@ -116,6 +116,11 @@ def _add_how(how: argparse._ActionsContainer) -> None:
     )
     how.add_argument("--short", action="store_true", help="skip the parts that take minutes")
     how.add_argument(
+        "--compare-read-ahead",
+        action="store_true",
+        help="storage: also measure our loaders with nothing fetched ahead",
+    )
+    how.add_argument(
         "--throttle",
         action="store_true",
         help="storage: as root, mount slow views of the data set and limit its disk by a control group and its "
@@ -233,6 +238,7 @@ def _settings(arguments: argparse.Namespace) -> list[Settings]:
         cases=tuple(arguments.cases),
         peers=None if arguments.peers is None else tuple(arguments.peers),
         may_change=arguments.throttle,
+        compare_read_ahead=arguments.compare_read_ahead,
     )
     combinations = itertools.product(arguments.batch_size, arguments.image_size, arguments.workers, arguments.prefetch)
     names = ("batch_size", "image_size", "workers", "prefetch")

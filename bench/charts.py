@@ -45,7 +45,7 @@ def charts(measurements: Sequence[Measurement]) -> Iterator[Chart]:
 def title_of(name: str) -> str:
     """The name of a candidate in charts."""
     loader, _, rest = name.partition(" ")
-    if loader in OURS and (not rest or rest.startswith("over ")):
+    if loader in OURS and (not rest or rest.startswith(("over ", "without "))):
         return f"{OURS[loader]} {rest}".strip()
     return getattr(peers.peer(name), "TITLE", name) if name in peers.names() else name
 

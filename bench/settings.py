@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.timing import Candidate
 from pipelines import AugmentSpec, BatchSpec, ShardSet, open_loader
-from pipelines.loader import Loader
+from pipelines.loader import READ_AHEAD, Loader
 
 AUGMENTS = ("full", "standard", "evaluation")
 
@@ -37,6 +37,8 @@ class Settings:
         cases: kinds of storage, of `bench.storage.cases.CASES`; empty: all.
         peers: peers to compare with; None: all that work on this machine.
         may_change: whether the question `storage` may limit disks and mount views.
+        read_ahead: records that our loaders fetch ahead from storage.
+        compare_read_ahead: whether `storage` also measures our loaders with nothing fetched ahead.
     """
 
     shards: ShardSet
@@ -55,6 +57,8 @@ class Settings:
     cases: tuple[str, ...] = ()
     peers: tuple[str, ...] | None = None
     may_change: bool = False
+    read_ahead: int = READ_AHEAD
+    compare_read_ahead: bool = False
 
     def stamp(self, **more: Any) -> dict[str, Any]:
         """The settings to store with a measurement; `more` is added to them."""
@@ -88,6 +92,7 @@ class Settings:
             prefetch=self.prefetch,
             device=self.device,
             strict=True,
+            read_ahead=self.read_ahead,
         )
 
     def candidate(

@@ -22,6 +22,7 @@ from pipelines.system.limits import memory_bytes
 from pipelines.system.pages import drop_pages, share_in_memory
 
 POSSIBLE = "of the possible rate"
+WITHOUT = " without read-ahead"
 Turns = dict[str, list[Turn]]  # of each candidate, one for each round
 
 
@@ -41,6 +42,7 @@ def measure(settings: Settings) -> Iterator[Measurement]:
     record_bytes = float(settings.shards.lengths.mean())
     for augment in settings.augments[: 1 if settings.short else None]:
         names = [name for name in settings.loaders if name != "synthetic"]
+        names += [name + WITHOUT for name in names if settings.compare_read_ahead]
         names += [name for name in runnable if augment in peers.peer(name).AUGMENTS]
         turns = _run(settings, augment, names, cases, disk)
         for case in cases:
@@ -109,7 +111,7 @@ def _run(
 def spec_of(settings: Settings, name: str, augment: str, directory: Path, counter: str) -> TurnSpec:
     """What the process of one turn is told; the arguments are those of `TurnSpec`."""
     return TurnSpec(
-        candidate=name,
+        candidate=name.removesuffix(WITHOUT),
         directory=str(directory),
         split=settings.shards.split,
         augment=augment,
@@ -120,6 +122,7 @@ def spec_of(settings: Settings, name: str, augment: str, directory: Path, counte
         device=settings.device,
         seconds=settings.seconds,
         counter=counter,
+        read_ahead=0 if name.endswith(WITHOUT) else settings.read_ahead,
     )
 
 

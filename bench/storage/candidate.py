@@ -56,6 +56,7 @@ def measure(spec: TurnSpec) -> Turn:
         workers=spec.workers,
         prefetch=spec.prefetch,
         device=spec.device,
+        read_ahead=spec.read_ahead,
     )
     chosen = candidate_of(spec, settings)
     with closing(chosen.open()) as stream:

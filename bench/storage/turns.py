@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from bench.timing import Sample
 from kimagenet.diagnosis.decoding import how_it_ended
+from pipelines.loader import READ_AHEAD
 
 READY, RESULT = "READY", "RESULT "
 _START_SECONDS = 300.0  # until TensorFlow and DALI are loaded, on a busy machine
@@ -37,6 +38,7 @@ class TurnSpec:
         device: "cpu" or "gpu", where dali decodes.
         seconds: length of the turn, without warm-up.
         counter: the file with the counts of requests; "" if there is none.
+        read_ahead: records that our loaders fetch ahead.
     """
 
     candidate: str
@@ -50,6 +52,7 @@ class TurnSpec:
     device: str
     seconds: float
     counter: str = ""
+    read_ahead: int = READ_AHEAD
 
 
 @dataclass(frozen=True)
