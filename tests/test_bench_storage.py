@@ -179,6 +179,28 @@ def test_candidates_and_cases_take_turns(log: list[str], shards: ShardSet, capsy
     assert "network-2ms, nvidia_dali: left out, its process was ended" in capsys.readouterr().out
 
 
+def test_loaders_can_be_compared_without_read_ahead(log: list[str], shards: ShardSet) -> None:
+    settings = Settings(shards, ("tfdata",), augments=("full",), batch_size=1, rounds=1, compare_read_ahead=True)
+    names = [m.name for m in storage.measure(settings) if m.unit == "images/s" and m.settings["case"] == "memory"]
+    assert names == ["tfdata", "tfdata without read-ahead", "nvidia_dali"]
+    ahead = [storage.spec_of(settings, name, "full", Path("d"), "") for name in names[:2]]
+    assert [(spec.candidate, spec.read_ahead) for spec in ahead] == [("tfdata", settings.read_ahead), ("tfdata", 0)]
+    assert settings.read_ahead > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("candidate", ["tfdata", "tf_models"])
+def test_a_process_measures_a_candidate(candidate: str, tiny_dataset: Path, tmp_path: Path) -> None:
+    counter = tmp_path / ".stats"
+    counter.write_text("1 requests 2 bytes\n")
+    spec = replace(SPEC, candidate=candidate, directory=str(tiny_dataset), counter=str(counter))
+    found = turns.run_turn(spec, lambda process: None)
+    assert found.images % SPEC.batch_size == 0
+    assert found.images > 0
+    assert min(found.seconds, found.cpu_seconds, found.first_batch) > 0
+    assert (found.requests, found.num_bytes) == (0, 0)
+
+
 def test_the_table_of_a_case() -> None:
     cloud = BY_NAME["cloud-volume"]
     found = {"dali": [turn(1000, requests=220, num_bytes=24_000_000)], "tf_models": [turn(500)]}
