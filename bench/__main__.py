@@ -211,7 +211,8 @@ def _with_source(question: str, settings: Settings) -> Iterator[Measurement]:
         found = list(measurements)
         after = share_in_memory(paths)
         for m in found:
-            yield replace(m, settings={"records_from": records_from(before, after)} | m.settings)
+            source = m.settings.get("records_from", records_from(before, after))
+            yield replace(m, settings=m.settings | {"records_from": source})
         before = after
 
 
