@@ -1,5 +1,6 @@
 """The charts of a result: one function for each kind of chart, and the kinds that each question has."""
 
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -267,7 +268,7 @@ def storage(measurements: Sequence[Measurement], augment: str) -> Chart | None:
     most = max(m.spread[1] for m in found)
     for panel, (case, group) in zip(axes, panels.items(), strict=True):
         draw_bars(panel, [(title_of(m.name), m) for m in group[::-1]], "{:,.0f}", _is_ours)
-        panel.set_title(case.capitalize(), size=10, loc="left")
+        panel.set_title(textwrap.fill(case[:1].upper() + case[1:], 28), size=10, loc="left")
         panel.set_xlim(0, 1.2 * most)
         panel.xaxis.set_major_formatter("{x:,.0f}")
     settings = setting_line(found[0].settings, "case", "records_from")
