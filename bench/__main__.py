@@ -4,20 +4,27 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from bench import machine
-from bench.measurement import Measurement, Result
+from bench import machine, peers
+from bench.measurement import Measurement, Result, records_from
 from bench.settings import AUGMENTS, Settings
+from bench.storage.cases import CASES
 from bench.tables import tables
 from kimagenet import cli
 from pipelines.loader import DEVICES, DTYPES
 from pipelines.shards import remedies
 from pipelines.shards.shard_set import ShardSet
+from pipelines.system.limits import memory_bytes
+from pipelines.system.pages import read_pages, share_in_memory
 from pipelines.system.processes import cpu_count
 
-QUESTIONS = ("decode", "loaders", "peers", "training", "latency", "startup", "stream", "scaling", "memory", "build")
+QUESTIONS = (
+    *("decode", "loaders", "peers", "training", "latency", "startup", "stream", "scaling", "memory", "build"),
+    "storage",
+)
 _OTHERS = """  gpu, optimizers and report have separate flags: python -m bench gpu --help
 """
 _EPILOG_NOTE = """
@@ -26,6 +33,7 @@ of the rounds, with minimum and maximum. --batch-size, --image-size, --workers a
 question is measured for each combination. `python -m bench report FILE.json --output report.html` draws the results.
 """
 SHORT_ROUNDS, SHORT_SECONDS = 2, 1.0
+_READ_BEFORE = 0.6  # of the memory: smaller data sets are measured from memory
 
 
 def make_parser() -> cli.Parser:
@@ -50,7 +58,12 @@ def make_parser() -> cli.Parser:
         metavar="DIR",
         help="loaders: also measure this copy of the images, compared with the decode limit of the first folder",
     )
-    what = parser.add_argument_group("what is measured")
+    _add_what(parser.add_argument_group("what is measured"))
+    _add_how(parser.add_argument_group("how it is measured"))
+    return parser
+
+
+def _add_what(what: argparse._ActionsContainer) -> None:
     what.add_argument("--loader", nargs="+", metavar="NAME", help="default: every loader that works on this machine")
     what.add_argument(
         "--augment", nargs="+", choices=AUGMENTS, default=["full", "standard"], help="(default: full, standard)"
@@ -79,14 +92,41 @@ def make_parser() -> cli.Parser:
         "--prefetch", nargs="+", type=cli.positive_int, default=[2], metavar="N", help="batches (default: 2)"
     )
     what.add_argument("--data-device", choices=DEVICES, default="auto", help="where dali decodes (default: auto)")
-    how = parser.add_argument_group("how it is measured")
+    what.add_argument(
+        "--peers",
+        nargs="+",
+        choices=peers.names(),
+        metavar="NAME",
+        help="for peers and storage (default: all that work)",
+    )
+    what.add_argument(
+        "--cases",
+        nargs="+",
+        choices=[case.name for case in CASES],
+        default=[],
+        metavar="NAME",
+        help=f"for storage: of {', '.join(case.name for case in CASES)} (default: all that can be measured)",
+    )
+
+
+def _add_how(how: argparse._ActionsContainer) -> None:
     how.add_argument("--rounds", type=cli.positive_int, metavar="N", help="turns (default: 5; 2 for all questions)")
     how.add_argument(
         "--seconds", type=_positive, metavar="S", help="of a turn, without warm-up (default: 6; 1 for all questions)"
     )
     how.add_argument("--short", action="store_true", help="skip the parts that take minutes")
+    how.add_argument(
+        "--compare-read-ahead",
+        action="store_true",
+        help="storage: also measure our loaders with nothing fetched ahead",
+    )
+    how.add_argument(
+        "--throttle",
+        action="store_true",
+        help="storage: as root, mount slow views of the data set and limit its disk by a control group and its "
+        "read-ahead; all of it is undone after each case",
+    )
     how.add_argument("--output", type=Path, metavar="FILE", help="write the result as JSON")
-    return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -150,11 +190,30 @@ def ask(question: str, settings: Settings) -> Iterator[Measurement]:
 def _printed(question: str, settings: Settings) -> Iterator[Measurement]:
     """Measures one question and prints a table whenever a group of measurements with the same settings is complete."""
     print(f"\n{question}: {_summary(question)}", flush=True)
-    for group, measurements in itertools.groupby(ask(question, settings), key=lambda m: m.settings):
+    for group, measurements in itertools.groupby(_with_source(question, settings), key=lambda m: m.settings):
         found = list(measurements)
         print("\n" + ", ".join(f"{name} {value}" for name, value in group.items()))
         print(tables(found), flush=True)
         yield from found
+
+
+def _with_source(question: str, settings: Settings) -> Iterator[Measurement]:
+    """Measures one question. Each measurement says whether records were read from memory or from storage.
+
+    Data sets that fit are read into memory before, so that the first turn does not wait for the storage.
+    """
+    paths = [path for shards in (settings.shards, settings.second) if shards is not None for path in shards.paths]
+    if question != "storage" and sum(path.stat().st_size for path in paths) < _READ_BEFORE * memory_bytes():
+        for path in paths:
+            read_pages(path)
+    before = share_in_memory(paths)
+    for _, measurements in itertools.groupby(ask(question, settings), key=lambda m: m.settings):
+        found = list(measurements)
+        after = share_in_memory(paths)
+        for m in found:
+            source = m.settings.get("records_from", records_from(before, after))
+            yield replace(m, settings=m.settings | {"records_from": source})
+        before = after
 
 
 def _settings(arguments: argparse.Namespace) -> list[Settings]:
@@ -177,6 +236,10 @@ def _settings(arguments: argparse.Namespace) -> list[Settings]:
         seconds=arguments.seconds or (SHORT_SECONDS if everything else 6.0),
         short=arguments.short or everything,
         second=second,
+        cases=tuple(arguments.cases),
+        peers=None if arguments.peers is None else tuple(arguments.peers),
+        may_change=arguments.throttle,
+        compare_read_ahead=arguments.compare_read_ahead,
     )
     combinations = itertools.product(arguments.batch_size, arguments.image_size, arguments.workers, arguments.prefetch)
     names = ("batch_size", "image_size", "workers", "prefetch")

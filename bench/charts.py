@@ -1,6 +1,8 @@
 """The charts of a result: one function for each kind of chart, and the kinds that each question has."""
 
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -21,6 +23,7 @@ from bench.panels import (
     new_figure,
     row_height,
 )
+from bench.settings import AUGMENTS
 
 OURS = {"dali": "kimagenet, dali", "tfdata": "kimagenet, tf.data"}
 Chart = tuple[str, Figure]  # the caption and the figure
@@ -43,7 +46,7 @@ def charts(measurements: Sequence[Measurement]) -> Iterator[Chart]:
 def title_of(name: str) -> str:
     """The name of a candidate in charts."""
     loader, _, rest = name.partition(" ")
-    if loader in OURS and (not rest or rest.startswith("over ")):
+    if loader in OURS and (not rest or rest.startswith(("over ", "without "))):
         return f"{OURS[loader]} {rest}".strip()
     return getattr(peers.peer(name), "TITLE", name) if name in peers.names() else name
 
@@ -61,6 +64,7 @@ def setting_line(settings: dict[str, Any], *without: str) -> str:
         "workers": "{} threads",
         "augment": "{} augmentation",
         "dtype": "{}",
+        "records_from": "records from {}",
     }
     hidden = {*without, "prefetch", "device" if settings.get("device") == "cpu" else ""}
     return ", ".join(
@@ -250,6 +254,27 @@ def memory(measurements: Sequence[Measurement]) -> Chart | None:
     return "Resident memory at the end of each epoch.", figure
 
 
+def storage(measurements: Sequence[Measurement], augment: str) -> Chart | None:
+    """Bars of the rate of each candidate, a panel for each kind of storage."""
+    found = select(measurements, "storage", "images/s", augment=augment)
+    panels = {
+        case: [m for m in found if m.settings["case"] == case]
+        for case in dict.fromkeys(m.settings["case"] for m in found)
+    }
+    if not panels:
+        return None
+    rows = row_height(list(panels.values()), 0.3)
+    figure, axes = new_figure(f"Images/s by storage, {augment} augmentation", len(panels), rows, xlabel="images/s")
+    most = max(m.spread[1] for m in found)
+    for panel, (case, group) in zip(axes, panels.items(), strict=True):
+        draw_bars(panel, [(title_of(m.name), m) for m in group[::-1]], "{:,.0f}", _is_ours)
+        panel.set_title(textwrap.fill(case[:1].upper() + case[1:], 28), size=10, loc="left")
+        panel.set_xlim(0, 1.2 * most)
+        panel.xaxis.set_major_formatter("{x:,.0f}")
+    settings = setting_line(found[0].settings, "case", "records_from")
+    return f"{settings}. Each turn is a separate process; the shards' pages were dropped before.", figure
+
+
 def optimizers(measurements: Sequence[Measurement]) -> Chart | None:
     """Bars of the time of a call relative to the bare optimizer."""
     ratios = select(measurements, "optimizers", "of bare")
@@ -260,7 +285,7 @@ def optimizers(measurements: Sequence[Measurement]) -> Chart | None:
     return "A call of each wrapper, compared with the bare optimizer.", figure
 
 
-_CHARTS = {
+_CHARTS: dict[str, tuple[Callable[[Sequence[Measurement]], Chart | None], ...]] = {
     "decode": (decoders,),
     "loaders": (against_limit, costs),
     "peers": (against_limit,),
@@ -269,6 +294,7 @@ _CHARTS = {
     "startup": (startup,),
     "scaling": (threads, plans),
     "memory": (memory,),
+    "storage": tuple(partial(storage, augment=augment) for augment in AUGMENTS),
     "optimizers": (optimizers,),
 }
 

@@ -101,6 +101,23 @@ class Result:
             raise UserError("not a result of `python -m bench`", path=path) from None
 
 
+ALL = 0.999  # of the pages: a few may have been dropped
+
+
+def records_from(before: float | None, after: float | None) -> str:
+    """Where the records of a measurement were read from, in a word or two for tables.
+
+    Args:
+        before: the share of the shards' pages that were in memory at the start; None: unknown.
+        after: the same at the end.
+    """
+    if before is None or after is None:
+        return "unknown: the shards belong to another user"
+    if min(before, after) >= ALL:
+        return "memory"
+    return "storage, in part" if before > 1 - ALL else "storage"
+
+
 def select(
     measurements: Sequence[Measurement], question: str, unit: str | None = None, **settings: Any
 ) -> list[Measurement]:

@@ -8,12 +8,12 @@ import numpy as np
 
 from bench.timing import Candidate
 from pipelines import AugmentSpec, BatchSpec, ShardSet, open_loader
-from pipelines.loader import Loader
+from pipelines.loader import READ_AHEAD, Loader
 
 AUGMENTS = ("full", "standard", "evaluation")
 
 # Longer than any turn, and long enough to be shuffled in blocks, as ImageNet is.
-_LONG_EPOCH = 64_000
+LONG_EPOCH = 64_000
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class Settings:
         seconds: length of a turn, without warm-up.
         short: skip the parts that take minutes.
         second: another data set to compare with `shards`, or None.
+        cases: kinds of storage, of `bench.storage.cases.CASES`; empty: all.
+        peers: peers to compare with; None: all that work on this machine.
+        may_change: whether the question `storage` may limit disks and mount views.
+        read_ahead: records that our loaders fetch ahead from storage.
+        compare_read_ahead: whether `storage` also measures our loaders with nothing fetched ahead.
     """
 
     shards: ShardSet
@@ -49,6 +54,11 @@ class Settings:
     seconds: float = 2.0
     short: bool = False
     second: ShardSet | None = None
+    cases: tuple[str, ...] = ()
+    peers: tuple[str, ...] | None = None
+    may_change: bool = False
+    read_ahead: int = READ_AHEAD
+    compare_read_ahead: bool = False
 
     def stamp(self, **more: Any) -> dict[str, Any]:
         """The settings to store with a measurement; `more` is added to them."""
@@ -64,7 +74,7 @@ class Settings:
         """A copy with some values changed."""
         return replace(self, **changes)
 
-    def open(self, name: str, augment: str | AugmentSpec, dtype: str = "float32", records: int = _LONG_EPOCH) -> Loader:
+    def open(self, name: str, augment: str | AugmentSpec, dtype: str = "float32", records: int = LONG_EPOCH) -> Loader:
         """Opens one of our loaders with these settings.
 
         Args:
@@ -82,13 +92,21 @@ class Settings:
             prefetch=self.prefetch,
             device=self.device,
             strict=True,
+            read_ahead=self.read_ahead,
         )
 
-    def candidate(self, name: str, loader: str, augment: str | AugmentSpec, dtype: str = "float32") -> Candidate:
+    def candidate(
+        self,
+        name: str,
+        loader: str,
+        augment: str | AugmentSpec,
+        dtype: str = "float32",
+        records: int = LONG_EPOCH,
+    ) -> Candidate:
         """One of our loaders as a candidate for the timer; arguments as for `open`."""
 
         def stream() -> Generator[int, None, None]:
-            with self.open(loader, augment, dtype) as opened:
+            with self.open(loader, augment, dtype, records) as opened:
                 epoch = 0
                 while True:
                     batches = iter(opened.epoch(epoch))

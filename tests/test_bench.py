@@ -264,7 +264,7 @@ def test_bench_prints_a_table(
     monkeypatch.setattr("bench.latency.measure", measure)
     bench.__main__.main(make_parser().parse_args(["latency", f"--dataset-dir={tiny_dataset}", "--loader=tfdata"]))
     printed = capsys.readouterr().out
-    assert re.findall(r"^workers (\d)$", printed, re.MULTILINE) == ["1", "2"]
+    assert re.findall(r"^workers (\d), records_from memory$", printed, re.MULTILINE) == ["1", "2"]
     assert printed.count("images/s") == 2
     assert len(re.findall(r"^dali +1,500 +1$", printed, re.MULTILINE)) == 2
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 COMMANDS: dict[str, str] = {
     "bench": "memory --dataset-dir={data} --output={out}/result.json",
     "bench.soak": "--dataset-dir={data} --output={out}/result.json",
-    "kimagenet.doctor": "--json={out}/doctor.json",
+    "kimagenet.doctor": "--dataset-dir={data} --json={out}/doctor.json",
     "kimagenet.evaluate": "{run} --dataset-dir={data} --json={out}/result.json",
     "kimagenet.export": "{run} --output={out}/export --names-from={data}",
     "kimagenet.models": "",
@@ -44,7 +44,7 @@ COMMANDS |= {
 # bench.optimizers uses argparse's messages, bench.estimate takes no arguments; kimagenet.doctor and `bench gpu` call
 # the others.
 FOREIGN = {
-    *("bench.optimizers", "bench.estimate", "bench.gpu.case"),
+    *("bench.optimizers", "bench.estimate", "bench.gpu.case", "bench.storage.candidate"),
     *("kimagenet.diagnosis.libraries", "kimagenet.diagnosis.decoding"),
 }
 

@@ -301,7 +301,7 @@ def test_one_screen_a_file_and_an_exit_code(
 ) -> None:
     output = tmp_path / "x.json"
     found = [Finding(name, state, f"about {name}", f"do {name}", {"n": 1.0}) for name, state in findings]
-    monkeypatch.setattr(doctor, "find_all", lambda length: iter(found))
+    monkeypatch.setattr(doctor, "find_all", lambda length, dataset: iter(found))
     assert doctor.main([*flags, f"--json={output}"]) == code
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == last

@@ -53,7 +53,7 @@ def assert_same(run: RunDirectory, whole: RunDirectory) -> None:
 
 def epoch_lines(run: RunDirectory) -> list[dict]:
     """The log's lines of epochs, without times."""
-    clock = ("time", "images_per_second", "data_wait")
+    clock = ("time", "images_per_second", "data_wait", "storage_wait")
     return [{k: v for k, v in line.items() if k not in clock} for line in read_log(run, "epoch")]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from bench import decode
 from bench.measurement import Measurement
-from bench.settings import Settings
+from bench.settings import LONG_EPOCH, Settings
 from bench.timing import Candidate, rates, ratios, run_interleaved
 from pipelines.shards.records import ENCODED, LABEL
 from pipelines.shards.shard_set import ShardSet
@@ -35,6 +35,7 @@ class Task:
         batch_size: images in a batch.
         image_size: pixels of a side.
         workers: threads or processes.
+        records: the minimum number of records in an epoch; records are repeated to reach it.
     """
 
     shards: ShardSet
@@ -42,6 +43,7 @@ class Task:
     batch_size: int
     image_size: int
     workers: int
+    records: int = LONG_EPOCH
 
     @property
     def files(self) -> list[str]:
@@ -87,12 +89,7 @@ def parse_example(serialized: Any, label_base: int) -> tuple[Any, Any]:
 
 def measure(settings: Settings) -> Iterator[Measurement]:
     """For each augmentation, measures in turns the decode limit, our loaders and every peer that supports it."""
-    runnable = []
-    for name in names():
-        if problem := peer(name).unavailable():
-            print(f"peer {name} is skipped: {problem}")
-        else:
-            runnable.append(name)
+    runnable = working(settings)
     for augment in settings.augments:
         candidates = [decode.limit(settings)]
         candidates += [settings.candidate(name, name, augment) for name in settings.loaders if name != "synthetic"]
@@ -106,9 +103,20 @@ def measure(settings: Settings) -> Iterator[Measurement]:
             yield from ratios("peers", ours, ORIGINAL, stamp)
 
 
-def candidate(name: str, settings: Settings, augment: str) -> Candidate:
-    """A peer as a candidate for the timer."""
-    task = Task(settings.shards, augment, settings.batch_size, settings.image_size, settings.workers)
+def working(settings: Settings) -> list[str]:
+    """The peers that are asked for and work on this machine. Says why the others do not."""
+    found = []
+    for name in names() if settings.peers is None else settings.peers:
+        if problem := peer(name).unavailable():
+            print(f"peer {name} is skipped: {problem}")
+        else:
+            found.append(name)
+    return found
+
+
+def candidate(name: str, settings: Settings, augment: str, records: int = LONG_EPOCH) -> Candidate:
+    """A peer as a candidate for the timer; `records` as for `Task`."""
+    task = Task(settings.shards, augment, settings.batch_size, settings.image_size, settings.workers, records)
 
     def stream() -> Generator[int, None, None]:
         batches: Iterator[Any] = peer(name).batches(task)

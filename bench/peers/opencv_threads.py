@@ -31,7 +31,7 @@ def batches(task: Task) -> Iterator[Any]:
     from bench.settings import named_augment, stretched
 
     cv2.setNumThreads(0)
-    shards = stretched(task.shards, 64_000)
+    shards = stretched(task.shards, task.records)
     plan = EpochPlan(shards, named_augment(task.augment), task.batch_size, task.image_size)
     work = _Work(plan)
     with ThreadPoolExecutor(task.workers) as pool:

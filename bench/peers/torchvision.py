@@ -43,7 +43,7 @@ class RecordDataset:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.copies = -(-64_000 // task.shards.num_records)
+        self.copies = -(-task.records // task.shards.num_records)
         self.transform: Any = None  # made in the worker
 
     def __len__(self) -> int:

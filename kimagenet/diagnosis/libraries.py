@@ -1,6 +1,7 @@
 """The checks that import TensorFlow and DALI. They run in a separate process, because a library may end it.
 
-python -m kimagenet.diagnosis.libraries SECONDS writes a JSON line for each check that begins, and one for each finding.
+python -m kimagenet.diagnosis.libraries SECONDS [DIR] writes a JSON line for each check that begins, and one for each
+finding. DIR is a data set whose storage is measured.
 """
 
 import dataclasses
@@ -8,9 +9,10 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from kimagenet.diagnosis import decoding, gpu_stack, trials
+from kimagenet.diagnosis import decoding, gpu_stack, storage, trials
 from kimagenet.diagnosis.findings import Finding
 from pipelines import loaders
 from pipelines.errors import first_line
@@ -24,23 +26,24 @@ Check = Callable[[], Iterator[Finding]]
 
 def main() -> None:
     """Runs the checks. Nothing else may write to stdout."""
-    seconds = float(sys.argv[1])
+    seconds, dataset = float(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None
     out, sys.stdout = sys.stdout, sys.stderr
 
     def write(line: dict) -> None:
         print(json.dumps(line), file=out, flush=True)
 
-    for name, check in checks(seconds).items():
+    for name, check in checks(seconds, dataset).items():
         write({"begins": name})
         for finding in guarded(name, check):
             write(dataclasses.asdict(finding))
 
 
-def checks(seconds: float) -> dict[str, Check]:
+def checks(seconds: float, dataset: Path | None = None) -> dict[str, Check]:
     """All checks by name, in the order in which they run.
 
     Args:
-        seconds: length of the self test of each loader.
+        seconds: length of the self test of each loader, and of the measurement of the storage.
+        dataset: a folder of shards whose storage is measured, or None.
     """
 
     def readers() -> Iterator[Finding]:
@@ -50,6 +53,7 @@ def checks(seconds: float) -> dict[str, Check]:
     def decoder() -> Iterator[Finding]:
         yield from decoder_loads(seconds)
 
+    of_dataset = {} if dataset is None else {"storage": partial(storage.trial, dataset, seconds)}
     return {
         "gpu": gpus,
         "training": trials.training,
@@ -57,6 +61,7 @@ def checks(seconds: float) -> dict[str, Check]:
         "decoder": decoder,
         "auto": auto,
         "loaders": readers,
+        **of_dataset,
     }
 
 

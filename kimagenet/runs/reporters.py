@@ -6,15 +6,16 @@ log.jsonl has one JSON object per line. All have `event` and `time` (Unix second
   `replicas` (devices that share it), `global_step`. Lines of steps that a resumed run repeats are removed first.
 * `step` every `log_steps` steps and after the last step of an epoch: `epoch` and `step` (from 0), `global_step` (steps
   done), `learning_rate`; means over the steps since the last such line or a resume: `loss`, `top1`; and, except for the
-  first few steps of a run, `images_per_second` (all replicas together) and `data_wait` (share of the time spent waiting
-  for data).
-* `epoch`: `epoch`, `global_step`, `learning_rate` (the last one); `loss`, `top1`, `images_per_second`, `data_wait` of
-  the epoch; `skipped`, the number of corrupt records skipped so far (see kimagenet.training.recovery); `val_loss`,
-  `val_top1`, `val_top5` if there is a validation split; `val_raw_loss`, `val_raw_top1`, `val_raw_top5` if the recipe
-  averages weights, for the weights that are not averaged.
+  first few steps of a run, `images_per_second` (all replicas together), `data_wait` (share of the time spent waiting
+  for data) and `storage_wait` (the part of it in which a thread waited for a disk or the network and decoders were
+  idle, sampled ten times a second).
+* `epoch`: `epoch`, `global_step`, `learning_rate` (the last one); `loss`, `top1`, `images_per_second`, `data_wait`,
+  `storage_wait` of the epoch; `skipped`, the number of corrupt records skipped so far (see
+  kimagenet.training.recovery); `val_loss`, `val_top1`, `val_top5` if there is a validation split; `val_raw_loss`,
+  `val_raw_top1`, `val_raw_top5` if the recipe averages weights, for the weights that are not averaged.
 * `end`: `global_step`. It is missing if the run was interrupted.
 
-summary.csv has the same numbers for each epoch, for spreadsheets. `SUMMARY` names its columns.
+summary.csv has the same numbers for each epoch, except `storage_wait`, for spreadsheets. `SUMMARY` names its columns.
 """
 
 import json
@@ -38,6 +39,7 @@ SUMMARY = (
     *("val_raw_loss", "val_raw_top1", "val_raw_top5", "skipped", "images_per_second", "data_wait"),
 )
 
+SHOWN_WAIT = 0.05  # of the time: the least wait for storage that the progress line shows
 _LEAST_FOR_TOP5 = 5  # with so many classes or fewer, top-5 is always 100 %
 _REDRAW_SECONDS = 0.1
 _QUIET_SECONDS = 20.0
@@ -64,7 +66,8 @@ class Reporter(keras.callbacks.Callback):
 
         Args:
             step: the step in the epoch, from 0.
-            values: `loss`, `top1`, `learning_rate`; after the warm-up also `images_per_second` and `data_wait`.
+            values: `loss`, `top1`, `learning_rate`; after the warm-up also `images_per_second`, `data_wait` and
+                `storage_wait`.
         """
 
     def epoch(self, values: dict[str, float]) -> None:
@@ -166,7 +169,8 @@ class ProgressLine(Reporter):
             return ""
         rate, replicas = values["images_per_second"], self.loop.training.replicas
         each = f" ({replicas} × {rate / replicas:.0f})" if replicas > 1 else ""
-        return f"  {rate:.0f} images/s{each}  data wait {values['data_wait']:.0%}"
+        storage = f", {values['storage_wait']:.0%} for storage" if values["storage_wait"] >= SHOWN_WAIT else ""
+        return f"  {rate:.0f} images/s{each}  data wait {values['data_wait']:.0%}{storage}"
 
     def _write(self, text: str) -> None:
         self._drawn = time.monotonic()

@@ -23,7 +23,12 @@ from pipelines.shards.records import frame
 FILE_NAME = "events.out.tfevents"  # TensorBoard recognizes its files by the last word
 
 # TensorBoard shows the charts of a group together. All other values are in the group "quality".
-GROUPS = {"learning_rate": "schedule", "images_per_second": "speed", "data_wait": "speed"}
+GROUPS = {
+    "learning_rate": "schedule",
+    "images_per_second": "speed",
+    "data_wait": "speed",
+    "storage_wait": "speed",
+}
 
 
 class TensorBoardEvents(Reporter):

@@ -94,6 +94,11 @@ class Feed:
         return self.recovery.corrupt
 
     @property
+    def decoders(self) -> int:
+        """Decoding threads of this process."""
+        return sum(loader.options.workers for loader in self.loaders)
+
+    @property
     def description(self) -> str:
         """The loader in words: "dali on the cpu", "2 × dali on the gpu"."""
         count = f"{self.replicas} × " if self.replicas > 1 else ""

@@ -22,6 +22,7 @@ from kimagenet.training.mixing import MixSpec
 from kimagenet.training.results import Evaluation, Position, Totals
 from kimagenet.training.steps import Step, make_evaluation_step, make_training_step
 from kimagenet.training.strategy import make_statistics_mean
+from kimagenet.training.waits import WaitSampler
 
 WARM_UP_STEPS = 3  # the first steps of a run are not timed: they trace, allocate and fill caches
 
@@ -146,6 +147,7 @@ class Loop:
         self._in_flight: tuple[int, int, tf.Tensor] | None = None
         self._stop_is_requested = self._all_stop = False
         self._warm_up = WARM_UP_STEPS
+        self._waits = WaitSampler(training.decoders)
         for feed in (training, validation):
             if feed is not None:
                 feed.gives_up = lambda: self._has_to_stop
@@ -243,23 +245,24 @@ class Loop:
         self.model.stop_training = False
         logs: dict[str, float] = {}
         listeners.on_train_begin()
-        for epoch in range(start.epoch, epochs):
-            if self.model.stop_training:  # before a resume
-                break
-            listeners.on_epoch_begin(epoch)
-            logs = self._train_epoch(epoch, self._step, listeners, every_loss)
-            if self.validation is not None and self._is_validated(epoch, epochs):
-                logs |= self._validate(self.validation, epoch, listeners)
-            self.is_best = logs.get("val_top1", -1.0) > self._best_top1
-            self._best_top1 = max(self._best_top1, logs.get("val_top1", -1.0))
-            if self._step == self.steps_per_epoch:
-                self._epoch, self._step = epoch + 1, 0
-            listeners.on_epoch_end(epoch, logs)
-            self._epoch_began = self.totals
-            if self.model.stop_training:
-                break
-            if self._has_to_stop and epoch + 1 < epochs:
-                raise Stopped
+        with self._waits.sampling():
+            for epoch in range(start.epoch, epochs):
+                if self.model.stop_training:  # before a resume
+                    break
+                listeners.on_epoch_begin(epoch)
+                logs = self._train_epoch(epoch, self._step, listeners, every_loss)
+                if self.validation is not None and self._is_validated(epoch, epochs):
+                    logs |= self._validate(self.validation, epoch, listeners)
+                self.is_best = logs.get("val_top1", -1.0) > self._best_top1
+                self._best_top1 = max(self._best_top1, logs.get("val_top1", -1.0))
+                if self._step == self.steps_per_epoch:
+                    self._epoch, self._step = epoch + 1, 0
+                listeners.on_epoch_end(epoch, logs)
+                self._epoch_began = self.totals
+                if self.model.stop_training:
+                    break
+                if self._has_to_stop and epoch + 1 < epochs:
+                    raise Stopped
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         listeners.on_train_end(logs)
         return self.model.history
@@ -272,12 +275,14 @@ class Loop:
         self, epoch: int, first: int, listeners: keras.callbacks.CallbackList, every_loss: bool
     ) -> dict[str, float]:
         batches = self.training.epoch(epoch, first)
+        self._waits.take()  # those of the validation do not count
         logs = {"learning_rate": self._set_learning_rate(epoch, min(first, self.steps_per_epoch - 1))}
         mark = perf_counter()
         for step in range(first, self.steps_per_epoch):
             asked = perf_counter()
             try:
-                batch = next(batches, None)
+                with self._waits.waiting():
+                    batch = next(batches, None)
             except GivenUp:  # between two steps, so a checkpoint can be written
                 self._count_step_in_flight()
                 raise Stopped from None
@@ -320,10 +325,17 @@ class Loop:
             self._all_stop = stops > 0
 
     def _count_time(self, seconds: float, waited: float) -> None:
+        found = self._waits.take()
         if self._warm_up:
             self._warm_up -= 1
         else:
-            self.totals += Totals(images=self.training.global_batch, seconds=seconds, waited=waited)
+            self.totals += Totals(
+                images=self.training.global_batch,
+                seconds=seconds,
+                waited=waited,
+                samples=found.taken,
+                in_storage=found.in_storage,
+            )
 
     def _set_learning_rate(self, epoch: int, step: int) -> float:
         optimizer = self.model.optimizer

@@ -1,5 +1,6 @@
 """Results of training and evaluation: sums over steps, the position in a run, accuracy."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ class Totals:
         images: images of the steps after the warm-up.
         seconds: the time of these steps.
         waited: the part of it spent waiting for data, seconds.
+        samples: how often it was looked for what the run waits, in these steps.
+        in_storage: how often of these it waited for the storage; see `kimagenet.training.waits`.
     """
 
     steps: int = 0
@@ -23,6 +26,8 @@ class Totals:
     images: int = 0
     seconds: float = 0.0
     waited: float = 0.0
+    samples: int = 0
+    in_storage: int = 0
 
     def __add__(self, other: "Totals") -> "Totals":
         return Totals(*(a + b for a, b in zip(self._values(), other._values(), strict=True)))
@@ -31,17 +36,19 @@ class Totals:
         return Totals(*(a - b for a, b in zip(self._values(), other._values(), strict=True)))
 
     def _values(self) -> tuple[Any, ...]:
-        return self.steps, self.loss, self.top1, self.images, self.seconds, self.waited
+        return dataclasses.astuple(self)
 
     def means(self) -> dict[str, float]:
         """Mean loss and top-1; empty before the first step."""
         return {"loss": self.loss / self.steps, "top1": self.top1 / self.steps} if self.steps else {}
 
     def speed(self) -> dict[str, float]:
-        """Images per second, and the share of time spent waiting for data; empty during the warm-up."""
+        """Images per second, the share of time spent waiting for data, and of it for storage; empty in the warm-up."""
         if not self.images:
             return {}
-        return {"images_per_second": self.images / self.seconds, "data_wait": self.waited / self.seconds}
+        wait = self.waited / self.seconds
+        in_storage = min(wait, self.in_storage / self.samples) if self.samples else 0.0
+        return {"images_per_second": self.images / self.seconds, "data_wait": wait, "storage_wait": in_storage}
 
 
 @dataclass(frozen=True)
