@@ -86,8 +86,12 @@ def scan_shards(tasks: Sequence[ScanTask]) -> dict[str, ShardScan]:
         UserError: a record cannot be read and is not in quarantine, or class names contradict each other.
         OSError: a file cannot be read or written.
     """
+    found = {}
     with closing(read_ahead(_scan_shard, tasks, _READERS)) as scans:
-        return {scan.info.file: scan for scan in scans}
+        for task, (scan, index) in zip(tasks, scans, strict=True):
+            write_index(task.path, index)  # not in a thread that nobody waits for: it would leave half a file
+            found[scan.info.file] = scan
+    return found
 
 
 class _Head(NamedTuple):
@@ -99,8 +103,8 @@ class _Head(NamedTuple):
     names: ClassNames
 
 
-def _scan_shard(task: ScanTask) -> ShardScan:
-    """Reads the start of each record of a shard and writes its index."""
+def _scan_shard(task: ScanTask) -> tuple[ShardScan, Index]:
+    """Reads the start of each record of a shard."""
     path = task.path
     check_framing(path)
     index, heads = _read_heads(path)
@@ -128,9 +132,8 @@ def _scan_shard(task: ScanTask) -> ShardScan:
         first[head.label] = record, known_names.filled(head.names)
         if head.stored and head.stored != head.size:
             wrong_sizes.append(wrong_size(number, head.stored, head.size))
-    write_index(path, index)
     named = {label: names for label, (_, names) in first.items()}
-    return ShardScan(info, left_out, sizes, labels, named, wrong_sizes)
+    return ShardScan(info, left_out, sizes, labels, named, wrong_sizes), index
 
 
 def _read_heads(path: Path) -> tuple[Index, list[_Head | str]]:

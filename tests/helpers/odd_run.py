@@ -66,7 +66,8 @@ def write_odd_run(directory: Path) -> OddRun:
     for weight in model.trainable_variables:
         weight.assign(2 * weight)  # so that probabilities differ
     run = RunDirectory(directory / "run")
-    info = {"dataset_dir": str(directory / "shards"), "classes": list(KINDS), "short_side": SHORT_SIDE}
+    info = {"dataset_dir": str(directory / "shards"), "classes": list(KINDS), "wnids": [None] * len(KINDS)}
+    info["short_side"] = SHORT_SIDE
     run.begin(Recipe(model="demo", image_size=IMAGE_SIZE, batch_size=4, crop_ratio=0.9), info)
     save_model(model, run.final)
     return OddRun(run, directory / "shards", images, files)
