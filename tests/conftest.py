@@ -14,9 +14,11 @@ os.environ["PATH"] = os.pathsep.join((os.path.dirname(sys.executable), os.enviro
 
 import pytest
 
-# A shell ignores SIGINT for what it starts in the background; tests of Ctrl-C need Python's own handler.
+# A shell ignores SIGINT for what it starts in the background, nohup ignores SIGHUP; tests of signals need both.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from pipelines.system.processes import cpu_count
 from tests.helpers.data import write_tiny_dataset

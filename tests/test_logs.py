@@ -3,6 +3,7 @@
 import io
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,6 +56,7 @@ class _Loop:
     class training:
         global_batch = 32
         replicas = 1
+        shards = SimpleNamespace(num_classes=10)
 
     @staticmethod
     def is_log_step(step: int) -> bool:

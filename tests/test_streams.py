@@ -1,6 +1,7 @@
 """Standard streams that are closed, full, broken or of another encoding end no command."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,13 +148,14 @@ sys.exit(cli.run(cli.Parser("x", "", ""), work, []))
 @pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])
 @pytest.mark.parametrize("is_closed", [False, True])
 def test_a_stream_that_is_none_or_closed_is_replaced(
-    name: str, is_closed: bool, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, is_closed: bool, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open(os.devnull, "w", encoding="utf-8") as closed:
         pass
     stream = closed if is_closed else None
+    copy = shutil.copytree(tiny_dataset, tmp_path / "shards")
     monkeypatch.setattr(sys, name, stream)
-    assert build_index.main([str(tiny_dataset), "--workers=1"]) == 0
+    assert build_index.main([str(copy), "--workers=1"]) == 0
     assert getattr(sys, name) is stream
 
 

@@ -46,7 +46,7 @@ def test_only_samples_within_a_wait_count() -> None:
 def test_samples_are_taken_while_the_block_runs() -> None:
     sampler = WaitSampler(2, look=lambda: ThreadStates(1, 1), period=0.001)
     found = Samples()
-    with sampler.sampling(), sampler.waiting():
+    with sampler.waiting(), sampler.sampling():
         while found.taken < 3:
             more = sampler.take()
             found = Samples(found.taken + more.taken, found.in_storage + more.in_storage)
