@@ -16,9 +16,7 @@ from pipelines.system.memory import memory_returned
 from pipelines.system.worker import Worker
 
 UNBOUNDED = 1 << 62  # steps
-# A short first segment, so that the first batch comes soon: its plan takes a fifth of a second. A shorter one would end
-# while the memory of its pipeline is still new, and the memory of the next pipeline is new again.
-_FIRST_RECORDS, _LEAST_STEPS, _GROWTH = 12_288, 16, 8
+_FIRST_STEPS, _GROWTH = 64, 8  # a short first segment, so that the first batch comes soon
 _OPEN_AHEAD, _OPEN_SHARE = 32, 16  # the next pipeline is opened 32 steps, or 1/16 of a segment, before it is needed
 
 
@@ -122,7 +120,7 @@ class Stream:
         self._worker = worker
         self._most_steps = most_steps
         self._follow = follow
-        self._size = _first_steps(segment.plan.batch_size)
+        self._size = _FIRST_STEPS
         self._left = 0  # steps of the current pipeline
         self._ahead = self._half = 0
         self._current: Pipeline | None = None
@@ -186,10 +184,6 @@ class Stream:
         steps = min(self._size, self._most_steps, self._stop - first)
         self._size = min(self._size * _GROWTH, self._most_steps)
         return replace(self._whole, first=first, steps=steps)
-
-
-def _first_steps(batch_size: int) -> int:
-    return max(_LEAST_STEPS, _FIRST_RECORDS // batch_size)
 
 
 def _begin(pipeline: Pipeline) -> Iterator[Any]:

@@ -265,7 +265,7 @@ def test_dali_removes_its_plans(train: ShardSet, monkeypatch: pytest.MonkeyPatch
         return folder
 
     monkeypatch.setattr(dali_loader, "make_folder", make)
-    monkeypatch.setattr("pipelines.stream._first_steps", lambda batch_size: 5)
+    monkeypatch.setattr("pipelines.stream._FIRST_STEPS", 5)
     with opened("dali", train) as loader:
         for epoch in range(4):
             assert sum(1 for _ in loader.batches(epoch)) == loader.steps_per_epoch
@@ -283,7 +283,7 @@ def test_epochs_are_those_of_the_single_epochs(
     """One dataset over three epochs, and batches of one pipeline after another, seams in the middle of epochs."""
     with opened(name, train, augment=SPECS[spec]) as loader:
         single = [read(loader, epoch) for epoch in (1, 2, 3)]
-        monkeypatch.setattr("pipelines.stream._first_steps", lambda batch_size: 5)
+        monkeypatch.setattr("pipelines.stream._FIRST_STEPS", 5)
         dataset = loader.epochs(1, 3)
         assert int(dataset.cardinality()) == 3 * loader.steps_per_epoch
         for _ in range(2):  # each iterator begins again

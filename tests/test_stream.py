@@ -13,12 +13,6 @@ from pipelines.stream import UNBOUNDED, Pipeline, Segment, Stream
 from pipelines.system.worker import Worker
 
 
-@pytest.fixture(autouse=True)
-def first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first segment has 64 steps, whatever a batch is."""
-    monkeypatch.setattr("pipelines.stream._first_steps", lambda batch_size: 64)
-
-
 @pytest.fixture(scope="module")
 def plan(tiny_dataset: Path) -> EpochPlan:
     return EpochPlan(ShardSet.open(tiny_dataset, "train"), AugmentSpec.train(), batch_size=8, image_size=32)
