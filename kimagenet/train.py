@@ -247,12 +247,11 @@ def make_callbacks(loop: "Loop", settings: Settings, epochs: int) -> "list[keras
 
     recipe = settings.recipe
     callbacks: list[keras.callbacks.Callback] = []
-    earlier = earlier_losses(settings.run.log, epochs)
     for name, kind in (("early_stopping", EarlyStopping), ("reduce_on_plateau", ReduceOnPlateau)):
         if patience := getattr(recipe, name):
             if loop.validation is None:
                 raise UserError(f"{name} needs a validation split, which the data set does not have", setting=name)
-            callbacks.append(kind(loop, patience, earlier))
+            callbacks.append(kind(loop, patience, earlier_losses(settings.run.log, epochs)))
     for path in settings.callbacks:
         if not isinstance(callback := load(path, "callback")(), keras.callbacks.Callback):
             what = f"{path}: returned {type(callback).__name__}, not a Keras callback"

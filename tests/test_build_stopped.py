@@ -113,10 +113,7 @@ def test_a_shard_damaged_before_the_repeat_is_written_again(
 def test_an_unfinished_build_of_something_else_is_not_continued(
     monkeypatch: pytest.MonkeyPatch, images: Path, tmp_path: Path
 ) -> None:
-    with monkeypatch.context() as patch:
-        fail_at(patch, 70)
-        with pytest.raises(UserError):
-            build(open_source(images), tmp_path / "shards", OPTIONS)
+    build_in_part(monkeypatch, images, tmp_path / "shards", OPTIONS)
     with pytest.raises(UserError, match="unfinished build of other images or options"):
         build(open_source(images), tmp_path / "shards", BuildOptions(2, 2, seed=5))
 
@@ -126,10 +123,7 @@ def test_an_unfinished_build_keeps_its_number_of_shards(
 ) -> None:
     """An earlier version chose other numbers for the same command, and wrote them into its plan as here."""
     earlier = BuildOptions(1024, 128)
-    with monkeypatch.context() as patch:
-        fail_at(patch, 70)
-        with pytest.raises(UserError):
-            build(open_source(images), tmp_path / "shards", earlier)
+    build_in_part(monkeypatch, images, tmp_path / "shards", earlier)
     with monkeypatch.context() as patch:
         stop_before_clean_up(patch)
         with pytest.raises(KeyboardInterrupt):
@@ -165,14 +159,19 @@ def test_a_build_of_an_earlier_release_continues_with_its_shuffle(
 def test_a_build_of_a_later_release_is_not_continued(
     monkeypatch: pytest.MonkeyPatch, images: Path, tmp_path: Path
 ) -> None:
-    with monkeypatch.context() as patch:
-        fail_at(patch, 70)
-        with pytest.raises(UserError):
-            build(open_source(images), tmp_path / "shards", OPTIONS)
+    build_in_part(monkeypatch, images, tmp_path / "shards", OPTIONS)
     plan = tmp_path / "shards" / ".build" / "plan.json"
     plan.write_text(json.dumps({**json.loads(plan.read_text()), "shuffle": 3}))
     with pytest.raises(UserError, match="unfinished build of other images or options"):
         build(open_source(images), tmp_path / "shards", OPTIONS)
+
+
+def build_in_part(monkeypatch: pytest.MonkeyPatch, images: Path, output: Path, options: BuildOptions) -> None:
+    """A build that ends in the middle."""
+    with monkeypatch.context() as patch:
+        fail_at(patch, 70)
+        with pytest.raises(UserError):
+            build(open_source(images), output, options)
 
 
 def stop_before_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:

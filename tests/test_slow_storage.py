@@ -170,7 +170,7 @@ def test_why_no_view_can_be_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def program(folder: Path, text: str) -> Path:
-    """A program that stands in for slow_fs."""
+    """A program in the place of slow_fs."""
     path = folder / "slow_fs"
     path.write_text(f"#!{sys.executable}\nimport pathlib, sys, time\n{text}\n")
     path.chmod(0o755)

@@ -6,6 +6,7 @@ a run that was never stopped.
 
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import keras
 
 from kimagenet.training.loop import Loop
+from pipelines.errors import reason
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ def earlier_losses(log: Path, epochs: int) -> list[float]:
     try:
         lines = log.read_text(encoding="utf-8").splitlines() if epochs else []
     except OSError as error:
-        _log.warning("%s: not read (%s); early_stopping and reduce_on_plateau begin again", log, error.strerror)
+        _log.warning("%s: not read (%s); early_stopping and reduce_on_plateau begin again", log, reason(error))
         lines = []
     for line in lines:
         try:
@@ -43,7 +45,7 @@ def earlier_losses(log: Path, epochs: int) -> list[float]:
     return [losses[epoch] for epoch in sorted(losses)]
 
 
-class Monitor(keras.callbacks.Callback):
+class Monitor(keras.callbacks.Callback, ABC):
     """Counts the validations since the loss was lowest.
 
     Args:
@@ -73,9 +75,9 @@ class Monitor(keras.callbacks.Callback):
         if logs and _MONITORED in logs:  # not every epoch ends with a validation
             self._count(logs[_MONITORED])
 
+    @abstractmethod
     def act(self) -> None:
         """What to do after `patience` validations without a lower loss."""
-        raise NotImplementedError
 
     def _count(self, loss: float) -> None:
         if loss < self._best - self._least_change:

@@ -1,12 +1,9 @@
 """Whether the kernel has a part of a file in memory."""
 
-import ctypes
 import mmap
 import os
 
-import numpy as np
-
-_LIBC = ctypes.CDLL(None)
+from pipelines.system.pages import count_resident
 
 
 def is_cached(descriptor: int, first: int, end: int) -> bool:
@@ -20,16 +17,10 @@ def is_cached(descriptor: int, first: int, end: int) -> bool:
         end: the byte after the last one; the part after the end of the file does not count.
 
     Raises:
-        OSError: the file cannot be mapped.
+        OSError: the file cannot be mapped, or the kernel does not say it.
     """
     length = min(end, os.fstat(descriptor).st_size) - first
     if length <= 0:
         return True
     with mmap.mmap(descriptor, length, prot=mmap.PROT_READ, offset=first) as mapped:
-        view, pages = np.frombuffer(mapped, np.uint8), np.zeros(-(-length // mmap.PAGESIZE), np.uint8)
-        address, answer = ctypes.c_void_p(view.ctypes.data), ctypes.c_void_p(pages.ctypes.data)
-        failed = _LIBC.mincore(address, ctypes.c_size_t(length), answer)
-        del view  # else the mapping cannot be closed
-    if failed:
-        raise OSError(f"mincore failed for file descriptor {descriptor}")
-    return bool(np.mean(pages & 1) >= 0.5)
+        return count_resident(mapped) >= -(-length // mmap.PAGESIZE) / 2

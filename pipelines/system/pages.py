@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _PIECE = 1 << 22  # bytes of one read
 
 
@@ -57,17 +58,20 @@ def share_in_memory(paths: Iterable[Path]) -> float | None:
                 continue
             total += -(-size // mmap.PAGESIZE)
             with mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_READ) as mapped:
-                resident += _resident(mapped, size)
+                resident += count_resident(mapped)
     return resident / total if total else None
 
 
-def _resident(mapped: mmap.mmap, size: int) -> int:
-    """The number of pages of a mapping that are in memory."""
-    flags = np.zeros(-(-size // mmap.PAGESIZE), np.uint8)
+def count_resident(mapped: mmap.mmap) -> int:
+    """The number of pages of a mapping that are in memory. Reads nothing.
+
+    Raises:
+        OSError: the kernel does not say it.
+    """
+    flags = np.zeros(-(-len(mapped) // mmap.PAGESIZE), np.uint8)
     start = np.frombuffer(mapped, np.uint8).ctypes.data  # the array is gone before the mapping is closed
-    library = ctypes.CDLL(None, use_errno=True)
-    arguments = ctypes.c_void_p(start), ctypes.c_size_t(size), ctypes.c_void_p(flags.ctypes.data)
-    if library.mincore(*arguments):
+    arguments = ctypes.c_void_p(start), ctypes.c_size_t(len(mapped)), ctypes.c_void_p(flags.ctypes.data)
+    if _LIBC.mincore(*arguments):
         raise OSError(ctypes.get_errno(), "mincore")
     return int(np.count_nonzero(flags & 1))
 
