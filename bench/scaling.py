@@ -86,26 +86,34 @@ def _threads(settings: Settings) -> Iterator[Measurement]:
 def _plans(settings: Settings, cases: Sequence[tuple[int, int]]) -> Iterator[Measurement]:
     for records, shards in cases:
         costs = [_in_new_process(plan_cost, records, shards) for _ in range(1 if settings.short else settings.rounds)]
-        stamp = {"records": records, "shards": shards}
-        name = f"plan of {records:,} records in {shards:,} shards"
-        for what, unit, column in (
-            (f"{name}: order", "s", [cost.order_seconds for cost in costs]),
-            (f"{name}: augmentations drawn and files written for DALI", "s", [cost.write_seconds for cost in costs]),
-            (f"{name}: memory", "MB", [cost.megabytes for cost in costs]),
-        ):
-            yield Measurement("scaling", what, unit, tuple(column), stamp)
+        yield from _columns(
+            f"plan of {records:,} records in {shards:,} shards",
+            {
+                ("order", "s"): [cost.order_seconds for cost in costs],
+                ("augmentations drawn and files written for DALI", "s"): [cost.write_seconds for cost in costs],
+                ("memory", "MB"): [cost.megabytes for cost in costs],
+            },
+            {"records": records, "shards": shards},
+        )
 
 
 def _segments(settings: Settings, records: int, shards: int) -> Iterator[Measurement]:
     costs = [_in_new_process(segment_cost, records, shards) for _ in range(settings.rounds)]
-    stamp = {"records": records, "shards": shards}
-    name = f"plan of {records:,} records in {shards:,} shards, by segments"
-    for what, unit, column in (
-        (f"{name}: first segment", "s", [cost.first_seconds for cost in costs]),
-        (f"{name}: drawn and written", "records/s", [cost.records_per_second for cost in costs]),
-        (f"{name}: memory", "MB", [cost.megabytes for cost in costs]),
-    ):
-        yield Measurement("scaling", what, unit, tuple(column), stamp)
+    yield from _columns(
+        f"plan of {records:,} records in {shards:,} shards, by segments",
+        {
+            ("first segment", "s"): [cost.first_seconds for cost in costs],
+            ("drawn and written", "records/s"): [cost.records_per_second for cost in costs],
+            ("memory", "MB"): [cost.megabytes for cost in costs],
+        },
+        {"records": records, "shards": shards},
+    )
+
+
+def _columns(name: str, columns: dict[tuple[str, str], list[float]], stamp: dict[str, object]) -> Iterator[Measurement]:
+    """A measurement for each (what, unit), with the value of each round."""
+    for (what, unit), rounds in columns.items():
+        yield Measurement("scaling", f"{name}: {what}", unit, tuple(rounds), stamp)
 
 
 def _in_new_process(function: Callable[[int, int], Cost], records: int, shards: int) -> Cost:
