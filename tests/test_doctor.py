@@ -212,7 +212,7 @@ def test_warnings_of_the_decoder_are_findings() -> None:
 def test_a_decoder_that_ends_its_process_or_hangs_is_a_finding(
     end: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = f"import os, sys, time; print('last words', flush=True); {end}"
+    code = f"import os, sys, time; print('last words', file=sys.stderr, flush=True); {end}"
     real = subprocess.run
     monkeypatch.setattr(decoding, "_PATIENCE", 2)
     monkeypatch.setattr(decoding.subprocess, "run", lambda command, **rest: real([sys.executable, "-c", code], **rest))

@@ -170,3 +170,22 @@ def test_ctrl_c_is_heard_while_the_output_is_dropped(tmp_path: Path) -> None:
         os.close(reader)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 130
+
+
+ANSWERS = """
+import os
+from pipelines.system.standard_streams import take_stdout
+print("before")
+out = take_stdout()
+os.write(1, b"a library in C\\n")
+print('{"answer": 1}', file=out, flush=True)
+os.write(1, b"half a line")
+print(" of Python")
+"""
+
+
+def test_an_answer_is_free_of_what_libraries_write() -> None:
+    """nvImageCodec writes a part of a line at any moment; once it followed an answer on its line."""
+    done = subprocess.run([sys.executable, "-c", ANSWERS], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == 'before\n{"answer": 1}\n'
+    assert done.stderr == "a library in C\nhalf a line of Python\n"

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kimagenet.diagnosis.decoding import WARNINGS, decoder_warnings, how_it_ended
+from pipelines.system.standard_streams import take_stdout
 
 # "done"; "skipped": does not apply here; "failed": an exception; "crashed": a signal; "hung": no end within the limit;
 # "cut": stopped before its limit because the time for all cases was over.
 STATES = ("done", "skipped", "failed", "crashed", "hung", "cut")
-_RESULT = "RESULT "
 _LAST_LINES = 8
 
 
@@ -97,20 +97,22 @@ def run_case(case: Case, settings: Settings, time_left: float) -> Outcome:
     command = [sys.executable, "-m", "bench.gpu.case", json.dumps(work)]
     environment = os.environ | WARNINGS | {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
     began = time.perf_counter()
-    with tempfile.TemporaryFile("w+", errors="replace") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
+    with (
+        tempfile.TemporaryFile("w+") as answers,
+        tempfile.TemporaryFile("w+", errors="replace") as notes,
+    ):
+        process = subprocess.Popen(command, stdout=answers, stderr=notes, env=environment, start_new_session=True)
         try:
             code: int | None = process.wait(limit)
         except subprocess.TimeoutExpired:
             code = None
         finally:
             _end_group(process)
-        output.seek(0)
-        lines = output.read().splitlines()
+        answers.seek(0)
+        notes.seek(0)
+        found, lines = answers.read().splitlines(), notes.read().splitlines()
     seconds = round(time.perf_counter() - began, 1)
-    return outcome(case, code, lines, seconds, was_cut=limit < case.limit)
+    return outcome(case, code, found, lines, seconds, was_cut=limit < case.limit)
 
 
 def _end_group(process: subprocess.Popen) -> None:
@@ -120,20 +122,22 @@ def _end_group(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def outcome(case: Case, code: int | None, lines: list[str], seconds: float, was_cut: bool) -> Outcome:
+def outcome(
+    case: Case, code: int | None, answers: list[str], lines: list[str], seconds: float, was_cut: bool
+) -> Outcome:
     """Judges a process.
 
     Args:
         case: what it was.
         code: its exit code, negative for a signal, None if it was stopped.
-        lines: its output.
+        answers: the lines of its stdout, each a JSON object.
+        lines: the lines of its stderr.
         seconds: how long it took.
         was_cut: whether it had less time than its limit.
     """
     figures: dict[str, Any] = {}
-    for line in lines:
-        if line.startswith(_RESULT):
-            figures |= json.loads(line.removeprefix(_RESULT))
+    for answer in answers:
+        figures |= json.loads(answer)
     if warnings := decoder_warnings(lines):
         figures |= {"decoder_warnings": len(warnings), "first_warning": warnings[0].strip()[:300]}
     if code == 0 and "skipped" in figures:
@@ -142,7 +146,7 @@ def outcome(case: Case, code: int | None, lines: list[str], seconds: float, was_
         return Outcome(case.key, "failed", seconds, figures, ("the result is not as it should be",))
     if code == 0:
         return Outcome(case.key, "done", seconds, figures)
-    said = [line for line in lines if line.strip() and not line.startswith(_RESULT) and "[INFO]" not in line]
+    said = [line for line in lines if line.strip() and "[INFO]" not in line]
     last = tuple(line[:300] for line in said[-_LAST_LINES:])
     if code is None:
         how = f"no end within {seconds:.0f} seconds"
@@ -152,13 +156,14 @@ def outcome(case: Case, code: int | None, lines: list[str], seconds: float, was_
 
 
 def main(work: Mapping[str, Any]) -> None:
-    """The process: prints a line for each group of figures, as they come."""
+    """The process: writes a line for each group of figures to stdout, as they come."""
     from importlib import import_module
 
+    out = take_stdout()
     module, name = work["function"].split(":")
     function = getattr(import_module(f"bench.gpu.{module}"), name)
     for figures in function(Settings(**work["settings"]), **work["arguments"]):
-        print(f"\n{_RESULT}{json.dumps(figures)}", flush=True)
+        print(json.dumps(figures), file=out, flush=True)
     sys.stdout.flush()
     os._exit(0)  # how libraries end is not the question
 

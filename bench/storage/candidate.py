@@ -15,12 +15,13 @@ from bench.storage.turns import READY, RESULT, Turn, TurnSpec
 from bench.timing import WARM_UP_SHARE, Candidate, cpu_seconds
 from kimagenet import cli
 from pipelines.shards.shard_set import ShardSet
+from pipelines.system.standard_streams import take_stdout
 
 
 def main() -> None:
     """Loads the libraries, waits for a line on stdin, measures and writes the result."""
     spec = TurnSpec(**json.loads(sys.argv[1]))
-    out, sys.stdout = sys.stdout, sys.stderr
+    out = take_stdout()
     cli.import_tensorflow()
     load_libraries(spec.candidate)
     print(READY, file=out, flush=True)

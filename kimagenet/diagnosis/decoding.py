@@ -1,7 +1,7 @@
 """Tries the GPU's JPEG decoder without TensorFlow: python -m kimagenet.diagnosis.decoding DEVICE SECONDS
 
-A line of its output is JSON. It is a separate process because a decoder may end it, and because nvImageCodec's
-warnings are switched on by an environment variable and go to the process's output.
+It writes one line of JSON to stdout. It is a separate process because a decoder may end it, and because nvImageCodec's
+warnings are switched on by an environment variable and go to the process's stderr.
 """
 
 import json
@@ -22,6 +22,7 @@ from pipelines.loader import BatchSpec, LoaderOptions
 from pipelines.loaders.dali.host_time import judge_host_decoding, mean_pixels
 from pipelines.loaders.dali.standalone import measure, open_pipeline
 from pipelines.system.processes import cpu_count
+from pipelines.system.standard_streams import take_stdout
 
 WARNINGS = {
     "DALI_NVIMGCODEC_LOG_LEVEL": "3"
@@ -34,6 +35,7 @@ _BATCH = BatchSpec(64, 224)
 def main() -> None:
     """The process."""
     device, seconds = sys.argv[1], float(sys.argv[2])
+    out = take_stdout()
     with tempfile.TemporaryDirectory(prefix="kimagenet-decoding-") as folder:
         shards = draw_shards(Path(folder))
         options = LoaderOptions(cpu_count(), device=device)
@@ -41,7 +43,7 @@ def main() -> None:
             rate = measure(pipeline, _BATCH.batch_size, seconds)
     pixels = mean_pixels(shards.sizes)
     found = {"images_per_second": rate.images_per_second, "cpu_ms": rate.dali_cpu_ms, "pixels": pixels}
-    print("\n" + json.dumps(found), flush=True)
+    print(json.dumps(found), file=out, flush=True)
 
 
 def trial(device: str, seconds: float) -> Iterator[Finding]:
@@ -50,8 +52,7 @@ def trial(device: str, seconds: float) -> Iterator[Finding]:
     try:
         done = subprocess.run(
             command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             text=True,
             errors="replace",
             env=os.environ | WARNINGS,
@@ -61,13 +62,12 @@ def trial(device: str, seconds: float) -> Iterator[Finding]:
     except subprocess.TimeoutExpired:
         yield Finding("decoding", "wrong", f"the decoder gave no answer in {_PATIENCE + seconds:.0f} seconds")
         return
-    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-    result = next((line for line in lines if line.startswith('{"images_per_second"')), None)
-    if result is None:
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    if not done.stdout:
         last = next((line for line in reversed(lines) if "[INFO]" not in line), "no output")
         yield Finding("decoding", "wrong", f"the decoder's process {how_it_ended(done.returncode)}: {last}")
         return
-    found = json.loads(result)
+    found = json.loads(done.stdout)
     problem = judge_host_decoding(found["cpu_ms"], found["pixels"])
     yield judge_decoding(found["images_per_second"], found["cpu_ms"], problem, decoder_warnings(lines))
 

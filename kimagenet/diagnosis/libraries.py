@@ -19,15 +19,16 @@ from pipelines.errors import first_line
 from pipelines.loader import Unavailable
 from pipelines.loaders import dali
 from pipelines.loaders.dali import native
+from pipelines.system.standard_streams import take_stdout
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 Check = Callable[[], Iterator[Finding]]
 
 
 def main() -> None:
-    """Runs the checks. Nothing else may write to stdout."""
+    """Runs the checks."""
     seconds, dataset = float(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None
-    out, sys.stdout = sys.stdout, sys.stderr
+    out = take_stdout()
 
     def write(line: dict) -> None:
         print(json.dumps(line), file=out, flush=True)

@@ -37,6 +37,20 @@ def steady_streams(*, ends_with_reader: bool = False) -> Iterator["Losses"]:
             sys.stdin, sys.stdout, sys.stderr = before
 
 
+def take_stdout() -> TextIO:
+    """Keeps stdout for what this process answers to the one that started it.
+
+    Whatever else writes to stdout from now on, Python's `print` or a library in C, writes to stderr.
+
+    Returns:
+        A stream to what was stdout until now.
+    """
+    sys.stdout.flush()
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
 class Losses:
     """What a stream could not write.
 
