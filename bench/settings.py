@@ -124,6 +124,18 @@ def named_augment(name: str) -> AugmentSpec:
 
 
 def stretched(shards: ShardSet, records: int) -> ShardSet:
-    """The same shards with every record repeated equally often, so that an epoch has at least `records`."""
+    """The same shards again and again, so that an epoch has at least `records`, each equally often.
+
+    Neighbours are those of the shards: where orders read blocks of neighbours, a block must not be one image.
+    """
     copies = -(-records // len(shards.usable))
-    return replace(shards, usable=np.repeat(shards.usable, copies))
+    copy = np.arange(copies)[:, None]
+    return replace(
+        shards,
+        paths=shards.paths * copies,
+        shard=(shards.shard + copy.astype(np.int32) * len(shards.paths)).ravel(),
+        offsets=np.tile(shards.offsets, copies),
+        lengths=np.tile(shards.lengths, copies),
+        sizes=np.tile(shards.sizes, (copies, 1)),
+        usable=(shards.usable + copy * shards.num_records).ravel(),
+    )

@@ -57,7 +57,7 @@ def _resume(settings: Settings, loader: str, records: int) -> float:
 
 
 def _epoch_change(settings: Settings, loader: str, records: int) -> float:
-    """The time between the last batch of an epoch and the first of the next, in units of the usual time of a batch.
+    """How much longer the first batch of an epoch takes than others, in units of the usual time of a batch.
 
     As in training, the end of the epoch comes long after its start, so that the next plan is ready.
     """
@@ -69,9 +69,9 @@ def _epoch_change(settings: Settings, loader: str, records: int) -> float:
                 time.sleep(records / _PLANNED_PER_SECOND)
             marks.append(time.perf_counter())
         usual = float(np.median(np.diff(marks[len(marks) // 2 :])))
-        start = time.perf_counter()
-        next(opened.batches(1))
-        return (time.perf_counter() - start) / usual
+        following = opened.batches(1)  # kept, so that the time does not include its end
+        next(following)
+        return (time.perf_counter() - marks[-1]) / usual - 1
 
 
 def _rate_while_planning(settings: Settings, loader: str, records: int) -> float:

@@ -16,7 +16,9 @@ from pipelines.system.memory import memory_returned
 from pipelines.system.worker import Worker
 
 UNBOUNDED = 1 << 62  # steps
-_FIRST_STEPS, _GROWTH = 64, 8  # a short first segment, so that the first batch comes soon
+# A short first segment, so that the first batch comes soon. A new pipeline costs as much as the decoding of some
+# batches, and the plan of the next one is written while this one is read: segments grow, but not at once.
+_FIRST_STEPS, _FIRST_POSITIONS, _GROWTH = 192, 16_384, 4
 _OPEN_AHEAD, _OPEN_SHARE = 32, 16  # the next pipeline is opened 32 steps, or 1/16 of a segment, before it is needed
 
 
@@ -79,6 +81,11 @@ class Pipeline(ABC):
     def open(self) -> Iterator[Any]:
         """The batches of the segment."""
 
+    def begin(self) -> Iterator[Any]:
+        """The batches of the segment, the first one already there."""
+        iterator = self.open()
+        return chain([next(iterator)], iterator)
+
     def hurry(self) -> None:  # noqa: B027 most pipelines have no slow work
         """Makes the slow work fast, because the pipeline is needed soon."""
 
@@ -120,7 +127,7 @@ class Stream:
         self._worker = worker
         self._most_steps = most_steps
         self._follow = follow
-        self._size = _FIRST_STEPS
+        self._size = max(1, min(_FIRST_STEPS, _FIRST_POSITIONS // segment.plan.batch_size))
         self._left = 0  # steps of the current pipeline
         self._ahead = self._half = 0
         self._current: Pipeline | None = None
@@ -148,7 +155,7 @@ class Stream:
             if self._left == self._half:
                 self._next.hurry()
             if self._left == self._ahead:
-                self._opening = self._worker.submit(_begin, self._next)
+                self._opening = self._worker.submit(self._next.begin)
         if self.position == self._stop:
             self.close()
         return batch
@@ -166,7 +173,7 @@ class Stream:
 
     def _change_pipeline(self) -> None:
         following = self._next or self._make(self._segment(self.position))
-        opening = self._opening or self._worker.submit(_begin, following)
+        opening = self._opening or self._worker.submit(following.begin)
         self._opening = None
         if self._current is not None:
             self._worker.submit(_end, [self._current], [self._iterator])
@@ -184,12 +191,6 @@ class Stream:
         steps = min(self._size, self._most_steps, self._stop - first)
         self._size = min(self._size * _GROWTH, self._most_steps)
         return replace(self._whole, first=first, steps=steps)
-
-
-def _begin(pipeline: Pipeline) -> Iterator[Any]:
-    """The batches of a pipeline, the first one already there."""
-    iterator = pipeline.open()
-    return chain([next(iterator)], iterator)
 
 
 def _end(pipelines: list[Pipeline], held: list[Any]) -> None:

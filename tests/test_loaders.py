@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from pipelines import AugmentSpec, BatchSpec, Loader, ShardSet, ShuffleSpec, UserError, open_loader
 from pipelines.loaders import dali, names
+from pipelines.loaders.dali import index_files, native, plan_folder
 from pipelines.loaders.dali import loader as dali_loader
-from pipelines.loaders.dali import native, plan_files
+from pipelines.loaders.dali.plan_folder import PlanFolder
 from pipelines.shards.records import ENCODED, LABEL, decode_example
 from pipelines.stream import Segment
 from pipelines.uniform import RecordUniform
@@ -259,19 +260,20 @@ def test_a_plan_that_is_written_slowly_is_ready_when_it_is_needed(
 def test_dali_removes_its_plans(train: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     folders: list[Path] = []
 
-    def make(segment: Segment) -> Any:
-        folder = plan_files.make_folder(segment)
+    def make(num_bytes: int) -> PlanFolder:
+        folder = plan_folder.make_folder(num_bytes)
         folders.append(Path(folder.name))
         return folder
 
-    monkeypatch.setattr(dali_loader, "make_folder", make)
+    for module in (dali_loader, index_files):
+        monkeypatch.setattr(module, "make_folder", make)
     monkeypatch.setattr("pipelines.stream._FIRST_STEPS", 5)
     with opened("dali", train) as loader:
         for epoch in range(4):
             assert sum(1 for _ in loader.batches(epoch)) == loader.steps_per_epoch
         read(loader, 7)
-        assert len(folders) > 3
-        assert sum(folder.exists() for folder in folders) <= 3
+        assert len(folders) > 6
+        assert sum(folder.exists() for folder in folders) <= 5  # 3 plans; their indexes, or those of the next plan
     assert not any(folder.exists() for folder in folders)
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.loaders.dali.plan_files import PlanFolder, _sweep
+from pipelines.loaders.dali.plan_folder import PlanFolder, _sweep
 from pipelines.system.lock import LOCK_FILE
 from tests.helpers.programs import environment
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipelines.loaders.dali.plan_files import PlanFolder
+from pipelines.loaders.dali.plan_folder import PlanFolder
 folder = PlanFolder(Path(sys.argv[1]))
 print(folder.name, flush=True)
 time.sleep(60)

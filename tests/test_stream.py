@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.settings import stretched
 from pipelines import AugmentSpec, EpochPlan, ShardSet
 from pipelines.stream import UNBOUNDED, Pipeline, Segment, Stream
 from pipelines.system.worker import Worker
@@ -36,6 +37,12 @@ class Steps(Pipeline):
 
     def close(self) -> None:
         self._notes.append(f"closed {self.segment.first}")
+
+
+@pytest.fixture(autouse=True)
+def first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The length of the first segment, which the tests count on."""
+    monkeypatch.setattr("pipelines.stream._FIRST_STEPS", 64)
 
 
 @pytest.fixture
@@ -78,6 +85,18 @@ def test_each_step_is_told_before_it_is_read(plan: EpochPlan, worker: Worker) ->
         reading.next()
     assert notes[0] == "told 3"
     assert [note for note in notes if note.startswith("told")] == [f"told {step}" for step in range(3, 8)]
+
+
+@pytest.mark.parametrize(("batch_size", "expected"), [(8, [64, 256, 300, 300]), (512, [32, 128, 300, 300])])
+def test_segments_grow(plan: EpochPlan, worker: Worker, batch_size: int, expected: list[int]) -> None:
+    """The first one has few steps, and fewer if batches are large."""
+    large = replace(plan, shards=stretched(plan.shards, batch_size), batch_size=batch_size)
+    notes: list[str] = []
+    reading = stream(large, worker, notes, most_steps=300)
+    for _ in range(sum(expected[:2]) + 1):
+        reading.next()
+    worker.submit(int).result()
+    assert [int(note.split("+")[1]) for note in notes if note.startswith("made")] == expected
 
 
 def test_a_bounded_stream_ends_and_lets_go(plan: EpochPlan, worker: Worker) -> None:
@@ -177,6 +196,8 @@ def test_slow_work_is_hurried_from_the_middle_of_a_segment_on(plan: EpochPlan, w
             hurried.append(self.segment.first)
 
     reading = Stream(Segment(plan, 0, UNBOUNDED), lambda part: Slow(part, []), worker, most_steps=1000)
-    for _ in range(64 + 256):
+    for _ in range(64 + 127):
         reading.next()
-    assert hurried == [64, 576]
+    assert hurried == [64]
+    reading.next()
+    assert hurried == [64, 320]

@@ -36,6 +36,7 @@ FAST_MODULES = frozenset(
         "test_fuzz",
         "test_imports",
         "test_index",
+        "test_index_files",
         "test_limits",
         "test_lock",
         "test_metadata",

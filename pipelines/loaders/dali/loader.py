@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -23,7 +22,9 @@ from pipelines.loaders._owned import OwnedDataset
 from pipelines.loaders.dali import native
 from pipelines.loaders.dali.graph import build_graph
 from pipelines.loaders.dali.host_time import HostCheck
-from pipelines.loaders.dali.plan_files import PlanFiles, make_folder, write_plan
+from pipelines.loaders.dali.index_files import IndexFolders
+from pipelines.loaders.dali.plan_files import RECORD_BYTES, PlanFiles, write_plan
+from pipelines.loaders.dali.plan_folder import PlanFolder, make_folder
 from pipelines.loaders.dali.pulled import PulledDatasets
 from pipelines.order.spec import LARGEST_RECORD_SHUFFLE
 from pipelines.stream import Pipeline, Segment
@@ -144,7 +145,8 @@ class _DaliPipeline(Pipeline):
     def __init__(self, segment: Segment, loader: "DaliLoader") -> None:
         super().__init__(segment)
         self._loader = loader
-        self._folder: tempfile.TemporaryDirectory | None = None
+        self._folder: PlanFolder | None = None
+        self._indexes: PlanFolder | None = None
         self._is_hurried = False
         self._written = loader.writer.submit(self._write)
         loader.pipelines.add(self)
@@ -155,6 +157,11 @@ class _DaliPipeline(Pipeline):
         if self._loader.device != "gpu":
             dataset = _finish(dataset.element_spec)(dataset, np.int64(self.segment.steps))
         return iter(dataset)
+
+    def begin(self) -> Iterator[Any]:
+        batches = super().begin()
+        self._release_indexes()  # DALI has read them
+        return batches
 
     def dataset(self) -> tf.data.Dataset:
         """DALI's own dataset, which has no end. Raises `UserError` if the plan cannot be written."""
@@ -183,13 +190,27 @@ class _DaliPipeline(Pipeline):
         with contextlib.suppress(CancelledError):
             if (error := self._written.exception()) is not None:  # waits
                 clear_frames(error.__traceback__)  # they hold this pipeline
+        self._release_indexes()
         if self._folder is not None:
             self._folder.cleanup()
 
+    def _release_indexes(self) -> None:
+        folder, self._indexes = self._indexes, None
+        if folder is not None:
+            self._loader.index_folders.give_back(folder)
+
     def _write(self) -> PlanFiles:
-        loader, self._folder = self._loader, make_folder(self.segment)
-        folder, on_gpu = Path(self._folder.name), loader.device == "gpu"
-        return write_plan(self.segment, loader.batch, folder, loader.pace.rest, whole_images=on_gpu)
+        loader, segment = self._loader, self.segment
+        self._indexes = indexes = loader.index_folders.take(segment)
+        self._folder = folder = make_folder(segment.positions * RECORD_BYTES)
+        return write_plan(
+            segment,
+            loader.batch,
+            Path(folder.name),
+            loader.pace.rest,
+            indexes=Path(indexes.name),
+            whole_images=loader.device == "gpu",
+        )
 
 
 class DaliLoader(Loader):
@@ -202,6 +223,7 @@ class DaliLoader(Loader):
         _hold_decoders()
         self.pace = BackgroundPace()
         self.writer = Worker("kimagenet-plan", self.pace.stop)
+        self.index_folders = IndexFolders()
         self.pipelines: WeakSet[_DaliPipeline] = WeakSet()
         is_long = self.plan(0).has_runs and len(self.shards.usable) > LARGEST_RECORD_SHUFFLE
         most = _MOST_POSITIONS if is_long else _MOST_RUNS
@@ -249,6 +271,7 @@ class DaliLoader(Loader):
         for pipeline in list(self.pipelines):
             pipeline.close()
         self.writer.close()
+        self.index_folders.close()
         if self.device == "gpu":
             _release_gpu_memory()
 
