@@ -29,7 +29,7 @@ OTHERS_FLAGS = {
         "--strict",
     ),  # argparse, uv, pip, ruff, mkdocs
     *("--rm", "--gpus", "--signal", "--shm-size", "--ipc", "--tag"),  # docker, SLURM
-    *("--opt", "--grad-accum-steps", "--how"),  # timm, tests.helpers.interrupt
+    *("--opt", "--grad-accum-steps", "--how", "--logdir"),  # timm, tests.helpers.interrupt, TensorBoard
 }
 
 

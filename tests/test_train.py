@@ -1,6 +1,7 @@
 """The command line of training, and the run directory it leaves behind."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from kimagenet import cli, evaluate, models, train, train_settings
 from kimagenet.recipe import Recipe
@@ -93,6 +95,20 @@ def test_tensorboard_has_the_same_numbers(finished_run: RunDirectory) -> None:
         {f"speed/{name}" for name in ("images_per_second", "data_wait", "storage_wait")},
     )
     assert set(found["train"]) == {"inputs", "schedule/learning_rate"} | quality | speed
+
+
+def test_tensorboard_has_the_recipe(finished_run: RunDirectory) -> None:
+    """Once, as values of the table HPARAMS and as text."""
+    recipe = Recipe.load(finished_run.recipe)
+    parts = {value.tag: value for event in read_events(finished_run.tensorboard) for value in event.summary.value}
+    assert set(parts) == {"_hparams_/session_start_info", "recipe"}
+    plugin = HParamsPluginData.FromString(parts["_hparams_/session_start_info"].metadata.plugin_data.content)
+    found = plugin.session_start_info
+    assert found.hparams["epochs"].number_value == recipe.epochs
+    assert found.hparams["optimizer"].string_value == recipe.optimizer
+    assert found.hparams["use_lookahead"].bool_value == recipe.use_lookahead
+    assert set(found.hparams) == {f.name for f in dataclasses.fields(Recipe)}
+    assert recipe.to_json() in parts["recipe"].tensor.string_val[0].decode()
 
 
 def test_summary_csv_has_a_line_for_each_epoch(finished_run: RunDirectory) -> None:

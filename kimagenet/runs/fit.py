@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from kimagenet.cli import END_SIGNALS, EXIT_RESUME, heard
+from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory, save_model
 from kimagenet.runs.reporters import JsonLines, ProgressLine, SummaryCsv
 from kimagenet.runs.saving import KeepCheckpoints, KeepLastAndBest
@@ -108,7 +109,7 @@ def _writers(loop: Loop, epochs: int, run: RunDirectory, progress: ProgressLine)
         progress,
         JsonLines(loop, run.log, epochs),
         SummaryCsv(loop, run.summary),
-        TensorBoardEvents(loop, run.tensorboard),
+        TensorBoardEvents(loop, run.tensorboard, Recipe.load(run.recipe, quiet=True)),
         KeepLastAndBest(loop, run),
     ]
 

@@ -14,7 +14,9 @@ from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 
+from kimagenet.recipe import Recipe
 from kimagenet.runs.append_file import AppendFile
+from kimagenet.runs.hparams import recipe_values
 from kimagenet.runs.reporters import Reporter
 from kimagenet.training.loop import Loop
 from kimagenet.training.steps import to_input
@@ -34,23 +36,28 @@ GROUPS = {
 class TensorBoardEvents(Reporter):
     """Writes the numbers of log.jsonl over `global_step`, as curves `train` and `validation` in the same charts.
 
-    It also writes one picture: the first images of the first batch, as the loader gave them.
+    It also writes the recipe, and one picture: the first images of the first batch, as the loader gave them.
 
     Args:
         loop: the loop that is reported.
         directory: the folder of TensorBoard's files.
+        recipe: the recipe of the run.
     """
 
-    def __init__(self, loop: Loop, directory: Path) -> None:
+    def __init__(self, loop: Loop, directory: Path, recipe: Recipe) -> None:
         super().__init__(loop)
         header = _encode(Event(wall_time=time.time(), file_version="brain.Event:2"))
         self._train, self._validation = (
             AppendFile(directory / name / FILE_NAME, header) for name in ("train", "validation")
         )
+        # TensorBoard takes the folders below as the curves of this recipe.
+        about = Event(wall_time=time.time(), summary=Summary(value=recipe_values(recipe, directory.parent.name)))
+        self._recipe = AppendFile(directory / FILE_NAME, header + _encode(about))
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         super().on_train_batch_end(batch, logs)
         if self.loop.global_step == 1:
+            self._recipe.append(b"")  # the header is the whole content
             images = self.loop.training.strategy.experimental_local_results(self.loop.images)[0]
             self._append(self._train, _picture("inputs", sheet(images)))
 

@@ -20,7 +20,7 @@ def read_events(directory: Path) -> Iterator[Any]:
     """TensorBoard's events in their order, with checksums checked."""
     import tensorflow as tf
 
-    for path in sorted(directory.iterdir()):
+    for path in sorted(directory.glob("*.tfevents")):
         for record in tf.data.TFRecordDataset(str(path)):
             yield tf.compat.v1.Event.FromString(record.numpy())
 
