@@ -30,6 +30,7 @@ OTHERS_FLAGS = {
     ),  # argparse, uv, pip, ruff, mkdocs
     *("--rm", "--gpus", "--signal", "--shm-size", "--ipc", "--tag"),  # docker, SLURM
     *("--opt", "--grad-accum-steps", "--how", "--logdir"),  # timm, tests.helpers.interrupt, TensorBoard
+    *("--onnx", "--fp16", "--saveEngine", "--minShapes", "--optShapes", "--maxShapes"),  # trtexec
 }
 
 

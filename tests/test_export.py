@@ -49,6 +49,9 @@ def by_onnx(folder: Path, files: list[bytes]) -> np.ndarray:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    (taken,), (given,) = session.get_inputs(), session.get_outputs()
+    assert (taken.name, taken.shape) == ("images", ["N", IMAGE_SIZE, IMAGE_SIZE, 3])
+    assert (given.name, given.shape) == ("probabilities", ["N", len(KINDS)])
     return session.run(None, {"images": pixels(files)})[0]
 
 

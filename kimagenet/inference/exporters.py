@@ -143,8 +143,10 @@ class Onnx(Exporter):
         import tf2onnx
 
         serve = _serve_images(model, batch)
-        path = str(folder / "model.onnx")
-        tf2onnx.convert.from_function(serve, serve.input_signature, opset=ONNX_OPSET, output_path=path)
+        found, _ = tf2onnx.convert.from_function(serve, serve.input_signature, opset=ONNX_OPSET)
+        for value in (*found.graph.input, *found.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_param = "N"  # tf2onnx names it after a counter
+        (folder / "model.onnx").write_bytes(found.SerializeToString())
 
     def compare(
         self, model: keras.Model, batch: BatchSpec, augment: AugmentSpec, folder: Path, short_side: int | None = None
