@@ -61,7 +61,7 @@ def evaluate(flags: argparse.Namespace) -> int:
     Raises:
         UserError: the model and the data do not fit together.
     """
-    model = trained.find(flags.target, flags.checkpoint)
+    model = trained.chosen(flags)
     dataset_dir = flags.dataset_dir or model.dataset_dir
     if dataset_dir is None:
         what = "not in a run directory, so its data set is unknown"

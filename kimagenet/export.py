@@ -56,7 +56,7 @@ def export(flags: argparse.Namespace) -> None:
         UserError: the flags, the model or the output folder are wrong.
         RunFailed: the export does not give the model's probabilities.
     """
-    model_file = trained.find(flags.target, flags.checkpoint)
+    model_file = trained.chosen(flags)
     _check_output(flags.output)
     _check_packages(flags.format)
     augment = AugmentSpec.evaluation(model_file.crop_ratio if flags.crop_ratio is None else flags.crop_ratio)
@@ -64,7 +64,7 @@ def export(flags: argparse.Namespace) -> None:
     from kimagenet.inference import exporters
 
     exporters.use_cpu()
-    model = exporters.in_float32(trained.load(model_file.model))
+    model = exporters.in_float32(model_file.load())
     classes = trained.class_names(model_file, model.output_shape[-1], flags.names_from)
     batch = BatchSpec(1, model.input_shape[1])
     exporter = exporters.EXPORTERS[flags.format]

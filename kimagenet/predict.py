@@ -61,7 +61,7 @@ def predict(flags: argparse.Namespace) -> int:
     Raises:
         UserError: the model or a name on the command line is wrong, or there is no image.
     """
-    model_file = trained.find(flags.target, flags.checkpoint)
+    model_file = trained.chosen(flags)
     check_exist(flags.images)
     crop_ratio = model_file.crop_ratio if flags.crop_ratio is None else flags.crop_ratio
     augment = AugmentSpec.evaluation(crop_ratio)
@@ -72,7 +72,7 @@ def predict(flags: argparse.Namespace) -> int:
     from kimagenet.inference.outputs import make_output_step
     from pipelines.images import ImageFile, ImageReader
 
-    model = trained.load(model_file.model)
+    model = model_file.load()
     classes = trained.class_names(model_file, model.output_shape[-1], flags.names_from)
     reader = ImageReader(BatchSpec(BATCH_SIZE, model.input_shape[1]), augment, model_file.short_side)
     step = make_output_step(model, tf.distribute.get_strategy(), flags.top)

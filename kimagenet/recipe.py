@@ -29,6 +29,7 @@ _WINDOW_DIGITS = 12
 # Names of kimagenet.optim.build; the first three are the original's.
 OPTIMIZERS = ("sgd", "adam", "rmsprop", "adamw", "lamb", "lion", "nadam", "adamax", "adagrad", "adadelta", "adafactor")
 PRECISIONS = ("off", "float16", "bfloat16")
+INPUT_RANGES = ("auto", "tf", "torch", "caffe", "0..1", "0..255")
 
 
 def _choice(
@@ -73,12 +74,39 @@ class Recipe:
         UserError: a value has the wrong type, is out of its range, or contradicts another one.
     """
 
-    model: str = _choice("googlenet_bn", "model", "name of a file in kimagenet/models, or a saved model's path")
+    model: str = _choice(
+        "googlenet_bn",
+        "model",
+        "name of a file in kimagenet/models, keras:NAME, a saved model's path, or your function as module:function",
+    )
     image_size: int = _choice(
         224, "model", "height and width of the network's input, pixels", at_least=1, below=_LARGEST_SIZE
     )
     dropout_rate: float = _choice(
         0.0, "model", "dropout rate before the last dense layer; 0 = none", at_least=0, below=1
+    )
+
+    pretrained: bool = _choice(
+        False, "model", "start from ImageNet weights, which Keras fetches into its cache, with a new head"
+    )
+    input_range: str = _choice(
+        "auto",
+        "model",
+        "what a saved or own MODEL takes: tf = -1 to 1; torch, caffe = ImageNet's mean subtracted, as Keras' "
+        "preprocess_input does; auto = found by its first layers (the default)",
+        INPUT_RANGES,
+    )
+    head_on: str = _choice("", "model", "put a new head on the output of this layer; default: only if it is needed")
+    freeze: str = _choice(
+        "",
+        "model",
+        "what is not trained: all-but-head; a number, the first N layers with weights; names of layers, with * and "
+        "commas; or none; default: what MODEL's file says",
+        None,
+        "all-but-head|N|LAYERS|none",
+    )
+    unfreeze_epoch: int = _choice(
+        0, "model", "train all layers after this many epochs, with a new optimizer; 0 = never (the default)", at_least=0
     )
 
     batch_size: int = _choice(
@@ -229,6 +257,9 @@ class Recipe:
         if self.weight_decay and self.decoupled_weight_decay:
             what = "weight_decay (L2) and decoupled_weight_decay exclude each other"
             raise UserError(what, remedy="set one of them to 0", setting="weight_decay")
+        if 0 < self.epochs <= self.unfreeze_epoch:
+            what = f"unfreeze_epoch is {self.unfreeze_epoch}, but the run has only {self.epochs} epochs"
+            raise UserError(what, setting="unfreeze_epoch")
         self.window()  # checks the text
         self.schedule()  # checks what its fields have to do with each other
 

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kimagenet import augmentation, cli, models
+from kimagenet import augmentation, cli
 from kimagenet.import_path import load
-from kimagenet.inference import fine_tuning
+from kimagenet.inference import fine_tuning, start
 from kimagenet.recipe import Recipe
 from kimagenet.runs.identity import check_order, check_same, identity, order_of
 from kimagenet.schedule import plot
@@ -205,11 +205,7 @@ def build_loop(settings: Settings, training: "Feed", validation: "Feed | None", 
 
     recipe = settings.recipe
     with training.strategy.scope():
-        network = (training.shards.num_classes, recipe.image_size, recipe.dropout_rate)
-        if fine_tuning.is_saved(recipe.model):
-            model = fine_tuning.build(Path(recipe.model), *network, dataset_dir=settings.dataset_dir, say=say)
-        else:
-            model = models.build(recipe.model, *network)
+        model = start.build(recipe, training.shards.num_classes, settings.dataset_dir, say)
         optimizer = optim.build(recipe)
         if recipe.sync_bn and training.strategy.num_replicas_in_sync > 1:
             synchronize_batch_norm(model)
@@ -231,7 +227,7 @@ def build_loop(settings: Settings, training: "Feed", validation: "Feed | None", 
 
 
 def make_callbacks(loop: "Loop", settings: Settings, epochs: int) -> "list[keras.callbacks.Callback]":
-    """What the recipe says about the validation loss, then the user's own callbacks.
+    """A look at the first batch, what the recipe says about the validation loss, then the user's own callbacks.
 
     Args:
         loop: the loop.
@@ -244,9 +240,11 @@ def make_callbacks(loop: "Loop", settings: Settings, epochs: int) -> "list[keras
     import keras
 
     from kimagenet.runs.monitors import EarlyStopping, ReduceOnPlateau, earlier_losses
+    from kimagenet.training.first_batch import FirstBatch
 
     recipe = settings.recipe
-    callbacks: list[keras.callbacks.Callback] = []
+    has_weights = recipe.pretrained or fine_tuning.is_saved(recipe.model)
+    callbacks: list[keras.callbacks.Callback] = [FirstBatch(loop, has_weights)]
     for name, kind in (("early_stopping", EarlyStopping), ("reduce_on_plateau", ReduceOnPlateau)):
         if patience := getattr(recipe, name):
             if loop.validation is None:
@@ -262,34 +260,37 @@ def make_callbacks(loop: "Loop", settings: Settings, epochs: int) -> "list[keras
 
 def begin_and_fit(loop: "Loop", settings: Settings, info: dict[str, Any], say: Say) -> int:
     """Trains from the first step, or from the last checkpoint of a resumed run; returns the exit code."""
+    from kimagenet.optim import build
     from kimagenet.runs.fit import fit
     from kimagenet.runs.restoring import restore
     from kimagenet.training.results import Position
     from kimagenet.training.strategy import all_agree
+    from kimagenet.training.unfreezing import Unfreezing
 
-    run, is_chief = settings.run, settings.cluster.is_chief
-    start = Position()
+    run, is_chief, recipe = settings.run, settings.cluster.is_chief, settings.recipe
+    unfreezing = Unfreezing(loop, recipe.unfreeze_epoch, partial(build, recipe), say) if recipe.unfreeze_epoch else None
+    begin = Position()
     if settings.is_resumed:
-        start = restore(loop, run, is_chief, info["identity"])
-        if not all_agree(loop.training.strategy, start.epoch * loop.steps_per_epoch + start.step):
+        begin = restore(loop, run, is_chief, info["identity"], unfreezing)
+        if not all_agree(loop.training.strategy, begin.epoch * loop.steps_per_epoch + begin.step):
             what = "not all workers see the same checkpoints"
             raise UserError(what, path=run.path, remedy="start all workers again")
-        step = f"step {start.step + 1} of {loop.steps_per_epoch:,}"
-        where = step if start.step < loop.steps_per_epoch else "its validation" if loop.validation else "its end"
-        say(f"resume  at epoch {start.epoch + 1}, {where}")
-    callbacks = make_callbacks(loop, settings, start.epoch)
+        step = f"step {begin.step + 1} of {loop.steps_per_epoch:,}"
+        where = step if begin.step < loop.steps_per_epoch else "its validation" if loop.validation else "its end"
+        say(f"resume  at epoch {begin.epoch + 1}, {where}")
+    callbacks = make_callbacks(loop, settings, begin.epoch)
     if is_chief:
-        run.begin(settings.recipe, info)
+        run.begin(recipe, info)
         loop.training.corrupt.keep_in(run.corrupt)
     return fit(
         loop,
-        settings.recipe.epochs,
+        recipe.epochs,
         run,
-        start,
+        begin,
         is_chief=is_chief,
         checkpoint_steps=settings.checkpoint_steps,
         keep_checkpoints=settings.keep_checkpoints,
-        more=callbacks,
+        more=[unfreezing, *callbacks] if unfreezing else callbacks,
     )
 
 

@@ -38,7 +38,8 @@ def make_parser() -> cli.Parser:
     """The flags: those of the run and of the data, and the recipe's fields in their groups."""
     parser = cli.Parser("python -m kimagenet.train", "[MODEL] [flags]", DESCRIPTION, EPILOG)
     names = ", ".join(models.names())
-    kinds_of_model = f"one of {names}; or a .keras or .h5 file or a run directory to start from; default: the recipe's"
+    kinds_of_model = f"""one of {names}; keras:NAME, a network of keras.applications; a .keras or .h5 file or a run
+        directory to start from; or your function as module:function; default: the recipe's"""
     parser.add_argument("model", nargs="?", metavar="MODEL", help=kinds_of_model)
     groups = {"run": parser.add_argument_group("run", RUN), "data": parser.add_argument_group("data")}
     _add_run_flags(groups["run"])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kimagenet.networks import freezing
 from kimagenet.recipe import Recipe
 from kimagenet.train_settings import Settings
 from kimagenet.training.recovery import LIMIT
@@ -45,10 +46,24 @@ def banner(settings: Settings, loop: "Loop") -> str:
         f"data    {settings.dataset_dir}: {records}, {training.shards.num_classes} classes",
         *_order(settings, training.shards),
         f"loader  {training.description}: {steps}",
-        f"model   {recipe.model}: {loop.model.count_params():,} parameters, {recipe.image_size} px",
+        f"model   {recipe.model}: {_parameters(recipe, loop)}, {recipe.image_size} px",
         f"run     {settings.run.path}: {epochs}, {total:,} steps{updates}",
     )
     return "\n".join(lines)
+
+
+def _parameters(recipe: Recipe, loop: "Loop") -> str:
+    """How many parameters are trained, and which layers are not."""
+    trained, every = freezing.parameters(loop.model)
+    text = f"{trained:,} of {every:,} parameters are trained"
+    layers = list(freezing.weighted_layers(loop.model))
+    frozen = sum(not layer.trainable for layer in layers)
+    if frozen:
+        plural = "s" * (recipe.unfreeze_epoch != 1)
+        until = f" in the first {recipe.unfreeze_epoch} epoch{plural}" if recipe.unfreeze_epoch else ""
+        source = f"freeze={recipe.freeze}" if recipe.freeze else "as in its file; freeze=none trains all"
+        text += f"{until}, {frozen} of {len(layers)} layers with weights are frozen ({source})"
+    return text
 
 
 def large_pictures(settings: Settings, training: "Feed") -> str:
@@ -148,6 +163,7 @@ def describe_run(settings: Settings, loop: "Loop", identity: dict[str, str], ord
         "short_side": info.build.get("short_side"),
         "records": {feed.shards.split: len(feed.shards.usable) for feed in feeds},
         "classes": list(training.shards.classes),
+        "parameters": dict(zip(("trained", "all"), freezing.parameters(loop.model), strict=True)),
         "loader": {
             "name": training.loaders[0].name,
             "device": training.loaders[0].device,

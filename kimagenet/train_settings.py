@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from kimagenet import augmentation, models
 from kimagenet.decoder_flags import decoder_options
-from kimagenet.inference import fine_tuning, trained
+from kimagenet.inference import fine_tuning, start
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
 from kimagenet.train_flags import DEFAULT_DATASET_DIR, augmentation_changes
@@ -123,8 +123,9 @@ def resolve(flags: argparse.Namespace, cluster: Cluster) -> Settings:
     # Without force_resume, `check_same` reads the file again and warns about missing fields.
     of_run = Recipe.load(earlier.recipe, quiet=not flags.force_resume) if earlier else None
     recipe, note = resolve_recipe(flags, is_demo, of_run)
-    recipe = _with_known_model(recipe)
-    run = given or RunDirectory.at(Path("runs") / f"{Path(recipe.model).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+    recipe = start.checked(recipe)
+    name = Path(recipe.model).stem if fine_tuning.is_saved(recipe.model) else recipe.model.replace(":", "-")
+    run = given or RunDirectory.at(Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     loader = LoaderSettings(
         name=loader_of(run) if flags.loader == "auto" and run.is_begun else flags.loader,
         device=flags.data_device,
@@ -185,15 +186,6 @@ def _dataset(given: Path | None, earlier: RunDirectory | None) -> tuple[Path, bo
     from kimagenet.demo import demo_directory
 
     return demo_directory(), True
-
-
-def _with_known_model(recipe: Recipe) -> Recipe:
-    """The recipe with the whole path of a saved model, or as it is. Raises `UserError` if there is no such model."""
-    if fine_tuning.is_saved(recipe.model):
-        return recipe.replace(model=str(trained.find_model(Path(recipe.model).absolute())))
-    if recipe.model not in models.names():
-        raise models.no_such_model(recipe.model)
-    return recipe
 
 
 class _Base(NamedTuple):

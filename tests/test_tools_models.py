@@ -8,7 +8,7 @@ from PIL import Image
 
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
-from tools import plot_runs, try_models
+from tools import plot_runs, try_applications, try_models
 
 
 @pytest.mark.slow
@@ -79,3 +79,12 @@ def test_plot_runs_reports_wrong_arguments(runs: list[Path], tmp_path: Path, cap
         output = f"--output={tmp_path / 'curves.png'}"
         assert plot_runs.main([*flags, output]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["DenseNet121", "MobileNet", "MobileNetV3Small", "VGG16"])
+def test_networks_of_keras_evaluate_as_in_keras(name: str, tiny_dataset: Path, tmp_path: Path) -> None:
+    """One network for each range of the input."""
+    row = try_applications.try_network(name, tiny_dataset, 25, tmp_path)
+    assert row["loss"] == pytest.approx(row["Keras' loss"], rel=try_applications.MAX_DIFFERENCE)
+    assert row["top-1"] == pytest.approx(row["Keras' top-1"])

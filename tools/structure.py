@@ -50,6 +50,7 @@ ROOMS = (
     "kimagenet.models",
     "kimagenet.optim",
     "kimagenet.catalog",
+    "kimagenet.networks",
     "kimagenet.models.__main__",
     "kimagenet.demo",
     "kimagenet.training",

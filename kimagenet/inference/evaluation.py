@@ -11,7 +11,7 @@ from kimagenet.inference import class_folders
 from kimagenet.inference.class_match import Classes, numbers_in_model
 from kimagenet.inference.outputs import make_output_step
 from kimagenet.inference.tally import Tally
-from kimagenet.inference.trained import Trained, class_names, load
+from kimagenet.inference.trained import Trained, class_names
 from kimagenet.training.feed import open_feed
 from kimagenet.training.recovery import SkippedRecords
 from kimagenet.training.strategy import choose_strategy
@@ -55,7 +55,7 @@ def over_shards(
     """
     strategy = choose_strategy()
     with strategy.scope():
-        model = load(trained.model)
+        model = trained.load()
     folder = shards.paths[0].parent
     if (known := model.output_shape[-1]) != shards.num_classes:
         what = f"predicts {known} classes, the data set in {folder} has {shards.num_classes}"
@@ -94,7 +94,7 @@ def over_folder(
         UserError: the folders do not fit the model, or no file can be read.
     """
     choose_strategy()  # it limits the memory that TensorFlow takes on GPUs
-    model = load(trained.model)
+    model = trained.load()
     known = model.output_shape[-1]
     classes = class_names(trained, known)
     if not trained.classes and len(folders := class_folders.names(root)) == known:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kimagenet.inference.fine_tuning import rebuilt
+from kimagenet.networks.rebuild import rebuilt
 from pipelines.augment import AugmentSpec
 from pipelines.images import ImageReader
 from pipelines.loader import BatchSpec

@@ -1,4 +1,4 @@
-"""Training that starts from a trained model: a .keras or .h5 file, or a run directory. Imports Keras only to load."""
+"""Training that starts from a model of others: its input, its classes, its head. Imports Keras only to load."""
 
 import json
 import zipfile
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import keras
 
 SUFFIXES = (".keras", ".h5")
-_WHY_KEPT = "its last layers are not `global_pool` and `Logits`, so its head cannot be replaced"
+Say = Callable[[str], None]
 
 
 def is_saved(model: str) -> bool:
@@ -29,10 +29,15 @@ def is_saved(model: str) -> bool:
 
 
 def recipe_of(model: str) -> Recipe:
-    """The recipe of the model's run; without a run the defaults, with the image size of the model's input."""
+    """The recipe of the model's run; without a run the defaults, with the image size of the model's input.
+
+    How the run began is not repeated, for example what it froze: the file has the result.
+    """
     path = find_model(Path(model).absolute())
     if run := run_of(path):
-        return Recipe.load(run.recipe).replace(model=str(path))
+        default = Recipe()
+        begun = {name: getattr(default, name) for name in ("pretrained", "head_on", "freeze", "unfreeze_epoch")}
+        return Recipe.load(run.recipe).replace(model=str(path), **begun, input_range="auto")
     return Recipe(model=str(path), image_size=_image_size(path) or Recipe.image_size, crop_ratio=1.0)
 
 
@@ -42,13 +47,15 @@ def build(
     image_size: int,
     dropout_rate: float = 0.0,
     dataset_dir: Path | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
+    head_on: str = "",
+    input_range: str = "auto",
 ) -> "keras.Model":
-    """Builds the network of a model file with its weights, under the current dtype policy. All layers are trainable.
+    """Builds the network of a model file with its weights, under the current dtype policy.
 
-    A head like those of `kimagenet.models` gets the dropout rate. If it has other classes, it is replaced, with a
-    message. If it has the data set's classes in another order, its weights get this order. Files are loaded in Keras'
-    safe mode.
+    A head like those of `kimagenet.models` gets the dropout rate. A head for other classes is replaced, with a
+    message. If it has the data set's classes in another order, its weights get this order. Layers that are frozen in
+    the file stay frozen. Files are loaded in Keras' safe mode.
 
     Args:
         path: a .keras or .h5 file.
@@ -57,56 +64,110 @@ def build(
         dropout_rate: dropout before the last dense layer.
         dataset_dir: the data set, whose class names are compared with those of the model's run; None: none.
         say: prints the message.
+        head_on: the layer whose output gets a new head; "": a head is only replaced if its classes are others.
+        input_range: what the model takes, a name of `kimagenet.networks.input_range.RANGES`; "auto": found.
 
     Returns:
-        A model that returns probabilities [N, num_classes].
+        A model of images in -1 to 1 that returns probabilities [N, num_classes].
 
     Raises:
         UserError: the file is not a model, or not one that fits.
     """
-    from kimagenet.inference.input_range import with_our_range
-
-    model, span = _load(path, image_size)
-    known = model.output_shape[-1]
-    has_our_head = {"global_pool", "Logits"} <= {layer.name for layer in model.layers}
-    if not has_our_head:
-        model = with_our_range(model, span, path, is_of_run=run_of(path) is not None)
-        check_probabilities(model, path)
-        if known != num_classes:
-            raise UserError(f"predicts {known} classes, the data set has {num_classes}; {_WHY_KEPT}", path=path)
-    numbers: np.ndarray | None = np.arange(num_classes)
-    if known == num_classes and dataset_dir is not None:
-        numbers = _numbers(path, dataset_dir, has_our_head)
-    if numbers is not None and np.any(numbers != np.arange(num_classes)):
-        _reorder(model, numbers, path)
-        say(f"{path}: its classes have another order than the data set's; its last layer gets the data set's order")
-    if has_our_head:
-        model = _with_head(model, num_classes, dropout_rate, is_kept=known == num_classes and numbers is not None)
-        if known != num_classes:
-            say(f"{path}: its head for {known} classes is replaced by a new one for {num_classes}")
-        elif numbers is None:
-            say(f"{path}: its head for {known} classes is replaced by a new one for the data set's other classes")
-    return model
-
-
-def _load(path: Path, image_size: int) -> tuple["keras.Model", tuple[float, float] | None]:
-    """The model of a file, rebuilt for an image size, and the range of its input; None if it is not known."""
     import keras
-
-    from kimagenet.inference.input_range import find_range
 
     try:
         loaded = keras.models.load_model(path, compile=False)
-        check_input(loaded, path)
-        span = find_range(loaded)
-        model = rebuilt(loaded, image_size)
-    except UserError:
-        raise
     # Keras raises any exception for a broken or foreign file.
     except Exception as error:
-        reason = first_line(error)
-        raise UserError(f"cannot be trained at {image_size} pixels ({reason})", path=path) from None
-    return model, span
+        raise UserError(f"cannot be trained, because Keras cannot load it ({first_line(error)})", path=path) from None
+    model = for_images(loaded, image_size, input_range, path, is_ours=run_of(path) is not None)
+    numbers: np.ndarray | None = np.arange(num_classes)
+    if model.output_shape[-1] == num_classes and dataset_dir is not None:
+        numbers = _numbers(path, dataset_dir)
+    return for_classes(model, num_classes, dropout_rate, numbers, path, say, head_on)
+
+
+def for_images(
+    loaded: "keras.Model", image_size: int, input_range: str, source: Path | str, is_ours: bool, is_new: bool = False
+) -> "keras.Model":
+    """A model that takes our images: square, of a size, in -1 to 1.
+
+    Args:
+        loaded: a model of RGB images.
+        image_size: height and width, pixels.
+        input_range: what it takes, as for `build`.
+        source: what the model is, for messages.
+        is_ours: whether it takes -1 to 1 if nothing else is known.
+        is_new: whether it was made under the current dtype policy, so that it is kept if it has the size.
+
+    Raises:
+        UserError: it takes other inputs, or does not work with this size.
+    """
+    import keras
+
+    from kimagenet.networks.input_range import decide, find_range, with_range
+    from kimagenet.networks.rebuild import rebuilt
+
+    check_input(loaded, source)
+    found = find_range(loaded)
+    try:
+        is_kept = is_new and tuple(loaded.input_shape[1:3]) == (image_size, image_size)
+        model = keras.Model(loaded.inputs[0], loaded.outputs[0]) if is_kept else rebuilt(loaded, image_size)
+    # Layers raise any exception for a size that they do not take.
+    except Exception as error:
+        raise UserError(f"cannot be trained at {image_size} pixels ({first_line(error)})", path=source) from None
+    return with_range(model, decide(model, input_range, found, source, is_ours))
+
+
+def for_classes(
+    model: "keras.Model",
+    num_classes: int,
+    dropout_rate: float,
+    numbers: np.ndarray | None,
+    source: Path | str,
+    say: Say,
+    head_on: str = "",
+) -> "keras.Model":
+    """A model that returns the probabilities of the data set's classes. Each change has a message.
+
+    Args:
+        model: a model of our images.
+        num_classes: classes of the data set.
+        dropout_rate: dropout before the last dense layer.
+        numbers: int [num_classes], the model's number of each class; None: its classes are others.
+        source: what the model is, for messages.
+        say: prints the messages.
+        head_on: as for `build`.
+
+    Raises:
+        UserError: its head cannot be replaced or reordered, or it does not return probabilities.
+    """
+    from kimagenet.networks.heads import find_ending, has_our_head, with_new_head
+    from kimagenet.networks.rebuild import opened
+
+    ending, known = find_ending(opened(model)), model.output_shape[-1]
+    is_bare = ending is not None and ending.last is None
+    if head_on or is_bare or known != num_classes or numbers is None:
+        new = with_new_head(model, num_classes, dropout_rate, head_on, source)
+        if head_on or is_bare:
+            say(f"{source}: it gets a new head for {num_classes} classes" + f" on {head_on}" * bool(head_on))
+        else:
+            others = f"{num_classes}" if known != num_classes else "the data set's other classes"
+            say(f"{source}: its head for {known} classes is replaced by a new one for {others}")
+        return new
+    is_ours = has_our_head(model)
+    if not is_ours:
+        check_probabilities(model, source)
+    if np.any(numbers != np.arange(num_classes)):
+        _reorder(model, numbers, source)
+        say(f"{source}: its classes have another order than the data set's; its last layer gets the data set's order")
+    if not is_ours:
+        return model
+    new = with_new_head(model, num_classes, dropout_rate)
+    old_logits, logits = model.get_layer("Logits"), new.get_layer("Logits")
+    logits.set_weights(old_logits.get_weights())
+    logits.trainable = old_logits.trainable
+    return new
 
 
 def check_classes(run: RunDirectory, info: DatasetInfo, dataset_dir: Path) -> None:
@@ -136,77 +197,31 @@ def _texts(found: object) -> list[str]:
     return [text if isinstance(text, str) else "" for text in found] if isinstance(found, list) else []
 
 
-def _numbers(path: Path, dataset_dir: Path, has_our_head: bool) -> np.ndarray | None:
-    """The model's number of each class of the data set. None if the classes are others and the head can be replaced."""
+def _numbers(path: Path, dataset_dir: Path) -> np.ndarray | None:
+    """The model's number of each class of the data set. None if the classes are others."""
     model, data = find(path).known, Classes.of(DatasetInfo.load(dataset_dir))
     if not model.names:  # its user says by the data set what the outputs are
         return np.arange(len(data.names))
     try:
         return numbers_in_model(model, data, path, dataset_dir)
-    except UserError as error:
-        if has_our_head:
-            return None
-        raise UserError(f"{error.what}; {_WHY_KEPT}", path=path) from None
+    except UserError:
+        return None
 
 
-def _reorder(model: "keras.Model", numbers: np.ndarray, path: Path) -> None:
+def _reorder(model: "keras.Model", numbers: np.ndarray, source: Path | str) -> None:
     """Gives the outputs of a model the order of the data set: output i becomes the present output numbers[i]."""
     import keras
 
     position = max((i for i, layer in enumerate(model.layers) if layer.weights), default=0)
     last, after = model.layers[position], model.layers[position + 1 :]
     if isinstance(last, keras.Model) and not after:
-        _reorder(last, numbers, path)
+        _reorder(last, numbers, source)
         return
     plain_types = (keras.layers.Softmax, keras.layers.Activation)
     if not isinstance(last, keras.layers.Dense) or not all(isinstance(layer, plain_types) for layer in after):
         what = "its classes have another order than the data set's, and its last layer is not Dense"
-        raise UserError(what, path=path, remedy="build the shards with the classes in the model's order")
+        raise UserError(what, path=source, remedy="build the shards with the classes in the model's order")
     last.set_weights([weight[..., numbers] for weight in last.get_weights()])
-
-
-def rebuilt(loaded: "keras.Model", image_size: int) -> "keras.Model":
-    """Copies a model, with its weights, for another input size.
-
-    Args:
-        loaded: a model of square RGB images.
-        image_size: height and width of the new input, pixels.
-
-    Returns:
-        A model whose layers follow the current dtype policy, except the last one, which is float32.
-    """
-    import keras
-
-    policy = keras.config.dtype_policy().name
-    last = loaded.layers[-1]
-    while isinstance(last, keras.Model):
-        last = last.layers[-1]
-
-    def clone(layer: "keras.Layer | keras.Operation") -> "keras.Layer | keras.Operation":
-        if not isinstance(layer, keras.Layer):  # an operation in the graph, as keras.ops.mean
-            return type(layer).from_config(layer.get_config())
-        changes = {"trainable": True, "dtype": "float32" if layer is last else policy}
-        return type(layer).from_config(layer.get_config() | changes)
-
-    functional = keras.Model(loaded.inputs[0], loaded.outputs[0], name=loaded.name)
-    image = keras.Input((image_size, image_size, 3), dtype="float32", name="image")
-    model = keras.models.clone_model(functional, input_tensors=image, clone_function=clone, recursive=True)
-    model.set_weights(loaded.get_weights())
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()  # takes its mean and variance from its weights
-    return model
-
-
-def _with_head(model: "keras.Model", num_classes: int, dropout_rate: float, is_kept: bool) -> "keras.Model":
-    """The model with a new head, with the weights of `Logits` if they are kept."""
-    from kimagenet.models._layers import head
-
-    pooled = model.get_layer("global_pool").output
-    new = head(model.inputs[0], pooled, num_classes, dropout_rate, model.name)
-    if is_kept:
-        new.get_layer("Logits").set_weights(model.get_layer("Logits").get_weights())
-    return new
 
 
 def _image_size(path: Path) -> int | None:
@@ -220,8 +235,8 @@ def _image_size(path: Path) -> int | None:
 
             with h5py.File(path) as file:
                 config = json.loads(file.attrs["model_config"])
-    except (OSError, KeyError, ValueError):
-        return None  # loading the model will fail with the reason
+    except Exception:  # any, of a damaged file: loading the model will fail with the reason
+        return None
     shape = _first(config, ("batch_shape", "batch_input_shape"))
     return shape[1] if isinstance(shape, list) and len(shape) == 4 and isinstance(shape[1], int) else None
 

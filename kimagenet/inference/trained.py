@@ -1,22 +1,22 @@
 """Finds a trained model, loads it, and reads what its run knows about it. Imports Keras only to load."""
 
+import argparse
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kimagenet.cli import Parser, positive_int
 from kimagenet.inference.class_match import Classes, numbers_in_model
-from kimagenet.recipe import Recipe
+from kimagenet.recipe import INPUT_RANGES, Recipe
 from kimagenet.runs.directory import RunDirectory
 from pipelines.errors import UserError, did_you_mean, first_line
 from pipelines.shards.dataset import DatasetInfo
 
 if TYPE_CHECKING:
     import keras
-
-    from kimagenet.cli import Parser
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ class Trained:
         classes: names in label order, empty if they are not known.
         wnids: WordNet ids in label order, empty if they are not known.
         short_side: the shorter side that the builder shrank larger images to, pixels; None: it did not.
+        input_range: as for `load`.
+        image_size: as for `load`.
     """
 
     model: Path
@@ -44,6 +46,12 @@ class Trained:
     classes: tuple[str, ...] = ()
     wnids: tuple[str | None, ...] = ()
     short_side: int | None = None
+    input_range: str = "auto"
+    image_size: int | None = None
+
+    def load(self) -> "keras.Model":
+        """Loads it for inference, as `load`."""
+        return load(self.model, self.input_range, self.image_size)
 
     @property
     def known(self) -> Classes:
@@ -51,12 +59,16 @@ class Trained:
         return Classes(self.classes, self.wnids)
 
 
-def add_flags(parser: "Parser") -> None:
+def add_flags(parser: Parser) -> None:
     """Adds the flags that choose a model and the crop of its images: the arguments of `find`."""
     add = parser.add_argument
     add("target", type=Path, metavar="RUN_OR_MODEL", help="a run directory of kimagenet.train, or a .keras or .h5 file")
     add("--checkpoint", choices=CHECKPOINTS, default="final", help="which model of the run; default: final")
     add("--crop-ratio", type=float, metavar="X", help="image size over the resized shorter side; default: the run's")
+    text = "what a model of others takes, as for kimagenet.train; default: found by its first layers"
+    add("--input-range", choices=INPUT_RANGES, default="auto", help=text)
+    text = f"pixels of a side, for a model that takes any size; default: {Recipe.image_size}"
+    add("--image-size", type=positive_int, metavar="N", help=text)
 
 
 def find_model(path: Path, checkpoint: str | None = None) -> Path:
@@ -114,8 +126,19 @@ def find(path: Path, checkpoint: str = "final") -> Trained:
     )
 
 
-def load(path: Path) -> "keras.Model":
+def chosen(flags: argparse.Namespace) -> Trained:
+    """The model that the flags of `add_flags` choose. Raises `UserError` if there is none."""
+    found = find(flags.target, flags.checkpoint)
+    return replace(found, input_range=flags.input_range, image_size=flags.image_size)
+
+
+def load(path: Path, input_range: str = "auto", image_size: int | None = None) -> "keras.Model":
     """Loads a model file for inference.
+
+    Args:
+        path: the file.
+        input_range: what the model takes, a name of `kimagenet.networks.input_range.RANGES`; "auto": found.
+        image_size: pixels of a side of its images, if it takes any size; None: `Recipe.image_size`.
 
     Returns:
         A model of square RGB images that returns probabilities [N, classes].
@@ -125,7 +148,8 @@ def load(path: Path) -> "keras.Model":
     """
     import keras
 
-    from kimagenet.inference.input_range import find_range, with_our_range
+    from kimagenet.networks.input_range import decide, find_range, with_range
+    from kimagenet.networks.rebuild import rebuilt
 
     try:
         model = keras.models.load_model(path, compile=False)
@@ -133,15 +157,22 @@ def load(path: Path) -> "keras.Model":
     except Exception as error:
         raise UserError(f"Keras cannot load it ({first_line(error)})", path=path) from None
     check_input(model, path)
-    shape = model.input_shape
-    if shape[1] is None or shape[1] != shape[2]:
+    found, shape = find_range(model), model.input_shape
+    if shape[1:3] == (None, None):
+        model = rebuilt(model, image_size or Recipe.image_size)
+        if image_size is None:
+            _log.warning("%s: takes images of any size; it gets %d pixels (image_size)", path, Recipe.image_size)
+    elif shape[1] is None or shape[1] != shape[2]:
         raise UserError(f"takes inputs of shape {shape}, not square RGB images", path=path)
-    model = with_our_range(model, find_range(model), path, is_of_run=run_of(path) is not None)
+    elif image_size not in (None, shape[1]):
+        what = f"takes images of {shape[1]} pixels, not {image_size}"
+        raise UserError(what, path=path, remedy="leave it out", setting="image_size")
+    model = with_range(model, decide(model, input_range, found, path, is_ours=run_of(path) is not None))
     check_probabilities(model, path)
     return model
 
 
-def check_input(model: "keras.Model", path: Path) -> None:
+def check_input(model: "keras.Model", path: Path | str) -> None:
     """Checks that a model has one input, RGB images.
 
     Args:
@@ -163,7 +194,7 @@ def check_input(model: "keras.Model", path: Path) -> None:
         raise UserError(f"takes inputs of shape {shown}, not square RGB images", path=path)
 
 
-def check_probabilities(model: "keras.Model", path: Path) -> None:
+def check_probabilities(model: "keras.Model", path: Path | str) -> None:
     """Checks that a model of square RGB images returns probabilities, or NaN, for a grey image.
 
     Args:

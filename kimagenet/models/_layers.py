@@ -58,14 +58,16 @@ def classifier(inputs: Tensor, x: Tensor, num_classes: int, dropout_rate: float,
     return head(inputs, layers.GlobalAveragePooling2D(name="global_pool")(x), num_classes, dropout_rate, name)
 
 
-def head(inputs: Tensor, x: Tensor, num_classes: int, dropout_rate: float, name: str) -> keras.Model:
+def head(
+    inputs: Tensor, x: Tensor, num_classes: int, dropout_rate: float, name: str, dropout_name: str = "dropout"
+) -> keras.Model:
     """The whole model: pooled features `x` [B, C], dropout (only if the rate is positive) and the layer `Logits`.
 
     `Logits` returns probabilities; the name is the original's. It is float32 under any dtype policy, because a softmax
     over 1000 classes loses too much precision in float16.
     """
     if dropout_rate > 0:
-        x = layers.Dropout(dropout_rate, name="dropout")(x)
+        x = layers.Dropout(dropout_rate, name=dropout_name)(x)
     outputs = layers.Dense(
         num_classes,
         activation="softmax",

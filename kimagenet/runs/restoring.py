@@ -10,6 +10,7 @@ from kimagenet.runs.checkpoint import Checkpoint, DamagedCheckpoint
 from kimagenet.runs.directory import RunDirectory
 from kimagenet.training.loop import Loop
 from kimagenet.training.results import Position, Totals
+from kimagenet.training.unfreezing import Unfreezing
 from pipelines.errors import UserError
 from pipelines.system.files import remove_leftovers
 
@@ -18,7 +19,13 @@ _log = logging.getLogger(__name__)
 _ELSEWHERE = "start again in another output folder"
 
 
-def restore(loop: Loop, run: RunDirectory, is_chief: bool = True, dataset: dict[str, str] | None = None) -> Position:
+def restore(
+    loop: Loop,
+    run: RunDirectory,
+    is_chief: bool = True,
+    dataset: dict[str, str] | None = None,
+    unfreezing: Unfreezing | None = None,
+) -> Position:
     """Puts the newest good checkpoint of a run into the loop's variables.
 
     Files that are damaged or of another run are passed over with a warning. The logs are cut back to the state of the
@@ -35,6 +42,7 @@ def restore(loop: Loop, run: RunDirectory, is_chief: bool = True, dataset: dict[
         is_chief: whether this process writes files.
         dataset: the `identity` of the data set; None: that of the checkpoint. With another one the best model begins
             again, and records that were skipped in splits with other shards are read again.
+        unfreezing: of the run; it is done if it was done before the checkpoint.
 
     Returns:
         Where the loop has to start: the beginning without any checkpoint; the beginning of the epoch if the number of
@@ -48,6 +56,8 @@ def restore(loop: Loop, run: RunDirectory, is_chief: bool = True, dataset: dict[
         for folder in (run.path, run.checkpoints):
             remove_leftovers(folder)
     for path, checkpoint in _readable(run):
+        if unfreezing and _is_unfrozen(checkpoint.state, loop):
+            unfreezing.unfreeze()
         shapes = [tuple(array.shape) for array in checkpoint.arrays]
         if shapes != [tuple(variable.shape) for variable in loop.variables]:
             what = "its network or optimizer is not the one that this recipe makes in this version"
@@ -69,6 +79,11 @@ def restore(loop: Loop, run: RunDirectory, is_chief: bool = True, dataset: dict[
     if is_chief:
         run.cut_logs({})
     return Position()
+
+
+def _is_unfrozen(state: dict[str, Any], loop: Loop) -> bool:
+    """Whether a checkpoint has the optimizer state of other weights than those that are trained at the start."""
+    return state.get("trained_weights") not in (None, len(loop.model.trainable_variables))
 
 
 def _other_data(state: dict[str, Any], run: RunDirectory, dataset: dict[str, str] | None) -> list[str]:

@@ -100,6 +100,7 @@ class KeepCheckpoints(keras.callbacks.Callback):
             return
         own = {"steps_per_epoch": self._loop.steps_per_epoch, "log_sizes": self._run.log_sizes(), **self._owner}
         own["corrupt"] = list(self._loop.training.corrupt.lines)
+        own["trained_weights"] = len(self._loop.model.trainable_variables)
         checkpoint = Checkpoint(arrays, {**asdict(self._loop.position), **own})
         step = self._loop.global_step
         path = path or self._run.checkpoint(step)

@@ -8,6 +8,7 @@ step of any epoch, works with iter_size and several workers under tf.distribute,
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -112,10 +113,6 @@ class Loop:
         log_steps: int = 50,
         validate_every: int = 1,
     ) -> None:
-        strategy = training.strategy
-        with strategy.scope():
-            model.compile(optimizer=optimizer)
-            model.optimizer.build(model.trainable_variables)
         self.model = model
         self.training = training
         self.validation = validation
@@ -131,19 +128,16 @@ class Loop:
         self._best_top1 = -1.0
         self._schedule = schedule
         self._ema = ema
-        self._training_step = make_training_step(
-            model,
-            model.optimizer,
-            strategy,
-            training.global_batch,
+        self._make_training_step = partial(
+            make_training_step,
             weight_decay=weight_decay,
             label_smoothing=label_smoothing,
             mixing=mixing,
             seed=seed,
             xla=xla,
         )
-        self._evaluation_step = make_evaluation_step(model, strategy)
-        self._average_statistics = make_statistics_mean(model, strategy)
+        self.use_optimizer(optimizer)
+        self._evaluation_step = make_evaluation_step(model, training.strategy)
         self._in_flight: tuple[int, int, tf.Tensor] | None = None
         self._stop_is_requested = self._all_stop = False
         self._warm_up = WARM_UP_STEPS
@@ -151,6 +145,16 @@ class Loop:
         for feed in (training, validation):
             if feed is not None:
                 feed.gives_up = lambda: self._has_to_stop
+
+    def use_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """Trains with a new optimizer, made in the scope, those weights that are trainable now."""
+        strategy = self.training.strategy
+        with strategy.scope():
+            self.model.compile(optimizer=optimizer)
+            self.model.optimizer.build(self.model.trainable_variables)
+        batch = self.training.global_batch
+        self._training_step = self._make_training_step(self.model, self.model.optimizer, strategy, batch)
+        self._average_statistics = make_statistics_mean(self.model, strategy)
 
     # ---- Where the run is
 

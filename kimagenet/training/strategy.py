@@ -71,8 +71,9 @@ def make_statistics_mean(model: keras.Model, strategy: tf.distribute.Strategy) -
     """Makes a function that sets BatchNormalization's moving statistics to their mean over the replicas.
 
     Without it, replicas whose layers are not synchronized keep different ones, and only those of the first are saved.
+    Layers that are frozen now are left out: a mean of equal values may be rounded.
     """
-    layers = [layer for layer in _batch_norms(model) if not layer.synchronized]
+    layers = [layer for layer in _batch_norms(model) if layer.trainable and not layer.synchronized]
     statistics = [value for layer in layers for value in (layer.moving_mean, layer.moving_variance)]
     if strategy.num_replicas_in_sync == 1 or not statistics:
         return lambda: None

@@ -33,6 +33,7 @@ FAST_MODULES = frozenset(
         "test_fetcher",
         "test_files",
         "test_folders",
+        "test_freezing",
         "test_fuzz",
         "test_imports",
         "test_index",

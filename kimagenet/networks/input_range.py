@@ -3,9 +3,13 @@
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+
+from kimagenet.networks.heads import has_our_head
+from kimagenet.networks.rebuild import SCALING, applied
 
 _log = logging.getLogger(__name__)
 
@@ -16,38 +20,106 @@ _RESULTS: tuple[Span, ...] = (*_SPANS, (-0.5, 0.5))  # what a first layer scales
 _SMALL, _LARGE = (0.9, 8.0), (200.0, 300.0)  # widths of standardized values, and of 0 to 255 without a mean
 
 
-def with_our_range(model: keras.Model, span: Span | None, path: Path, is_of_run: bool) -> keras.Model:
-    """The model for images in -1 to 1, with a message if this had to be decided.
+class InputRange(NamedTuple):
+    """What turns images in -1 to 1 into the input of a network: `scale` · x + `offset`, for each channel of the input.
+
+    Attributes:
+        scale: of each channel.
+        offset: of each channel.
+        is_bgr: whether the channels have the order blue, green, red.
+    """
+
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    is_bgr: bool = False
+
+    @classmethod
+    def of(cls, span: Span) -> "InputRange":
+        """The same range for all channels."""
+        half = (span[1] - span[0]) / 2
+        return cls((half,) * 3, (span[0] + half,) * 3)
+
+
+# By the names of Keras' preprocessing, and by the ends of the range.
+_DEVIATION, _MEAN = (0.229, 0.224, 0.225), (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0 to 1
+_MEAN_BGR = (103.939, 116.779, 123.68)  # of ImageNet, in 0 to 255
+RANGES = {
+    "tf": InputRange.of(OURS),
+    "0..1": InputRange.of((0.0, 1.0)),
+    "0..255": InputRange.of((0.0, 255.0)),
+    "torch": InputRange(
+        tuple(0.5 / deviation for deviation in _DEVIATION),
+        tuple((0.5 - mean) / deviation for mean, deviation in zip(_MEAN, _DEVIATION, strict=True)),
+    ),
+    "caffe": InputRange((127.5,) * 3, tuple(127.5 - mean for mean in _MEAN_BGR), is_bgr=True),
+}
+
+
+def with_range(model: keras.Model, taken: InputRange) -> keras.Model:
+    """The model for images in -1 to 1.
 
     Args:
         model: a model of square RGB images.
-        span: the range that it takes, of `find_range`; None: not known.
-        path: its file, for the message.
-        is_of_run: whether a run wrote the file, so that the range is ours if nothing else is known.
+        taken: the range that it takes.
 
     Returns:
-        A model that begins with a layer that scales the images, or the model itself.
+        A model that begins with layers that scale the images, or the model itself if it takes -1 to 1.
     """
-    if span is None and not is_of_run and not {"global_pool", "Logits"} <= {layer.name for layer in model.layers}:
-        _log.warning(
-            "%s: the range of its input is not known; it gets images in -1 to 1; if it takes 0 to 255, save "
-            "keras.Sequential([keras.layers.Rescaling(127.5, 127.5), model])",
-            path,
-        )
-    if span in (None, OURS):
+    if taken == RANGES["tf"]:
         return model
-    assert span is not None
-    _log.warning("%s: its first layers show that it takes images in %g to %g; it gets this range", path, *span)
-    scale = (span[1] - span[0]) / 2
     image = keras.Input(model.input_shape[1:], dtype="float32", name="image")
-    scaled = keras.layers.Rescaling(scale, span[0] + scale, dtype="float32", name="to_input_range")(image)
+    x = keras.ops.flip(image, axis=-1) if taken.is_bgr else image
+    scale: Any = list(taken.scale) if len(set(taken.scale)) > 1 else taken.scale[0]
+    offset: Any = list(taken.offset) if len(set(taken.offset)) > 1 else taken.offset[0]
+    x = keras.layers.Rescaling(scale, offset, dtype="float32", name=SCALING)(x)
     if keras.backend.is_int_dtype(dtype := model.inputs[0].dtype):
-        scaled = keras.ops.cast(keras.ops.round(scaled), dtype)
-    graph = keras.Model(model.inputs[0], model.outputs[0])
-    # Not model(scaled): the layers stay in the outer model, where the L2 penalty and the exporters find them.
-    return keras.Model(
-        image, graph._run_through_graph(scaled, operation_fn=lambda operation: operation), name=model.name
-    )
+        x = keras.ops.cast(keras.ops.round(x), dtype)
+    return keras.Model(image, applied(model, x), name=model.name)
+
+
+def decide(model: keras.Model, asked: str, found: Span | None, source: Path | str, is_ours: bool) -> InputRange:
+    """Decides which range a model takes, with a message if this had to be decided.
+
+    Args:
+        model: a model of square RGB images.
+        asked: a name of `RANGES`, or "auto".
+        found: what `find_range` found, perhaps in the model before it was rebuilt.
+        source: what the model is, for the message.
+        is_ours: whether it takes -1 to 1 if nothing else is known, because a run or our code made it.
+
+    Returns:
+        The range.
+    """
+    if asked != "auto":
+        if found and RANGES[asked] != InputRange.of(found):
+            text = "%s: its first layers show that it takes images in %g to %g, but input_range is %s; it gets %s"
+            _log.warning(text, source, *found, asked, asked)
+        return RANGES[asked]
+    if has_our_head(model) or any(layer.name == SCALING for layer in model.layers):
+        return RANGES["tf"]
+    if found is None and not is_ours:
+        _log.warning(
+            "%s: the range of its input is not known; it gets images in -1 to 1; if it takes others, say so by "
+            "input_range, which is one of %s",
+            source,
+            ", ".join(RANGES),
+        )
+    if found in (None, OURS):
+        return RANGES["tf"]
+    assert found is not None
+    _log.warning("%s: its first layers show that it takes images in %g to %g; it gets this range", source, *found)
+    return InputRange.of(found)
+
+
+def scaling_of_first_layers(model: keras.Model) -> InputRange:
+    """What the first layers of a model do to images in 0 to 255, as the range of a network without these layers.
+
+    Args:
+        model: a model of RGB images whose first layers scale each channel.
+    """
+    steps = list(_first_steps(model))[-1]
+    black, white = _values(steps, 0.0), _values(steps, 255.0)
+    return InputRange(tuple(((white - black) / 2).tolist()), tuple(((white + black) / 2).tolist()))
 
 
 def find_range(model: keras.Model) -> Span | None:
