@@ -15,6 +15,7 @@ FAST_MODULES = frozenset(
         "test_ahead",
         "test_augment",
         "test_augmentation_text",
+        "test_balanced",
         "test_bench",
         "test_bench_storage",
         "test_build",
