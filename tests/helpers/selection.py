@@ -37,6 +37,7 @@ FAST_MODULES = frozenset(
         "test_files",
         "test_folders",
         "test_fuzz",
+        "test_holdout",
         "test_imports",
         "test_index",
         "test_limits",
