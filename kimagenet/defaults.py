@@ -21,7 +21,7 @@ ORIGINAL_CHOICES = frozenset({"optimizer", "batch_size", "iter_size", "lr_sched"
 _FEW_UPDATES = 50  # a run with fewer learns nearly nothing
 
 _SMALLEST_BATCH, _LARGEST_BATCH = 16, 128  # BatchNormalization needs some images
-_LARGEST_AT_224 = 64  # images of 224 pixels: a ResNet-50 takes about 6 GB for them
+_LARGEST_AT_224 = 64  # images of 224 pixels, for which most GPUs have memory
 _WANTED_UPDATES, _COUNTED_EPOCHS = 1_000, 30  # that the batch size leaves to a run; of the epochs at most so many count
 
 

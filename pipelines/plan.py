@@ -28,7 +28,7 @@ class EpochPlan:
     Evaluation: every usable record once, in file order. The last global batch is filled with repeats of weight 0.
 
     Balanced sampling (`ShuffleSpec.is_balanced`): as many records of each class; records of rare classes come several
-    times in an epoch, each time with draws of their own.
+    times in an epoch, each time with other draws.
 
     Records that turn out to be corrupt during a run are `skipped`: they take part in the shuffle and are removed
     afterwards. So the records before the first of them keep their places, and the later ones move up.

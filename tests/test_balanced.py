@@ -101,7 +101,7 @@ def test_a_start_in_the_middle_gives_the_rest(train: ShardSet) -> None:
     assert not np.array_equal(other.records, whole.records)
 
 
-def test_each_copy_of_a_record_has_draws_of_its_own(train: ShardSet) -> None:
+def test_each_copy_of_a_record_has_other_draws(train: ShardSet) -> None:
     whole = plan(train, batch_size=1)
     (only,) = train.usable[train.labels[train.usable] == 0]
     places = np.flatnonzero(whole.records == only)

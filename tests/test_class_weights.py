@@ -96,7 +96,7 @@ def test_weights_in_one_line() -> None:
 @pytest.mark.parametrize(("smoothing", "mixes"), [(0.0, False), (0.1, False), (0.0, True), (0.1, True)])
 @pytest.mark.parametrize("xla", [False, True])
 def test_the_loss_is_the_sum_by_hand(smoothing: float, mixes: bool, xla: bool) -> None:
-    """Also with images of two classes: the loss of each part, with the weight of its own class, by its share."""
+    """Also with images of two classes: the loss of each part, with the weight of its class, by its share."""
     import keras
     import tensorflow as tf
 

@@ -66,7 +66,7 @@ class BalancedOrder(Order):
         place, copy = starts[of_class] + turn % counts[of_class], turn // counts[of_class]
         if self.skipped:
             replaced = self._replacements(by_class, starts, counts)[place]
-            copy = np.where(replaced == place, copy, copy + copy.max() + 1)  # other draws than those of its own
+            copy = np.where(replaced == place, copy, copy + copy.max() + 1)  # other draws than those of its copies
             place = replaced
         order = np.argsort(self._bits(np.arange(len(place)), _PLACE), kind="stable")
         return (by_class[place] + self.stride * copy)[order]
