@@ -30,6 +30,7 @@ _WINDOW_DIGITS = 12
 OPTIMIZERS = ("sgd", "adam", "rmsprop", "adamw", "lamb", "lion", "nadam", "adamax", "adagrad", "adadelta", "adafactor")
 PRECISIONS = ("off", "float16", "bfloat16")
 INPUT_RANGES = ("auto", "tf", "torch", "caffe", "0..1", "0..255")
+SAMPLINGS = ("all", "balanced")
 
 
 def _choice(
@@ -122,6 +123,14 @@ class Recipe:
         "share of the target spread over all classes; without a value 0.1, the original's",
         at_least=0,
         below=1,
+    )
+    class_weights: str = _choice(
+        "none",
+        "training",
+        "what the images of a class count in the training loss: none = all the same (the default), balanced = all "
+        "classes the same, or a file, JSON or CSV, of class names and weights",
+        None,
+        "balanced|FILE",
     )
     early_stopping: int = _choice(
         0, "training", "end after this many validations without a lower validation loss; 0 = never", at_least=0
@@ -224,6 +233,12 @@ class Recipe:
         None,
         "RECORDS|record",
     )
+    sampling: str = _choice(
+        "all",
+        "data",
+        "all = every record once in an epoch (the default); balanced = as many records of each class",
+        SAMPLINGS,
+    )
     crop_ratio: float = _choice(
         0.875,
         "data",
@@ -236,6 +251,13 @@ class Recipe:
         True,
         "training",
         "on several devices BatchNormalization normalizes with the whole batch, not each device's part",
+    )
+    bn_momentum: float = _choice(
+        0.0,
+        "training",
+        "momentum of BatchNormalization's moving statistics; 0 = as the model has it",
+        at_least=0,
+        below=1,
     )
 
     amp: str = _choice(

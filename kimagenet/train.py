@@ -8,13 +8,16 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kimagenet import augmentation, cli
+import numpy as np
+
+from kimagenet import augmentation, cli, defaults
+from kimagenet.class_weights import class_weights
 from kimagenet.import_path import load
 from kimagenet.inference import fine_tuning, start
 from kimagenet.recipe import Recipe
@@ -28,6 +31,7 @@ from kimagenet.train_report import (
     large_pictures,
     recipe_text,
     resume_command,
+    slow_statistics,
 )
 from kimagenet.train_settings import Settings, resolve
 from kimagenet.training.cluster import Cluster
@@ -103,7 +107,9 @@ def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
         return 0
     splits = open_splits(settings.dataset_dir, info)
     # Finds a batch that the records do not fill, before TensorFlow is imported.
-    EpochPlan(splits[0], augmentation.spec_of(recipe.augment), recipe.batch_size, recipe.image_size)
+    plan = EpochPlan(splits[0], augmentation.spec_of(recipe.augment), recipe.batch_size, recipe.image_size)
+    few_updates = defaults.too_few_updates(plan.steps_per_epoch, recipe.epochs, recipe.iter_size)
+    weights = class_weights_of(settings, info, splits[0])
     order = order_of(settings.shuffle, splits[0], recipe.seed)
     if settings.is_resumed and not settings.is_forced:
         check_order(run, order)
@@ -114,17 +120,22 @@ def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
         training, validation = open_feeds(loaders, settings, *splits)
 
         # 3. Build: the first use of the devices.
-        loop = build_loop(settings, training, validation, say)
-        say(banner(settings, loop))
+        loop = build_loop(settings, training, validation, weights, say)
+        say(banner(settings, loop, weights))
         if note := large_pictures(settings, training):
             say(note)
+        for problem in filter(None, (few_updates, slow_statistics(settings, loop))):
+            say(f"note    {problem}")
 
         # 4. Fit: from here on, files of the run are written.
         if settings.cluster.is_chief:
             stack.enter_context(run.owned())
             if not settings.is_resumed:
                 run.check_new()
-        code = begin_and_fit(loop, settings, describe_run(settings, loop, dataset, order), say)
+        code = begin_and_fit(loop, settings, describe_run(settings, loop, dataset, order, weights), say)
+        if not code and settings.per_class:
+            for line in per_class(loop, run.path):
+                say(line)
     if loop.num_skipped:
         command = remedies.quarantine(settings.dataset_dir)
         say(f"{loop.num_skipped} corrupt records were skipped, see {run.corrupt}; to quarantine them: {command}")
@@ -196,17 +207,30 @@ def open_feeds(
     return training, stack.enter_context(feed)
 
 
-def build_loop(settings: Settings, training: "Feed", validation: "Feed | None", say: Say) -> "Loop":
+def class_weights_of(settings: Settings, info: DatasetInfo, shards: ShardSet) -> np.ndarray | None:
+    """The weights of the classes, float32 [C]. A run that continues with the same recipe keeps those of a file."""
+    text, kept = settings.recipe.class_weights, None
+    if settings.is_resumed and Recipe.load(settings.run.recipe, quiet=True).class_weights == text:
+        found = settings.run.read_info().get("class_weights")
+        kept = found if isinstance(found, list) and len(found) == info.num_classes else None
+    return class_weights(text, info.classes, lambda: shards.labels[shards.usable], kept)
+
+
+def build_loop(
+    settings: Settings, training: "Feed", validation: "Feed | None", weights: np.ndarray | None, say: Say
+) -> "Loop":
     """Builds the recipe's model, optimizer and schedule in the strategy's scope."""
     from kimagenet import optim
     from kimagenet.training.loop import Loop
     from kimagenet.training.mixing import MixSpec
-    from kimagenet.training.strategy import synchronize_batch_norm
+    from kimagenet.training.strategy import set_batch_norm_momentum, synchronize_batch_norm
 
     recipe = settings.recipe
     with training.strategy.scope():
         model = start.build(recipe, training.shards.num_classes, settings.dataset_dir, say)
         optimizer = optim.build(recipe)
+        if recipe.bn_momentum:
+            set_batch_norm_momentum(model, recipe.bn_momentum)
         if recipe.sync_bn and training.strategy.num_replicas_in_sync > 1:
             synchronize_batch_norm(model)
     return Loop(
@@ -217,6 +241,7 @@ def build_loop(settings: Settings, training: "Feed", validation: "Feed | None", 
         schedule=recipe.schedule(),
         weight_decay=recipe.weight_decay,
         label_smoothing=recipe.label_smoothing,
+        class_weights=weights,
         mixing=MixSpec.of(recipe),
         seed=recipe.seed,
         xla=recipe.xla,
@@ -256,6 +281,19 @@ def make_callbacks(loop: "Loop", settings: Settings, epochs: int) -> "list[keras
             raise UserError(what, setting="callback")
         callbacks.append(callback)
     return callbacks
+
+
+def per_class(loop: "Loop", run: Path) -> Iterator[str]:
+    """A table of the validation accuracy of each class, with the weights that the run has ended with."""
+    from kimagenet.inference import evaluation, report
+
+    if (validation := loop.validation) is None:
+        yield "no validation split, so no accuracy of the classes"
+    elif validation.has_peers:
+        yield f"for the accuracy of each class: `{remedies.module('kimagenet.evaluate', run, '--per-class')}`"
+    else:
+        tally = evaluation.over_feed(loop.model, validation, validation.shards.classes)
+        yield from report.per_class_lines(tally)
 
 
 def begin_and_fit(loop: "Loop", settings: Settings, info: dict[str, Any], say: Say) -> int:

@@ -19,9 +19,10 @@ DEFAULT_DATASET_DIR = Path("~/data/ILSVRC2012/tfrecords")  # the original's
 
 DESCRIPTION = """Trains an image classifier on TFRecord shards. Without any argument it trains on ImageNet in its
 default place. If ImageNet is not there, it generates a small data set and trains a small model on it."""
-EPILOG = """The recipe is the one of --recipe. Without --recipe it is: for a saved MODEL, the recipe of its run; for
-mobilenet_v2, resnet50 and googlenet_bn, the defaults of keras_imagenet's train.py; for other models, their own recipe.
-Flags change single fields of it. The result is printed and saved as recipe.json. A saved MODEL can be trained at
+EPILOG = """The recipe is the one of --recipe. Without --recipe it is chosen for the number of training records and for
+new or trained weights; the first lines of the run say what and why. From half a million records on, a new model has its
+own recipe; demo always has. A command with the seven flags of keras_imagenet's train_new.sh trains as there. Flags
+change single fields of the recipe. The result is printed and saved as recipe.json. A saved MODEL can be trained at
 another --image-size; its head is replaced if the data set has another number of classes. Every flag can be written
 with _ instead of -. Exit codes: 0 done, 1 failed, 2 wrong use, 75 stopped (--resume continues the run), 130
 interrupted without a new checkpoint."""
@@ -58,7 +59,7 @@ def make_parser() -> cli.Parser:
 
 def _add_run_flags(run: argparse._ArgumentGroup) -> None:
     add = run.add_argument
-    add("--recipe", metavar="NAME|FILE|RUN", help="a name of --list-recipes, a recipe.json, or a run")
+    add("--recipe", metavar="NAME|FILE|RUN", help="a name of --list-recipes, original, a recipe.json or a run")
     add("--list-recipes", nargs=0, action=ListRecipes, help="print a table of the recipes and exit")
     add("--output", type=Path, metavar="RUN", help="the run directory; default: runs/MODEL-TIME")
     add("--log-steps", type=cli.positive_int, default=50, metavar="N", help="steps between two log lines (50)")
@@ -74,6 +75,8 @@ def _add_run_flags(run: argparse._ArgumentGroup) -> None:
     add("--validate-every", type=cli.positive_int, default=1, metavar="N", help="epochs between validations (1)")
     text = "a Keras callback of yours: a class, or a function that returns one; may be repeated"
     add("--callback", action="append", default=[], metavar="MODULE:NAME", help=text)
+    text = "print the accuracy of each class at the end; default: with --class-weights or --sampling balanced"
+    add("--per-class", action=argparse.BooleanOptionalAction, help=text)
     add("--keep-checkpoints", type=cli.positive_int, default=3, metavar="N", help="how many checkpoints to keep (3)")
     add("--plot-schedule", type=Path, metavar="PNG", help="plot the learning rate into a PNG file and exit")
 

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kimagenet import defaults, models
+from kimagenet.class_weights import described
+from kimagenet.inference import fine_tuning
 from kimagenet.networks import freezing
 from kimagenet.recipe import Recipe
 from kimagenet.train_settings import Settings
@@ -30,8 +33,8 @@ def recipe_text(recipe: Recipe) -> str:
     return textwrap.fill(f"recipe  {pairs}", 118, subsequent_indent=" " * 8, break_on_hyphens=False)
 
 
-def banner(settings: Settings, loop: "Loop") -> str:
-    """Lines with the numbers of the training: data, order (if records are read in blocks), loader, model, run."""
+def banner(settings: Settings, loop: "Loop", weights: np.ndarray | None = None) -> str:
+    """Lines with the numbers of the training: data, order and class weights if they matter, loader, model, run."""
     recipe, training, validation = settings.recipe, loop.training, loop.validation
     records = f"{len(training.shards.usable):,} training records"
     if validation:
@@ -45,6 +48,7 @@ def banner(settings: Settings, loop: "Loop") -> str:
     lines = (
         f"data    {settings.dataset_dir}: {records}, {training.shards.num_classes} classes",
         *_order(settings, training.shards),
+        *_weights(recipe, weights, training.shards),
         f"loader  {training.description}: {steps}",
         f"model   {recipe.model}: {_parameters(recipe, loop)}, {recipe.image_size} px",
         f"run     {settings.run.path}: {epochs}, {total:,} steps{updates}",
@@ -76,6 +80,16 @@ def large_pictures(settings: Settings, training: "Feed") -> str:
     return f"data    {what}; smaller ones: {remedies.build_shards('IMAGES', 'SHARDS', f'--short-side={better}')}"
 
 
+def slow_statistics(settings: Settings, loop: "Loop") -> str:
+    """What to say if the moving statistics of a new model cannot follow in so few steps; else ""."""
+    recipe = settings.recipe
+    if fine_tuning.is_saved(recipe.model):
+        return ""
+    momentum = max((layer.momentum for layer in models.batch_norms(loop.model)), default=0.0)
+    problem = defaults.slow_statistics(momentum, recipe.epochs * loop.steps_per_epoch)
+    return problem and f"{problem}; set a smaller --bn-momentum"
+
+
 def _details(recipe: Recipe, training: "Feed") -> str:
     """The batch of each replica, the steps of an update, the records that an epoch leaves out."""
     replicas, dropped = training.replicas, training.dropped_records
@@ -88,7 +102,9 @@ def _details(recipe: Recipe, training: "Feed") -> str:
 
 
 def _order(settings: Settings, shards: ShardSet) -> list[str]:
-    """The line about blocks and their window; none if records are shuffled one by one."""
+    """The line about balanced sampling, or about blocks and their window; none if records are shuffled one by one."""
+    if settings.shuffle.is_balanced:
+        return [_balanced(shards)]
     chosen = settings.shuffle.resolved(shards)
     if not chosen.window or not chosen.block_records:
         return []
@@ -97,6 +113,20 @@ def _order(settings: Settings, shards: ShardSet) -> list[str]:
     window = f"mixed with each other over {chosen.window:,} records ({_size(chosen.window * record)} of memory)"
     reason = "; small blocks, because the shards are sorted by class" if shards.is_sorted else ""
     return [f"order   {block}, {window}{reason}"]
+
+
+def _balanced(shards: ShardSet) -> str:
+    """The line about balanced sampling: how often the records of the rarest and the most frequent class are read."""
+    counts = np.bincount(shards.labels[shards.usable], minlength=shards.num_classes)
+    of_class = counts.sum() / np.count_nonzero(counts)
+    ends = (int(np.argmin(np.where(counts, counts, counts.max()))), int(np.argmax(counts)))
+    rare, frequent = (f"each of {counts[end]:,} of {shards.classes[end]} {of_class / counts[end]:.2g}" for end in ends)
+    return f"order   balanced: about {of_class:,.0f} records of each class in an epoch; {rare} times, {frequent} times"
+
+
+def _weights(recipe: Recipe, weights: np.ndarray | None, shards: ShardSet) -> list[str]:
+    """The line about class weights; none without them."""
+    return [] if weights is None else [f"weights {described(recipe.class_weights, weights, shards.classes)}"]
 
 
 def _size(count: float) -> str:
@@ -139,7 +169,13 @@ def _corrupt_lines(path: Path) -> list[dict[str, Any]]:
         return []
 
 
-def describe_run(settings: Settings, loop: "Loop", identity: dict[str, str], order: dict[str, Any]) -> dict[str, Any]:
+def describe_run(
+    settings: Settings,
+    loop: "Loop",
+    identity: dict[str, str],
+    order: dict[str, Any],
+    weights: np.ndarray | None = None,
+) -> dict[str, Any]:
     """The content of run.json, see docs/data-format.md.
 
     Args:
@@ -147,9 +183,9 @@ def describe_run(settings: Settings, loop: "Loop", identity: dict[str, str], ord
         loop: its open loaders.
         identity: what `kimagenet.runs.identity` says about the data set.
         order: what it says about the order of the records.
+        weights: of the classes, float32 [C]; None: all 1.
     """
     import keras
-    import numpy as np
     import tensorflow as tf
 
     info = DatasetInfo.load(settings.dataset_dir)
@@ -164,6 +200,7 @@ def describe_run(settings: Settings, loop: "Loop", identity: dict[str, str], ord
         "records": {feed.shards.split: len(feed.shards.usable) for feed in feeds},
         "classes": list(training.shards.classes),
         "parameters": dict(zip(("trained", "all"), freezing.parameters(loop.model), strict=True)),
+        "class_weights": None if weights is None else weights.tolist(),
         "loader": {
             "name": training.loaders[0].name,
             "device": training.loaders[0].device,

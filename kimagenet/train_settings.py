@@ -6,22 +6,25 @@ Each setting is taken from the first of these that has it:
 2. with --resume, or if the run in --output has begun: the run's own files. --resume takes the recipe and the folder of
    the data set from them. A run that has begun also keeps its loader: loaders differ by rounding, and the rest of the
    run must be the same bit for bit;
-3. for the recipe: the one of --recipe (before the run's own), the one of a saved MODEL's run, keras_imagenet's defaults
-   for three models, the MODEL's own recipe, in this order;
+3. for the recipe: the one of --recipe (before the run's own); without it what `kimagenet.defaults` chooses for the
+   data, or the MODEL's own recipe if that is not keras_imagenet's or the data is as large as ImageNet;
 4. the default: ImageNet in its usual place if it is there, else the generated demo data set with the demo's recipe.
 """
 
 import argparse
 import dataclasses
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from kimagenet import augmentation, models
+from kimagenet import augmentation, class_weights, defaults, models
 from kimagenet.decoder_flags import decoder_options
+from kimagenet.import_path import is_import_path
 from kimagenet.inference import fine_tuning, start
+from kimagenet.networks import applications
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
 from kimagenet.train_flags import DEFAULT_DATASET_DIR, augmentation_changes
@@ -30,10 +33,14 @@ from pipelines import loaders
 from pipelines.decoding import DecoderOptions
 from pipelines.errors import UserError, did_you_mean
 from pipelines.order.spec import FIRST_VERSION, ORDER_VERSION, ShuffleSpec
+from pipelines.shards.dataset import DatasetInfo
 from pipelines.system.files import user_path
 
-# The original's batch_size and iter_size if no flag says them; for other models it demanded the flags.
+ORIGINAL = "original"  # as a recipe: the defaults of keras_imagenet's train.py
+# Its batch_size and iter_size if no flag says them; for other models it demanded the flags.
 ORIGINAL_BATCHES = {"mobilenet_v2": (64, 4), "resnet50": (16, 16), "googlenet_bn": (64, 4)}
+# What a training of a saved model takes from its run, if nothing else says it.
+_KEPT = ("model", "image_size", "dropout_rate", "augment", "crop_ratio", "sync_bn", "amp", "xla")
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class Settings:
         keep_checkpoints: how many checkpoints are kept.
         validate_every: epochs between two validations.
         callbacks: import paths of the user's Keras callbacks.
+        per_class: whether the accuracy of each class is printed at the end.
         plot_schedule: the file for a plot of the learning rate, instead of a training; None: train.
         note: what the user has to know about these choices, "" if nothing.
     """
@@ -102,6 +110,7 @@ class Settings:
     keep_checkpoints: int
     validate_every: int
     callbacks: tuple[str, ...]
+    per_class: bool
     plot_schedule: Path | None
     note: str
 
@@ -122,8 +131,8 @@ def resolve(flags: argparse.Namespace, cluster: Cluster) -> Settings:
     dataset_dir, is_demo = _dataset(flags.dataset_dir, earlier)
     # Without force_resume, `check_same` reads the file again and warns about missing fields.
     of_run = Recipe.load(earlier.recipe, quiet=not flags.force_resume) if earlier else None
-    recipe, note = resolve_recipe(flags, is_demo, of_run)
-    recipe = start.checked(recipe)
+    recipe, note = resolve_recipe(flags, is_demo, of_run, None if is_demo else dataset_dir)
+    recipe = start.checked(_with_whole_paths(recipe))
     name = Path(recipe.model).stem if fine_tuning.is_saved(recipe.model) else recipe.model.replace(":", "-")
     run = given or RunDirectory.at(Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     loader = LoaderSettings(
@@ -153,9 +162,15 @@ def resolve(flags: argparse.Namespace, cluster: Cluster) -> Settings:
         keep_checkpoints=flags.keep_checkpoints,
         validate_every=flags.validate_every,
         callbacks=tuple(flags.callback),
+        per_class=_is_imbalanced(recipe) if flags.per_class is None else flags.per_class,
         plot_schedule=flags.plot_schedule,
         note=note,
     )
+
+
+def _is_imbalanced(recipe: Recipe) -> bool:
+    """Whether a recipe has a means against classes of different sizes."""
+    return recipe.class_weights != class_weights.NONE or recipe.sampling == "balanced"
 
 
 def _given_run(flags: argparse.Namespace, cluster: Cluster, is_resume_asked: bool) -> RunDirectory | None:
@@ -188,6 +203,23 @@ def _dataset(given: Path | None, earlier: RunDirectory | None) -> tuple[Path, bo
     return demo_directory(), True
 
 
+def _training_records(dataset_dir: Path | None) -> int:
+    """The usable training records of a data set; None: of the demo, which may not be there yet."""
+    if dataset_dir is None:
+        from kimagenet.demo import CLASSES, TRAIN_PER_CLASS
+
+        return TRAIN_PER_CLASS * len(CLASSES)
+    split = DatasetInfo.load(dataset_dir).splits.get("train")
+    return split.num_records - len(split.quarantine) if split else 0  # without the split, opening it is an error
+
+
+def _with_whole_paths(recipe: Recipe) -> Recipe:
+    """The recipe with the whole path of its class weights."""
+    if recipe.class_weights in (class_weights.NONE, class_weights.BALANCED):
+        return recipe
+    return recipe.replace(class_weights=str(user_path(recipe.class_weights).absolute()))
+
+
 class _Base(NamedTuple):
     """The recipe that flags change, and where it comes from if the user should know."""
 
@@ -196,7 +228,10 @@ class _Base(NamedTuple):
 
 
 def resolve_recipe(
-    flags: argparse.Namespace, is_demo: bool = False, of_run: Recipe | None = None
+    flags: argparse.Namespace,
+    is_demo: bool = False,
+    of_run: Recipe | None = None,
+    dataset_dir: Path | None = None,
 ) -> tuple[Recipe, str]:
     """The recipe with the flags' changes, and a note on where it comes from ("" if the user said it).
 
@@ -204,9 +239,10 @@ def resolve_recipe(
         flags: what `train_flags.make_parser()` parsed.
         is_demo: whether the data set is the demo.
         of_run: the recipe of the run that is continued.
+        dataset_dir: the data set, which a recipe may depend on; None: the demo.
 
     Raises:
-        UserError: there is no such recipe, or the flags contradict each other.
+        UserError: there is no such recipe, the flags contradict each other, or there is no such data set.
     """
     flags = argparse.Namespace(**{**vars(flags), "model": _expanded(flags.model), "recipe": _expanded(flags.recipe)})
     changes = {f.name: vars(flags)[f.name] for f in dataclasses.fields(Recipe) if vars(flags).get(f.name) is not None}
@@ -214,7 +250,7 @@ def resolve_recipe(
         changes.setdefault("weight_decay", 0.0)  # the two exclude each other, and only one was asked for
     if of_run and flags.model:
         changes["model"] = flags.model
-    base = _Base(of_run) if of_run and not flags.recipe else _base(flags.recipe, flags.model, is_demo)
+    base = _Base(of_run) if of_run and not flags.recipe else _base(flags, is_demo, changes, dataset_dir)
     if augmentation_changes(flags):
         text = changes.get("augment", base.recipe.augment)
         changes["augment"] = augmentation.with_changes(text, augmentation_changes(flags))
@@ -226,19 +262,43 @@ def _expanded(name: str | None) -> str | None:
     return str(user_path(name)) if name and name.startswith("~") else name
 
 
-def _base(name: str | None, model: str | None, is_demo: bool) -> _Base:
+def _base(flags: argparse.Namespace, is_demo: bool, given: Mapping[str, Any], dataset_dir: Path | None) -> _Base:
     known = models.recipes()
-    if name is not None:
-        return _Base(known[name] if name in known else _recipe_in(name))
-    model = model or ("demo" if is_demo else Recipe.model)
+    if flags.recipe == ORIGINAL:
+        return _Base(_original_defaults(flags.model or Recipe.model))
+    if flags.recipe is not None:
+        return _Base(known[flags.recipe] if flags.recipe in known else _recipe_in(flags.recipe))
+    model = flags.model or ("demo" if is_demo else Recipe.model)
+    says_all = given.keys() >= defaults.ORIGINAL_CHOICES
     if fine_tuning.is_saved(model):
-        return _Base(fine_tuning.recipe_of(model))
-    if model in ORIGINAL_BATCHES:
-        note = f"No --recipe: using the defaults of keras_imagenet's train.py. Its recipe is --recipe {model}."
-        return _Base(_original_defaults(model), note)
+        own = fine_tuning.recipe_of(model)
+        return _Base(own) if says_all else _chosen(own, given, _training_records(dataset_dir), True)
+    is_pretrained = bool(given.get("pretrained"))
+    if applications.is_application(model) or is_import_path(model) or is_pretrained:
+        own = Recipe(model=model)
+        return _Base(own) if says_all else _chosen(own, given, _training_records(dataset_dir), is_pretrained)
     if model not in known:
         return _Base(_original_defaults(model))  # `resolve` refuses an unknown model
-    return _Base(known[model], f"No --recipe: using the recipe {model}.")
+    if not models.is_of_keras_imagenet(model):
+        return _Base(known[model], f"No --recipe: using the recipe {model}.")
+    if says_all:
+        return _Base(_original_defaults(model) if model in ORIGINAL_BATCHES else known[model])
+    if (count := _training_records(dataset_dir)) < defaults.MANY_RECORDS:
+        return _chosen(Recipe(model=model), given, count, False)
+    source = models.reported()[model].source
+    note = f"No --recipe: {count:,} training records are many, so the recipe is {model}, from {source}."
+    return _Base(known[model], note)
+
+
+def _chosen(own: Recipe, given: Mapping[str, Any], records: int, is_trained: bool) -> _Base:
+    """What fits the data, with the shape and the images of a trained model's own recipe."""
+    base = Recipe(**{name: getattr(own, name) for name in _KEPT})
+    choices = defaults.choose(given, records, given.get("image_size", own.image_size), is_trained=is_trained)
+    weights = "trained" if is_trained else "new"
+    title = f"No --recipe: chosen for {records:,} training records and {weights} weights; --recipe {ORIGINAL} is for"
+    lines = [f"{title} keras_imagenet's values", *defaults.lines(choices)]
+    chosen = {name: value for choice in choices for name, value in choice.values.items()}
+    return _Base(base.replace(**given, **chosen), "\n".join(lines))  # together: a warm-up has to fit the epochs
 
 
 def _recipe_in(name: str) -> Recipe:
@@ -248,8 +308,8 @@ def _recipe_in(name: str) -> Recipe:
         return Recipe.load(RunDirectory.existing(path).recipe)
     if path.is_file() or path.suffix == ".json":
         return Recipe.load(path)
-    known = ", ".join(models.recipes())
-    remedy = did_you_mean(name, models.recipes()) or f"choose a recipe.json, a run's folder or one of {known}"
+    known = [ORIGINAL, *models.recipes()]
+    remedy = did_you_mean(name, known) or f"choose a recipe.json, a run's folder or one of {', '.join(known)}"
     raise UserError(f"{name}: no such recipe", remedy=remedy, setting="recipe")
 
 
@@ -259,9 +319,10 @@ def _original_defaults(model: str) -> Recipe:
 
 
 def _shuffle(run: RunDirectory, recipe: Recipe) -> ShuffleSpec:
-    """How the records are shuffled. A run that has begun keeps its version, and all of it unless its window changes."""
+    """How the records are shuffled. A run that has begun keeps its version, and all of it unless the recipe changes."""
+    is_balanced = recipe.sampling == "balanced"
     if not run.is_begun:
-        return ShuffleSpec(window=recipe.window())
+        return ShuffleSpec(window=recipe.window(), is_balanced=is_balanced)
     order = run.read_info().get("order", {"version": FIRST_VERSION})  # before run.json had a field for it
     try:
         version, window, block = (order.get(name) for name in ("version", "window", "block_records"))
@@ -271,9 +332,10 @@ def _shuffle(run: RunDirectory, recipe: Recipe) -> ShuffleSpec:
     except (AttributeError, TypeError, UserError):
         what = f"it has an order of records that this release does not know (its own is version {ORDER_VERSION})"
         raise UserError(what, path=run.info, remedy="use the release that began the run") from None
-    if Recipe.load(run.recipe, quiet=True).shuffle_window == recipe.shuffle_window:
-        return shuffle
-    return ShuffleSpec(shuffle.version, recipe.window())
+    before = Recipe.load(run.recipe, quiet=True)
+    if (before.shuffle_window, before.sampling) == (recipe.shuffle_window, recipe.sampling):
+        return dataclasses.replace(shuffle, is_balanced=is_balanced)
+    return ShuffleSpec(shuffle.version, recipe.window(), is_balanced=is_balanced)
 
 
 def loader_of(run: RunDirectory) -> str:

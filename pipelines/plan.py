@@ -27,6 +27,9 @@ class EpochPlan:
     (`dropped_records`), different ones each epoch.
     Evaluation: every usable record once, in file order. The last global batch is filled with repeats of weight 0.
 
+    Balanced sampling (`ShuffleSpec.is_balanced`): as many records of each class; records of rare classes come several
+    times in an epoch, each time with other draws.
+
     Records that turn out to be corrupt during a run are `skipped`: they take part in the shuffle and are removed
     afterwards. So the records before the first of them keep their places, and the later ones move up.
 
@@ -117,7 +120,7 @@ class EpochPlan:
 
     def records_between(self, start: int, stop: int) -> np.ndarray:
         """int64 [stop − start]: the records at the positions `start` … `stop` − 1."""
-        return self._mine(start, stop, self._global_records, self._order.deal)
+        return self._picks_between(start, stop) % self.shards.num_records
 
     def weights_between(self, start: int, stop: int) -> np.ndarray:
         """float32 [stop − start]: the weights of the positions `start` … `stop` − 1."""
@@ -135,9 +138,9 @@ class EpochPlan:
 
     def draw(self, start: int, stop: int) -> Draws:
         """The draws of positions `start` … `stop` − 1 of `records`."""
-        records = self.records_between(start, stop)
-        heights, widths = self.shards.sizes[records].T
-        return self.augment.draw(RecordUniform(self.seed, self.epoch, records), heights, widths, self.image_size)
+        picks = self._picks_between(start, stop)
+        heights, widths = self.shards.sizes[picks % self.shards.num_records].T
+        return self.augment.draw(RecordUniform(self.seed, self.epoch, picks), heights, widths, self.image_size)
 
     @property
     def draws(self) -> Draws:
@@ -158,8 +161,12 @@ class EpochPlan:
     def _order(self) -> Order:
         return self._whole_order.without(self.skipped)
 
-    def _global_records(self, start: int, stop: int) -> np.ndarray:
-        """The records at global positions; those after the last are the last record again."""
+    def _picks_between(self, start: int, stop: int) -> np.ndarray:
+        """The picks at this rank's positions, see `Order.between`. A copy of a record has draws that belong to it."""
+        return self._mine(start, stop, self._global_picks, self._order.deal)
+
+    def _global_picks(self, start: int, stop: int) -> np.ndarray:
+        """The picks at global positions; those after the last are the last one again."""
         found = self._order.between(start, min(stop, self.num_records))
         if missing := stop - start - len(found):
             last = self._order.between(self.num_records - 1, self.num_records)

@@ -193,7 +193,7 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run directory"):
         resolved(f"--recipe={tmp_path}")
     with pytest.raises(
-        UserError, match=r"nowhere: no such recipe; choose a recipe\.json, a run's folder or one of demo"
+        UserError, match=r"nowhere: no such recipe; choose a recipe\.json, a run's folder or one of original, demo"
     ):
         resolved("--recipe=nowhere")
     with pytest.raises(UserError, match=r"nowhere\.json: No such file"):

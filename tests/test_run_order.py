@@ -16,9 +16,14 @@ from pipelines import ShardSet
 from pipelines.order import window
 from pipelines.order.spec import ShuffleSpec
 from tests.helpers.kill_proof import noting_batches, read_notes
-from tests.test_resume import STEPS_PER_EPOCH, assert_same, at_step, command, send
+from tests.test_resume import STEPS_PER_EPOCH, assert_same, at_step, send
+from tests.test_resume import command as balanced_command
 
 EARLIER, WINDOWS = ShuffleSpec(1), ShuffleSpec(window=40, block_records=5)
+
+
+def command(dataset: Path, output: Path, loader: str) -> list[str]:
+    return balanced_command(dataset, output, loader, "--sampling=all")
 
 
 def run_with(shuffle: ShuffleSpec, arguments: list[str], stop_at: int = 0) -> int:
@@ -79,6 +84,7 @@ def test_a_run_continues_with_the_order_that_it_began_with(
         "version": chosen.version,
         "window": chosen.window,
         "block_records": chosen.block_records,
+        "is_balanced": False,
         "digest": shuffle.digest(shards, 0),
     }
 

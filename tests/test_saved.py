@@ -112,10 +112,11 @@ def test_other_heads_are_kept_for_the_same_number_of_classes(tmp_path: Path) -> 
 
 
 def test_training_starts_from_a_run(run: RunDirectory, tiny_dataset: Path, tmp_path: Path) -> None:
-    """With a learning rate of almost zero the new run has the weights of the old one, and its recipe."""
+    """With a learning rate of almost zero the new run has the weights of the old one."""
     output = tmp_path / "again"
     flags = ["--loader=tfdata", "--workers=1", f"--dataset-dir={tiny_dataset}", f"--output={output}"]
-    assert train.main([str(run.path), *flags, "--optimizer=sgd", "--initial_lr=1e-30", "--weight-decay=0"]) == 0
+    flags += [f"--recipe={run.path}", "--optimizer=sgd", "--initial_lr=1e-30", "--weight-decay=0", "--bn-momentum=0.7"]
+    assert train.main([str(run.path), *flags]) == 0
     recipe = Recipe.load(RunDirectory(output).recipe)
     assert recipe.model == str(run.final)
     before = Recipe.load(run.recipe)
@@ -124,6 +125,7 @@ def test_training_starts_from_a_run(run: RunDirectory, tiny_dataset: Path, tmp_p
     first, second = (keras.models.load_model(r.final) for r in (run, RunDirectory(output)))
     for a, b in zip(first.trainable_variables, second.trainable_variables, strict=True):
         np.testing.assert_array_equal(a, b)
+    assert [{layer.momentum for layer in models.batch_norms(model)} for model in (first, second)] == [{0.9}, {0.7}]
     assert evaluate.main([str(output), "--loader=tfdata"]) == 0
 
 
@@ -221,7 +223,8 @@ def test_mixed_precision_trains_and_keeps_the_softmax_in_float32(
     """In a new run, and in one that starts from a float32 file."""
     flag = ["--amp"] if precision == "float16" else ["--amp", precision]
     flags = [*SMALL, "--dropout-rate=0.1", f"--dataset-dir={tiny_dataset}", f"--output={tmp_path / 'run'}"]
-    assert train.main([str(run.path) if from_run else "demo", *flag, *flags]) == 0
+    start = [str(run.path), f"--recipe={run.path}"] if from_run else ["demo"]
+    assert train.main([*start, *flag, *flags]) == 0
     again = RunDirectory(tmp_path / "run")
     model_name = str(run.final) if from_run else "demo"
     assert Recipe.load(again.recipe) == Recipe.load(run.recipe).replace(amp=precision, model=model_name)

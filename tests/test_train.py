@@ -36,6 +36,7 @@ def run_train(dataset: Path, output: Path, *flags: str) -> int:
 
 
 def resolve(*arguments: str, is_demo: bool = False) -> Recipe:
+    """The recipe for the demo's records."""
     given = train.with_values(cli.with_hyphens(arguments))
     return train_settings.resolve_recipe(train.make_parser().parse_args(given), is_demo)[0]
 
@@ -216,12 +217,17 @@ def test_without_a_validation_split(
     lines = capsys.readouterr().out.splitlines()
     (run,) = (number for number, line in enumerate(lines) if line.startswith("run     "))
     assert lines[run + 1].startswith("data    most training pictures are far larger than 32 px need (their median ")
+    assert lines[run + 2].startswith("note    only 5 updates in the whole run, too few to learn much: ")
+    assert lines[run + 3].startswith("note    BatchNormalization's momentum 0.9 is too slow for 5 steps: 59% of the ")
 
 
 def test_recipes_and_flags() -> None:
-    assert resolve("mobilenet_v2") == Recipe(model="mobilenet_v2", batch_size=64, iter_size=4, crop_ratio=1.0)
-    assert resolve("resnet50").batch_size == resolve("resnet50").iter_size == 16
-    assert resolve("osnet") == models.recipes()["osnet"]
+    original = Recipe(model="mobilenet_v2", batch_size=64, iter_size=4, crop_ratio=1.0)
+    assert resolve("mobilenet_v2", "--recipe=original") == original
+    resnet50 = resolve("resnet50", "--recipe=original", "--epochs=2")
+    assert (resnet50.batch_size, resnet50.iter_size, resnet50.epochs) == (16, 16, 2)
+    assert resolve("--recipe=original").model == "googlenet_bn"
+    assert resolve("osnet", "--recipe=osnet") == models.recipes()["osnet"]
     assert resolve("--recipe=resnet50") == models.recipes()["resnet50"]
     assert resolve("demo", "--recipe=resnet50") == models.recipes()["resnet50"].replace(model="demo")
     assert resolve(is_demo=True) == models.recipes()["demo"]
@@ -279,6 +285,7 @@ def test_every_recipe_field_is_a_flag() -> None:
         (["--dataset-dir", "/no/folder"], "/no/folder: no such folder"),
         (["--lr", "0"], "initial_lr must be greater than 0, not 0.0 (--initial-lr)"),
         (["--batch-size", "200"], "do not fill one batch of 200"),
+        (["--iter-size", "1000"], "nothing would be trained; choose a smaller iter_size (--iter-size)"),
         (["--output", __file__], "not a folder"),
     ],
 )

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from kimagenet import models, train, train_settings
+from kimagenet import defaults, models, train, train_settings
+from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
 from kimagenet.training.cluster import Cluster
 from pipelines import UserError
 from pipelines.order.spec import ShuffleSpec
+from pipelines.shards.dataset import ClassInfo, DatasetInfo, ShardInfo, SplitInfo
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,65 @@ def begun_run(tmp_path: Path) -> RunDirectory:
 
 def settings_of(*arguments: str, cluster: Cluster | None = None) -> train_settings.Settings:
     return train_settings.resolve(train.make_parser().parse_args(arguments), cluster or Cluster())
+
+
+def write_counts(folder: Path, records: int, quarantine: int = 0) -> Path:
+    """A dataset.json alone: it says how many records there are."""
+    folder.mkdir(parents=True)
+    shard = ShardInfo(file="train-00000-of-00001", records=records, bytes=records)
+    split = SplitInfo(shards=[shard], sizes="train-sizes.npy", quarantine=list(range(quarantine)))
+    DatasetInfo(label_base=1, classes=[ClassInfo(name="a")], splits={"train": split}).save(folder)
+    return folder
+
+
+def test_without_a_recipe_the_data_decides(tmp_path: Path) -> None:
+    data = write_counts(tmp_path / "data", 2_003, quarantine=3)
+    settings = settings_of("mobilenet_v2", f"--dataset-dir={data}", "--image-size=96", "--epochs=30", "--lr=0.002")
+    given = {"epochs": 30, "initial_lr": 0.002}
+    choices = defaults.choose(given, 2_000, 96, is_trained=False)
+    chosen = {name: value for choice in choices for name, value in choice.values.items()}
+    assert settings.recipe == Recipe(model="mobilenet_v2", image_size=96, **given, **chosen)
+    assert chosen["batch_size"] == 32
+    title, *lines = settings.note.splitlines()
+    assert title.startswith("No --recipe: chosen for 2,000 training records and new weights; --recipe original is for ")
+    assert lines == defaults.lines(choices)
+    assert settings_of("mobilenet_v2", f"--dataset-dir={data}", "--recipe=original").note == ""
+    with pytest.raises(UserError, match="no such folder"):
+        settings_of("mobilenet_v2", f"--dataset-dir={tmp_path / 'none'}")
+
+
+@pytest.mark.parametrize("epsilon", [(), ("--epsilon=0.5",)])
+@pytest.mark.parametrize(
+    ("model", "optimizer"), [("googlenet_bn", "adam"), ("efficientnet_b0", "sgd"), ("osnet", "adam")]
+)
+def test_a_command_of_the_original_trains_as_there(
+    model: str, optimizer: str, epsilon: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Those of train_new.sh say seven choices. What they do not say is keras_imagenet's, whatever the data is."""
+    data = write_counts(tmp_path / "data", 2_000)
+    line = f"--dropout_rate 0.2 --optimizer {optimizer} --batch_size 32 --iter_size 1 --lr_sched exp --initial_lr 1e-2"
+    flags = [*line.split(), "--final_lr", "1e-5", "--epochs", "60", *epsilon]
+    recipe = settings_of(model, f"--dataset-dir={data}", *flags).recipe
+    assert recipe.epsilon == (0.5 if epsilon else 0.1)
+    assert (recipe.warmup_epochs, recipe.bn_momentum, recipe.crop_ratio) == (0.0, 0.0, 1.0)
+    assert (recipe.decoupled_weight_decay, recipe.augment) == (0.0, "full")
+    assert recipe.weight_decay == {"googlenet_bn": 1e-5, "efficientnet_b0": 3e-5, "osnet": 1e-5}[model]
+    assert settings_of(model, f"--dataset-dir={data}", *line.split()).recipe.bn_momentum > 0  # not all of them
+
+
+def test_trained_weights_keep_the_shape_of_their_run(begun_run: RunDirectory, tmp_path: Path) -> None:
+    data = write_counts(tmp_path / "data", 1_281_167)
+    before = Recipe.load(begun_run.recipe).replace(dropout_rate=0.3, image_size=80, ema=0.999, crop_ratio=0.9)
+    begun_run.begin(before, {"dataset_dir": "/its/shards"})
+    begun_run.final.touch()
+    settings = settings_of(str(begun_run.path), f"--dataset-dir={data}")
+    choices = defaults.choose({}, 1_281_167, 80, is_trained=True)
+    chosen = {name: value for choice in choices for name, value in choice.values.items()}
+    kept = {"dropout_rate": 0.3, "image_size": 80, "crop_ratio": 0.9}
+    assert settings.recipe == Recipe(model=str(begun_run.final), **kept, **chosen)
+    assert " and trained weights; " in settings.note
+    again = settings_of(str(begun_run.path), f"--dataset-dir={data}", f"--recipe={begun_run.path}")
+    assert again.recipe == before.replace(model=str(begun_run.final))
 
 
 def test_flags_come_before_the_run_and_the_run_before_the_defaults(begun_run: RunDirectory) -> None:
@@ -75,11 +136,14 @@ def test_without_any_data_the_demo_is_taken(tmp_path: Path, monkeypatch: pytest.
     assert settings.dataset_dir == tmp_path / "cache" / "kimagenet" / "demo-v1"
     assert settings.recipe == models.recipes()["demo"]
     assert settings.run.path.parent == Path("runs")
-    (tmp_path / "data" / "ILSVRC2012" / "tfrecords").mkdir(parents=True)
+    folder = write_counts(tmp_path / "data" / "ILSVRC2012" / "tfrecords", 1_281_167)
     settings = settings_of()
     assert not settings.is_demo
-    assert settings.dataset_dir == tmp_path / "data" / "ILSVRC2012" / "tfrecords"
-    assert settings.recipe.model == "googlenet_bn"
+    assert settings.dataset_dir == folder
+    assert settings.recipe == models.recipes()["googlenet_bn"]
+    source = "keras_imagenet (train_new.sh; not re-run here)"
+    many = "No --recipe: 1,281,167 training records are many"
+    assert settings.note == f"{many}, so the recipe is googlenet_bn, from {source}."
 
 
 def test_several_workers_need_one_output(tmp_path: Path) -> None:

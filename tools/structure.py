@@ -47,6 +47,8 @@ ROOMS = (
     "kimagenet.augmentation",
     "kimagenet.schedule",
     "kimagenet.recipe",
+    "kimagenet.defaults",
+    "kimagenet.class_weights",
     "kimagenet.models",
     "kimagenet.optim",
     "kimagenet.catalog",

@@ -16,6 +16,7 @@ from pipelines.building.build import (
     scratch_folder,
     unfinished_plan,
 )
+from pipelines.building.holdout import hold_out
 from pipelines.building.options import (
     FEWEST_SHARDS,
     MIN_RECORDS_PER_SHARD,
@@ -55,7 +56,8 @@ def make_parser() -> cli.Parser:
         required=True,
         metavar="DIR",
         help="folder with ImageNet's official tars, Kaggle's or Hugging Face's files (compressed tars are unpacked "
-        "beside the shards during the build), or with train/<class>/* and optionally validation/<class>/*",
+        "beside the shards during the build), or with train/<class>/* and optionally validation/<class>/* "
+        "(or val, valid, test)",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for the shards")
     shards = parser.add_argument_group("shards")
@@ -69,6 +71,13 @@ def make_parser() -> cli.Parser:
         "--seed", type=int, default=default.seed, metavar="N", help="seed of the shuffle (default: %(default)s)"
     )
     images = parser.add_argument_group("images")
+    images.add_argument(
+        "--validation-share",
+        type=float,
+        default=default.validation_share,
+        metavar="X",
+        help="take this share of each class from train for validation, by a hash of the file (default: 0, none)",
+    )
     images.add_argument(
         "--short-side",
         type=int,
@@ -95,12 +104,18 @@ def make_parser() -> cli.Parser:
 
 def build_shards(flags: argparse.Namespace) -> None:
     """Builds a data set and prints what was built. Exits with 1 if too many files were rejected."""
-    options = BuildOptions(flags.train_shards, flags.validation_shards, flags.short_side, flags.quality, flags.seed)
+    options = BuildOptions(
+        flags.train_shards,
+        flags.validation_shards,
+        flags.short_side,
+        flags.quality,
+        flags.seed,
+        flags.validation_share,
+    )
     layout = recognize(flags.source)
     print(f"{layout.root}: {layout.text}", flush=True)
     if layout.unused:
-        more = f" and {len(layout.unused) - _SHOWN:,} more" if len(layout.unused) > _SHOWN else ""
-        print(f"{layout.root}: not used: {one_line(', '.join(layout.unused[:_SHOWN]))}{more}", flush=True)
+        print(f"{layout.root}: not used: {_unused(layout.unused)}", flush=True)
     with owned(flags.output.absolute(), "output"):  # the source may be unpacked there before the build
         report = _build(flags, options, layout)
     _print_report(flags, report)
@@ -113,6 +128,9 @@ def _build(flags: argparse.Namespace, options: BuildOptions, layout: Layout) -> 
     check_output(output)
     with closing(ProgressBar("MB")) as progress:
         source = layout.read(Scratch(scratch_folder(output), flags.workers, progress))
+    if options.validation_share:
+        with closing(ProgressBar()) as progress:
+            source = hold_out(source, options.validation_share, progress)
     print(f"{len(source.classes)} classes, {_counts(source)}", flush=True)
     samples = samples_of(source, options)
     decided = decide(as_planned(options, unfinished_plan(output)), source, samples)
@@ -135,6 +153,14 @@ def _print_report(flags: argparse.Namespace, report: BuildReport) -> None:
         )
     if len(report.rejected) > flags.max_rejected:
         raise SystemExit(EXIT_REJECTED)
+
+
+def _unused(names: Sequence[str]) -> str:
+    """All folders that are not used, and some of the files."""
+    files = [name for name in names if not name.endswith("/")]
+    left_out = set(files[_SHOWN:])
+    more = f" and {len(left_out):,} more files" if left_out else ""
+    return one_line(", ".join(name for name in names if name not in left_out)) + more
 
 
 def _counts(source: Source) -> str:

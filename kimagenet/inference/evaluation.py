@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -12,7 +13,7 @@ from kimagenet.inference.class_match import Classes, numbers_in_model
 from kimagenet.inference.outputs import make_output_step
 from kimagenet.inference.tally import Tally
 from kimagenet.inference.trained import Trained, class_names
-from kimagenet.training.feed import open_feed
+from kimagenet.training.feed import Feed, open_feed
 from kimagenet.training.recovery import SkippedRecords
 from kimagenet.training.strategy import choose_strategy
 from pipelines.augment import AugmentSpec
@@ -63,12 +64,27 @@ def over_shards(
     data = Classes.of(DatasetInfo.load(folder))
     numbers = numbers_in_model(trained.known, data, trained.model, folder)
     batch = BatchSpec(batch_size, model.input_shape[1])
-    step = make_output_step(model, strategy, numbers=numbers)
-    tally = Tally(tuple(shards.classes[label] for label in np.argsort(numbers)))  # in the model's order
+    classes = tuple(shards.classes[label] for label in np.argsort(numbers))  # in the model's order
     reading: dict[str, Any] = {"workers": workers, "device": device, "corrupt": corrupt}
     with open_feed(strategy, loader, shards, batch, augment, **reading) as feed:
-        for images_labels_weights in feed.epoch(0):
-            tally.add(step(*images_labels_weights))
+        return over_feed(model, feed, classes, numbers)
+
+
+def over_feed(model: keras.Model, feed: Feed, classes: tuple[str, ...], numbers: np.ndarray | None = None) -> Tally:
+    """Evaluates a model that is in memory on a whole split.
+
+    Args:
+        model: built in the feed's strategy.
+        feed: evaluation batches.
+        classes: the names of the model's classes.
+        numbers: see `make_output_step`.
+
+    Raises:
+        RunFailed: see `Feed.epoch`.
+    """
+    step, tally = make_output_step(model, feed.strategy, numbers=numbers), Tally(classes)
+    for images_labels_weights in feed.epoch(0):
+        tally.add(step(*images_labels_weights))
     return tally
 
 

@@ -25,10 +25,7 @@ def lines(tally: Tally, per_class: bool = False, confusions: int = 0, calibratio
     yield f"top-1 {tally.top1:.4%} ({tally.top1_correct:,})  top-5 {tally.top5:.4%} ({tally.top5_correct:,})"
     yield f"cross-entropy {tally.loss:.6f}"
     if per_class:
-        yield f"\n{'class':{_NAME_WIDTH}} {'records':>9} {'top-1':>8} {'top-5':>8}  most often taken for"
-        for found in tally.classes():
-            top1, top5 = (_share(n, found.records) for n in (found.top1_correct, found.top5_correct))
-            yield f"{_cut(found.name)} {found.records:>9,} {top1:>8} {top5:>8}  {found.taken_for or ''}".rstrip()
+        yield from per_class_lines(tally)
     if confusions:
         yield f"\n{'class':{_NAME_WIDTH}} {'taken for':{_NAME_WIDTH}} {'records':>9} {'share':>8}"
         for pair in tally.confusions(confusions):
@@ -40,6 +37,14 @@ def lines(tally: Tally, per_class: bool = False, confusions: int = 0, calibratio
             if part.records:
                 span = f"{part.low:.3f} to {part.high:.3f}"
                 yield f"{span:15} {part.records:>9,} {part.confidence:>8.2%} {part.accuracy:>8.2%}"
+
+
+def per_class_lines(tally: Tally) -> Iterator[str]:
+    """The table of all classes."""
+    yield f"\n{'class':{_NAME_WIDTH}} {'records':>9} {'top-1':>8} {'top-5':>8}  most often taken for"
+    for found in tally.classes():
+        top1, top5 = (_share(n, found.records) for n in (found.top1_correct, found.top5_correct))
+        yield f"{_cut(found.name)} {found.records:>9,} {top1:>8} {top5:>8}  {found.taken_for or ''}".rstrip()
 
 
 def content(

@@ -13,8 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from kimagenet.models._batch_norm import batch_norms
 from kimagenet.models._cost import multiply_adds
-from kimagenet.models._recipes import Reported
+from kimagenet.models._recipes import KERAS_IMAGENET, NOT_IN_KERAS_IMAGENET, Reported
 from kimagenet.models._regularization import l2_kernels
 from kimagenet.recipe import Recipe
 from pipelines.errors import UserError, did_you_mean
@@ -23,7 +24,18 @@ from pipelines.ranges import Range, range_of
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["MIN_IMAGE_SIZE", "Reported", "build", "l2_kernels", "multiply_adds", "names", "recipes", "reported"]
+__all__ = [
+    "MIN_IMAGE_SIZE",
+    "Reported",
+    "batch_norms",
+    "build",
+    "is_of_keras_imagenet",
+    "l2_kernels",
+    "multiply_adds",
+    "names",
+    "recipes",
+    "reported",
+]
 
 MIN_IMAGE_SIZE = 32  # pixels: the networks halve the size five times
 
@@ -66,6 +78,11 @@ def recipes() -> dict[str, Recipe]:
 def reported() -> dict[str, Reported]:
     """The accuracy that is reported for each recipe, by recipe name; imports no Keras."""
     return {key: figure for name in names() for key, figure in _file(name).REPORTED.items()}
+
+
+def is_of_keras_imagenet(name: str) -> bool:
+    """Whether the default recipe of a model is keras_imagenet's, which is for ImageNet; imports no Keras."""
+    return reported()[name].source in (KERAS_IMAGENET, NOT_IN_KERAS_IMAGENET)
 
 
 def no_such_model(name: str) -> UserError:

@@ -77,6 +77,7 @@ class Loop:
         schedule: sets the learning rate before each step; None leaves it to the optimizer and the callbacks.
         weight_decay: see `make_training_step`.
         label_smoothing: see `make_training_step`.
+        class_weights: see `make_training_step`.
         mixing: see `make_training_step`.
         seed: see `make_training_step`.
         xla: see `make_training_step`.
@@ -106,6 +107,7 @@ class Loop:
         schedule: Schedule | None = None,
         weight_decay: float = 0.0,
         label_smoothing: float = 0.0,
+        class_weights: np.ndarray | None = None,
         mixing: MixSpec | None = None,
         seed: int = 0,
         xla: bool = False,
@@ -132,6 +134,7 @@ class Loop:
             make_training_step,
             weight_decay=weight_decay,
             label_smoothing=label_smoothing,
+            class_weights=class_weights,
             mixing=mixing,
             seed=seed,
             xla=xla,

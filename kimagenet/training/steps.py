@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kimagenet.models import l2_kernels
@@ -21,6 +22,7 @@ def make_training_step(
     *,
     weight_decay: float = 0.0,
     label_smoothing: float = 0.0,
+    class_weights: np.ndarray | None = None,
     mixing: MixSpec | None = None,
     seed: int = 0,
     xla: bool = False,
@@ -28,9 +30,11 @@ def make_training_step(
     """Makes the training step.
 
     loss = mean over the global batch of −Σ target·log p, plus λ·Σw² over `l2_kernels(model)`, plus the model's own
-    losses. Targets are one-hot·(1 − s) + s/classes, before images and targets are mixed. p are the model's
-    probabilities: Keras takes the logarithm from the input of the softmax, so nothing underflows. Top-1 is the share
-    of images whose most probable class is their own label, not the mixed-in one.
+    losses. Targets are one-hot·(1 − s) + s/classes, before images and targets are mixed. With class weights the target
+    of an image is multiplied by the weight of its class, before it is mixed: the loss of a mixed image is that of its
+    two images, each with its own weight, by their shares. p are the model's probabilities: Keras takes the logarithm
+    from the input of the softmax, so nothing underflows. Top-1 is the share of images whose most probable class is
+    their own label, not the mixed-in one.
 
     Args:
         model: returns probabilities [B, C].
@@ -39,6 +43,7 @@ def make_training_step(
         global_batch: images a step, over all replicas.
         weight_decay: λ.
         label_smoothing: s.
+        class_weights: float32 [C]; None: all 1.
         mixing: how images are mixed; None: not at all.
         seed: of the mixing; its draws belong to (seed, global step, replica).
         xla: compile the step with XLA; for one device only.
@@ -53,7 +58,9 @@ def make_training_step(
     replicas = strategy.num_replicas_in_sync
     if xla and replicas > 1:  # TensorFlow cannot add up gradients of several devices in code that XLA compiles
         raise UserError(f"XLA works with one device, not with {replicas}", remedy="switch xla off", setting="xla")
-    update = _make_update(model, optimizer, global_batch, replicas, weight_decay, label_smoothing, mixing)
+    update = _make_update(
+        model, optimizer, global_batch, replicas, weight_decay, label_smoothing, class_weights, mixing
+    )
     if xla:
         update = tf.function(update, jit_compile=True)
 
@@ -75,21 +82,25 @@ def _make_update(
     replicas: int,
     weight_decay: float,
     label_smoothing: float,
+    class_weights: np.ndarray | None,
     mixing: MixSpec | None,
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
     """The part of a training step that XLA may compile: (images, labels, draws) → loss, top-1 of one replica."""
     kernels = l2_kernels(model) if weight_decay > 0 else []
     variables = model.trainable_variables
     num_classes = model.output_shape[-1]
+    entropy = keras.losses.categorical_crossentropy if class_weights is None else _weighted_entropy
 
     def update(images: tf.Tensor, labels: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         images = to_input(images)
         targets = tf.one_hot(labels, num_classes) * (1 - label_smoothing) + label_smoothing / num_classes
+        if class_weights is not None:
+            targets *= tf.gather(tf.constant(class_weights), labels)[:, None]
         if mixing is not None:
             images, targets = mix(images, targets, mixing, draws)
         with tf.GradientTape() as tape:
             probabilities = as_float32(model(images, training=True))
-            entropies = keras.losses.categorical_crossentropy(targets, probabilities)
+            entropies = entropy(targets, probabilities)
             penalty = tf.add_n([tf.reduce_sum(tf.square(kernel)) for kernel in kernels]) if kernels else 0.0
             # Optimizers add up the gradients of replicas: each gives its share of the mean and of the penalty.
             shared = weight_decay * penalty + sum(model.losses)
@@ -99,6 +110,13 @@ def _make_update(
         return tf.stack([loss, tf.reduce_sum(_is_among_best(probabilities, labels, 1)) / global_batch])
 
     return update
+
+
+def _weighted_entropy(targets: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
+    """float32 [B]: −Σ target·log p for targets of any sum. The gradient of Keras' entropy is right for a sum of 1."""
+    weights = tf.reduce_sum(targets, axis=1)
+    shares = tf.math.divide_no_nan(targets, weights[:, None])
+    return weights * keras.losses.categorical_crossentropy(shares, probabilities)
 
 
 def make_evaluation_step(model: keras.Model, strategy: tf.distribute.Strategy) -> Step:

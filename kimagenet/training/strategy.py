@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import keras
 import tensorflow as tf
 
+from kimagenet.models import batch_norms
 from kimagenet.training.cluster import Cluster
 
 
@@ -63,7 +64,7 @@ def all_agree(strategy: tf.distribute.Strategy, value: int) -> bool:
 
 def synchronize_batch_norm(model: keras.Model) -> None:
     """Lets BatchNormalization use mean and variance over the batches of all replicas: their number changes nothing."""
-    for layer in _batch_norms(model):
+    for layer in batch_norms(model):
         layer.synchronized = True
 
 
@@ -73,7 +74,7 @@ def make_statistics_mean(model: keras.Model, strategy: tf.distribute.Strategy) -
     Without it, replicas whose layers are not synchronized keep different ones, and only those of the first are saved.
     Layers that are frozen now are left out: a mean of equal values may be rounded.
     """
-    layers = [layer for layer in _batch_norms(model) if layer.trainable and not layer.synchronized]
+    layers = [layer for layer in batch_norms(model) if layer.trainable and not layer.synchronized]
     statistics = [value for layer in layers for value in (layer.moving_mean, layer.moving_variance)]
     if strategy.num_replicas_in_sync == 1 or not statistics:
         return lambda: None
@@ -87,9 +88,7 @@ def make_statistics_mean(model: keras.Model, strategy: tf.distribute.Strategy) -
     return tf.function(lambda: strategy.run(replica_step))
 
 
-def _batch_norms(model: keras.Model) -> Iterator[keras.layers.BatchNormalization]:
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _batch_norms(layer)
-        elif isinstance(layer, keras.layers.BatchNormalization):
-            yield layer
+def set_batch_norm_momentum(model: keras.Model, momentum: float) -> None:
+    """Sets how slowly the moving statistics of all BatchNormalization layers follow; the saved model keeps it."""
+    for layer in batch_norms(model):
+        layer.momentum = momentum

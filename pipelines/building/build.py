@@ -10,7 +10,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ def _build(source: Source, output: Path, options: BuildOptions, workers: int, pr
             for result in results:
                 reencoded.update(result.reencoded)
         _write_rejected(output / REJECTED_FILE, rejected)
-        made = {**asdict(options), "layout": source.layout, "reencoded": dict(sorted(reencoded.items()))}
+        made = {**options.content(), "layout": source.layout, "reencoded": dict(sorted(reencoded.items()))}
         info = DatasetInfo(
             label_base=LABEL_BASE,
             classes=list(source.classes),
@@ -168,7 +168,7 @@ def finish(output: Path, root: Path, options: BuildOptions) -> BuildReport | Non
     plan = unfinished_plan(output)
     clean_up(output)
     _log.warning("%s: removed; the build was stopped after its last shard, and is complete", state)
-    if (plan.get("options"), plan.get("root")) != (asdict(as_planned(options, plan)), str(root.absolute())):
+    if (plan.get("options"), plan.get("root")) != (as_planned(options, plan).content(), str(root.absolute())):
         return None
     return BuildReport(info, tuple(_read_rejected(output / REJECTED_FILE)), info.build.get("reencoded", {}))
 
@@ -217,7 +217,7 @@ def check_output(output: Path) -> None:
 def _prepare(output: Path, source: Source, options: BuildOptions) -> int:
     """Makes the folder, or checks that the unfinished build in it has the same plan; the version of its shuffle."""
     plan = {
-        "options": asdict(options),
+        "options": options.content(),
         "root": str(source.root.absolute()),
         # With the sizes and times of tars: in a tar that was replaced other bytes are at these offsets.
         "source": digest(repr(tuple(entry)) for entries in source.splits.values() for entry in entries),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pipelines.building.sample import Sample, take_sample
@@ -28,6 +28,7 @@ class BuildOptions:
         short_side: images with a longer shorter side are shrunk to this one, in pixels; None keeps all sizes.
         quality: JPEG quality of images that are encoded again, 1 to 100.
         seed: seed of the shuffle.
+        validation_share: share of each class that is taken from training for validation; see `holdout`.
 
     Raises:
         UserError: a value is out of range.
@@ -38,9 +39,14 @@ class BuildOptions:
     short_side: int | None = field(default=None, metadata=within(at_least=1))
     quality: int = field(default=95, metadata=within(at_least=1, at_most=100))
     seed: int = field(default=0, metadata=within(at_least=0))
+    validation_share: float = field(default=0.0, metadata=within(at_least=0, below=1))
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    def content(self) -> dict[str, Any]:
+        """The options for a plan and for dataset.json; a share only if there is one, as in earlier releases."""
+        return {name: value for name, value in asdict(self).items() if value or name != "validation_share"}
 
     @property
     def is_decided(self) -> bool:

@@ -32,7 +32,11 @@ class Order(ABC):
 
     @abstractmethod
     def between(self, start: int, stop: int) -> np.ndarray:
-        """int64 [stop − start]: the records at the positions `start` … `stop` − 1."""
+        """int64 [stop − start]: the picks at the positions `start` … `stop` − 1.
+
+        A pick is a record. In an order that has a record several times, a multiple of the split's number of records is
+        added to it from the second time on, so that each pick has random numbers that belong to it.
+        """
 
     @abstractmethod
     def positions(self, records: np.ndarray) -> np.ndarray:

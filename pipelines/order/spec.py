@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pipelines.errors import UserError
+from pipelines.order.balanced import BalancedOrder
 from pipelines.order.base import Order
 from pipelines.order.first import BlockShuffle, RecordShuffle
 from pipelines.order.window import MOST_LANES, KeyShuffle, WindowShuffle
@@ -38,17 +39,22 @@ class ShuffleSpec:
         version: of the order. A run keeps the one that it began with.
         window: how many records are mixed with each other; 0: all of the split. None: as the data set needs it.
         block_records: consecutive records that are read together. None: as the data set needs it.
+        is_balanced: whether an epoch has as many records of each class, single records in random order.
     """
 
     version: int = field(default=ORDER_VERSION, metadata=within(at_least=FIRST_VERSION, at_most=ORDER_VERSION))
     window: int | None = field(default=None, metadata=within(at_least=0, unit="records"))
     block_records: int | None = field(default=None, metadata=within(at_least=1, unit="records"))
+    is_balanced: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.version == FIRST_VERSION and self.window:
             what = "an order of version 1, which an earlier release began, has no window"
             raise UserError(what, remedy="begin another run", setting="shuffle_window")
+        if self.is_balanced and self.window:
+            what = "balanced sampling takes single records from anywhere, so it has no window"
+            raise UserError(what, remedy="leave one of the two out", setting="shuffle_window")
 
     def resolved(self, shards: ShardSet) -> "ShuffleSpec":
         """The same choices with what the data set needs in place of None.
@@ -59,6 +65,8 @@ class ShuffleSpec:
         Returns:
             A spec whose window is 0 if records are shuffled one by one, as up to 50,000 records.
         """
+        if self.is_balanced:
+            return replace(self, window=0, block_records=1)
         count = len(shards.usable)
         is_small = count <= LARGEST_RECORD_SHUFFLE
         if self.version == FIRST_VERSION:
@@ -90,6 +98,8 @@ class ShuffleSpec:
         """
         usable, chosen = shards.usable, self.resolved(shards)
         window, block = chosen.window or 0, chosen.block_records or 1
+        if self.is_balanced:
+            return BalancedOrder(usable, shards.labels[usable], shards.num_records, seed, epoch)
         if self.version == FIRST_VERSION:
             first = (seed, epoch)
             return (

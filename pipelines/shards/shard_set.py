@@ -13,6 +13,7 @@ from pipelines.errors import UserError
 from pipelines.shards import records, remedies
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, ShardInfo, SplitInfo
 from pipelines.shards.index import Index, index_path, read_index
+from pipelines.shards.labels import read_classes
 from pipelines.system.ahead import read_ahead
 from pipelines.system.files import atomic_writer, user_path
 from pipelines.system.reading import read_bytes, read_file
@@ -59,6 +60,16 @@ class ShardSet:
         """int64 [S + 1]: where in `usable` the records of each shard that has some begin, and M."""
         shard = self.shard[self.usable]
         return np.concatenate([[0], np.flatnonzero(np.diff(shard)) + 1, [len(shard)]])
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """int32 [N]: the class of each record from 0, −1 for quarantined ones. Reads all shards when first used.
+
+        Raises:
+            UserError: a shard cannot be read, or a record has no label or one of no class.
+        """
+        where = (self.paths, self.shard, self.offsets, self.lengths)
+        return read_classes(*where, self.usable, self.label_base, self.num_classes)
 
     @property
     def num_classes(self) -> int:

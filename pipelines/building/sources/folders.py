@@ -9,13 +9,20 @@ from pipelines.building.sources import imagenet
 from pipelines.building.sources.source import Found, Place, RejectedFile
 from pipelines.errors import UserError, reason
 
-SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val")}
+SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid", "test")}
 LOOSE = "not in a class folder"
 
 
 def find_split(root: Path, split: str) -> Path | None:
-    """The folder of a split, if it exists."""
-    return next((root / name for name in SPLIT_FOLDERS[split] if (root / name).is_dir()), None)
+    """The folder of a split, if it exists. A folder `test` counts only with class folders: many have no labels."""
+    folders = (root / name for name in SPLIT_FOLDERS[split])
+    return next(
+        (folder for folder in folders if folder.is_dir() and (folder.name != "test" or _has_folders(folder))), None
+    )
+
+
+def _has_folders(folder: Path) -> bool:
+    return any(item.is_dir() for item in _visible(folder))
 
 
 def is_flat(folder: Path) -> bool:

@@ -146,7 +146,7 @@ def hugging_face(root: Path) -> dict[str, Part]:
 
 
 def class_folders(root: Path) -> dict[str, Part]:
-    """train/<class>/* and validation/<class>/* (or val), or ImageNet's validation images directly in validation/."""
+    """train/<class>/* and validation/<class>/* (or val, valid, test), or ImageNet's images directly in validation/."""
     return _folder_parts(root, root, _Labels(root))
 
 
