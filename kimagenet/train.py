@@ -103,7 +103,8 @@ def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
         return 0
     splits = open_splits(settings.dataset_dir, info)
     # Finds a batch that the records do not fill, before TensorFlow is imported.
-    EpochPlan(splits[0], augmentation.spec_of(recipe.augment), recipe.batch_size, recipe.image_size)
+    augment = augmentation.spec_of(recipe.augment)
+    EpochPlan(splits[0], augment, recipe.batch_size, recipe.image_size, repeats=recipe.repeats)
     order = order_of(settings.shuffle, splits[0], recipe.seed)
     if settings.is_resumed and not settings.is_forced:
         check_order(run, order)
@@ -187,7 +188,8 @@ def open_feeds(
         "shuffle": settings.shuffle,
     }
     augment = augmentation.spec_of(recipe.augment)
-    training = stack.enter_context(open_feed(strategy, loader.name, training_shards, batch, augment, **options))
+    repeated = {**options, "repeats": recipe.repeats}
+    training = stack.enter_context(open_feed(strategy, loader.name, training_shards, batch, augment, **repeated))
     if validation_shards is None:
         return training, None
     # The same loader by its name: "auto" would tell the user about its choice a second time.

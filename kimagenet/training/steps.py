@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from kimagenet.models import l2_kernels
 from kimagenet.training.mixing import MixSpec, draw, mix
+from kimagenet.training.tones import apply_tones
 from pipelines.errors import UserError
 
 Step = Callable[..., tf.Tensor]
@@ -30,7 +31,7 @@ def make_training_step(
     loss = mean over the global batch of −Σ target·log p, plus λ·Σw² over `l2_kernels(model)`, plus the model's own
     losses. Targets are one-hot·(1 − s) + s/classes, before images and targets are mixed. p are the model's
     probabilities: Keras takes the logarithm from the input of the softmax, so nothing underflows. Top-1 is the share
-    of images whose most probable class is their own label, not the mixed-in one.
+    of images whose most probable class is their own label, not the mixed-in one. Tones are applied before the mixing.
 
     Args:
         model: returns probabilities [B, C].
@@ -44,8 +45,8 @@ def make_training_step(
         xla: compile the step with XLA; for one device only.
 
     Returns:
-        A step (images, labels, global step = 0, stop = 0) → float32 [3]: loss, top-1, the sum of `stop` over all
-        replicas. So all replicas learn in the same step that one of them wants to stop.
+        A step (images, labels, global step = 0, stop = 0, tones = None) → float32 [3]: loss, top-1, the sum of `stop`
+        over all replicas. So all replicas learn in the same step that one of them wants to stop.
 
     Raises:
         UserError: XLA with several devices.
@@ -58,9 +59,15 @@ def make_training_step(
         update = tf.function(update, jit_compile=True)
 
     def replica_step(
-        images: tf.Tensor, labels: tf.Tensor, global_step: tf.Tensor | int = 0, stop: tf.Tensor | float = 0.0
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        global_step: tf.Tensor | int = 0,
+        stop: tf.Tensor | float = 0.0,
+        tones: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        # Not in the code that XLA compiles: see `draw`.
+        # Not in the code that XLA compiles: see `apply_tones` and `draw`.
+        if tones is not None:
+            images = apply_tones(to_input(images), tones)
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         sums = update(images, labels, draw(tf.shape(images)[0], seed, global_step, replica))
         return tf.concat([sums, [stop]], axis=0)
