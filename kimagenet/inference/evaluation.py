@@ -36,6 +36,7 @@ def over_shards(
     workers: int | None = None,
     device: str = "auto",
     corrupt: SkippedRecords | None = None,
+    flip: bool = False,
 ) -> Tally:
     """Evaluates a model on every record of a split, each counted once, on all GPUs.
 
@@ -48,6 +49,7 @@ def over_shards(
         workers: see `open_loader`.
         device: see `open_loader`.
         corrupt: what to do about records that cannot be decoded; it lists those that were skipped. None: end.
+        flip: see `make_output_step`.
 
     Raises:
         UserError: model and data set have different classes.
@@ -63,7 +65,7 @@ def over_shards(
     data = Classes.of(DatasetInfo.load(folder))
     numbers = numbers_in_model(trained.known, data, trained.model, folder)
     batch = BatchSpec(batch_size, model.input_shape[1])
-    step = make_output_step(model, strategy, numbers=numbers)
+    step = make_output_step(model, strategy, numbers=numbers, flip=flip)
     tally = Tally(tuple(shards.classes[label] for label in np.argsort(numbers)))  # in the model's order
     reading: dict[str, Any] = {"workers": workers, "device": device, "corrupt": corrupt}
     with open_feed(strategy, loader, shards, batch, augment, **reading) as feed:
@@ -73,7 +75,13 @@ def over_shards(
 
 
 def over_folder(
-    trained: Trained, root: Path, augment: AugmentSpec, batch_size: int, workers: int | None = None
+    trained: Trained,
+    root: Path,
+    augment: AugmentSpec,
+    batch_size: int,
+    workers: int | None = None,
+    *,
+    flip: bool = False,
 ) -> tuple[Tally, list[tuple[ImageFile, str]]]:
     """Evaluates a model on every file of class folders, each counted once, on one device.
 
@@ -86,6 +94,7 @@ def over_folder(
         augment: how images are cut and scaled.
         batch_size: images a step.
         workers: decoding threads; None: one for each core.
+        flip: see `make_output_step`.
 
     Returns:
         The counts, and the files that could not be read, with the reason.
@@ -105,7 +114,7 @@ def over_folder(
             known,
         )
     files = class_folders.list_images(root, classes, trained.wnids)
-    step = make_output_step(model, tf.distribute.get_strategy())
+    step = make_output_step(model, tf.distribute.get_strategy(), flip=flip)
     reader = ImageReader(BatchSpec(batch_size, model.input_shape[1]), augment, trained.short_side)
     tally = Tally(classes)
     rejected: list[tuple[ImageFile, str]] = []
