@@ -81,6 +81,12 @@ class Recipe:
         0.0, "model", "dropout rate before the last dense layer; 0 = none", at_least=0, below=1
     )
 
+    zero_gamma: bool = _choice(
+        False,
+        "model",
+        "a new model's residual branches begin at zero: gamma of their last BatchNormalization (arXiv 1706.02677)",
+    )
+
     batch_size: int = _choice(
         64, "training", "images per micro-batch, over all replicas", at_least=1, below=_LARGEST_COUNT
     )

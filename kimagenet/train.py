@@ -212,6 +212,8 @@ def build_loop(settings: Settings, training: "Feed", validation: "Feed | None", 
             model = fine_tuning.build(Path(recipe.model), *network, dataset_dir=settings.dataset_dir, say=say)
         else:
             model = models.build(recipe.model, *network)
+            if recipe.zero_gamma:
+                models.zero_last_gammas(model)
         optimizer = optim.build(recipe)
         if recipe.sync_bn and training.strategy.num_replicas_in_sync > 1:
             synchronize_batch_norm(model)

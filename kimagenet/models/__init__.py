@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from kimagenet.models._cost import multiply_adds
 from kimagenet.models._recipes import Reported
 from kimagenet.models._regularization import l2_kernels
+from kimagenet.models._residual import zero_last_gammas
 from kimagenet.recipe import Recipe
 from pipelines.errors import UserError, did_you_mean
 from pipelines.ranges import Range, range_of
@@ -23,7 +24,17 @@ from pipelines.ranges import Range, range_of
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["MIN_IMAGE_SIZE", "Reported", "build", "l2_kernels", "multiply_adds", "names", "recipes", "reported"]
+__all__ = [
+    "MIN_IMAGE_SIZE",
+    "Reported",
+    "build",
+    "l2_kernels",
+    "multiply_adds",
+    "names",
+    "recipes",
+    "reported",
+    "zero_last_gammas",
+]
 
 MIN_IMAGE_SIZE = 32  # pixels: the networks halve the size five times
 
