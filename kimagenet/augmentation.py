@@ -3,6 +3,7 @@
 The text begins with a name, or with the import path of a function that returns an `AugmentSpec`. Changes follow.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,12 +13,13 @@ from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
 from pipelines.operation import Operation, operations
 
-NAMES = ("full", "standard", "none")
+NAMES = ("full", "standard", "none", "trivial", "rand:N,M")
 
 
 def changeable() -> dict[str, Operation]:
-    """The fields of `AugmentSpec` that a training may change, by name."""
-    return {name: operation for name, operation in operations(AugmentSpec).items() if name != "center_crop"}
+    """The fields of `AugmentSpec` that a training may change by numbers, by name."""
+    fixed = ("policy", "center_crop")
+    return {name: operation for name, operation in operations(AugmentSpec).items() if name not in fixed}
 
 
 def spec_of(text: str) -> AugmentSpec:
@@ -31,7 +33,7 @@ def spec_of(text: str) -> AugmentSpec:
     """
     base, changes = _parse(text)
     if not is_import_path(base):
-        spec = AugmentSpec.named(base)
+        spec = _named(base)
     elif not isinstance(spec := load(base, "augment")(), AugmentSpec):
         raise UserError(f"{base}: returned {type(spec).__name__}, not an AugmentSpec", setting="augment")
     return _changed(spec, changes)
@@ -40,10 +42,7 @@ def spec_of(text: str) -> AugmentSpec:
 def check(text: str) -> None:
     """Checks a text as far as that is possible without importing the user's function; raises `UserError`."""
     base, changes = _parse(text)
-    if base not in NAMES and not is_import_path(base):
-        what = f"augment must be one of {', '.join(NAMES)} or module:function, not {base!r}"
-        raise UserError(what, setting="augment")
-    _changed(AugmentSpec() if is_import_path(base) else AugmentSpec.named(base), changes)
+    _changed(AugmentSpec() if is_import_path(base) else _named(base), changes)
 
 
 def with_changes(text: str, changes: Mapping[str, Any]) -> str:
@@ -55,6 +54,16 @@ def with_changes(text: str, changes: Mapping[str, Any]) -> str:
     """
     base, earlier = _parse(text)
     return " + ".join([base, *(f"{name}={_text_of(value)}" for name, value in {**earlier, **changes}.items())])
+
+
+def _named(base: str) -> AugmentSpec:
+    if base not in NAMES[:-1] and not re.fullmatch(r"rand:\d+,\d+", base, re.ASCII):
+        what = f"augment must be one of {', '.join(NAMES)} or module:function, not {base!r}"
+        raise UserError(what, setting="augment")
+    try:
+        return AugmentSpec.named(base)
+    except UserError as error:
+        raise UserError(f"augment: {base}: {error.what}", setting="augment") from None
 
 
 def _parse(text: str) -> tuple[str, dict[str, Any]]:

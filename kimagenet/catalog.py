@@ -66,7 +66,13 @@ def _recipe_row(name: str, recipe: Recipe, reported: models.Reported) -> tuple[s
     batch = f"{recipe.batch_size}×{recipe.iter_size}" if recipe.iter_size > 1 else f"{recipe.batch_size}"
     rate = f"{recipe.lr_sched} {recipe.initial_lr:g}→{recipe.final_lr:g}"
     extras = ("label_smoothing", "mixup", "cutmix", "erase", "ema")
-    shown = " ".join(f"{extra}={getattr(recipe, extra):g}" for extra in extras if getattr(recipe, extra))
+    shown = " ".join(
+        [
+            *(f"{extra}={getattr(recipe, extra):g}" for extra in extras if getattr(recipe, extra)),
+            *([f"augment={recipe.augment}"] if recipe.augment not in ("full", "standard") else []),
+            *([f"repeats={recipe.repeats}"] if recipe.repeats > 1 else []),
+        ]
+    )
     return (
         name,
         f"{recipe.image_size}",

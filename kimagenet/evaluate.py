@@ -38,6 +38,8 @@ def make_parser() -> cli.Parser:
     add = parser.add_argument_group("data").add_argument
     add("--dataset-dir", type=Path, metavar="DIR", help="folder of shards or of class folders; default: the run's")
     add("--split", default="validation", help="split of the shards, or folder in DIR; default: validation")
+    text = "average the probabilities of each image and of its mirror image; default: the image alone"
+    add("--flip", action="store_true", help=text)
     add = parser.add_argument_group("output").add_argument
     add("--per-class", action="store_true", help="show a table of all classes")
     add("--confusions", type=cli.positive_int, metavar="N", help="show the N most frequent confusions")
@@ -74,7 +76,8 @@ def evaluate(flags: argparse.Namespace) -> int:
     for file, reason in rejected:
         print(f"{file.path}: {reason}", file=sys.stderr)
     what = "images in class folders" if class_folders.find(dataset_dir, flags.split) else f"{flags.split} records"
-    print(f"{model.model} on {tally.records:,} {what}, crop ratio {crop_ratio:g}")
+    flipped = ", each image and its mirror image averaged" if flags.flip else ""
+    print(f"{model.model} on {tally.records:,} {what}, crop ratio {crop_ratio:g}{flipped}")
     asked = (flags.per_class, flags.confusions or 0, flags.calibration)
     print("\n".join(report.lines(tally, *asked)))
     if rejected:
@@ -85,7 +88,7 @@ def evaluate(flags: argparse.Namespace) -> int:
         print(f"{len(corrupt):,} of {total:,} records are corrupt; the figures leave them out", file=sys.stderr)
     if flags.json:
         measured = {"model": str(model.model), "dataset_dir": str(dataset_dir), "split": flags.split}
-        measured |= {"crop_ratio": crop_ratio, "skipped": len(corrupt)}
+        measured |= {"crop_ratio": crop_ratio, "flip": flags.flip, "skipped": len(corrupt)}
         write_json(flags.json, report.content(measured, tally, rejected, *asked))
     return cli.EXIT_FAILED if rejected else 0
 
@@ -106,9 +109,9 @@ def _measure(
     batch_size = flags.batch_size or model.batch_size
     if shards is None:
         assert root is not None
-        return evaluation.over_folder(model, root, augment, batch_size, flags.workers)
+        return evaluation.over_folder(model, root, augment, batch_size, flags.workers, flip=flags.flip)
     reading = {"loader": flags.loader, "workers": flags.workers, "device": flags.data_device, "corrupt": corrupt}
-    return evaluation.over_shards(model, shards, augment, batch_size, **reading), []
+    return evaluation.over_shards(model, shards, augment, batch_size, flip=flags.flip, **reading), []
 
 
 if __name__ == "__main__":

@@ -109,6 +109,11 @@ class Recipe:
     unfreeze_epoch: int = _choice(
         0, "model", "train all layers after this many epochs, with a new optimizer; 0 = never (the default)", at_least=0
     )
+    zero_gamma: bool = _choice(
+        False,
+        "model",
+        "a new model's residual branches begin at zero: gamma of their last BatchNormalization (arXiv 1706.02677)",
+    )
 
     batch_size: int = _choice(
         64, "training", "images per micro-batch, over all replicas", at_least=1, below=_LARGEST_COUNT
@@ -205,9 +210,17 @@ class Recipe:
     augment: str = _choice(
         "full",
         "data",
-        "full: crop, flip, rotation and colour, as the original; standard: random resized crop and flip; none; or "
-        "module:function, your own function that returns an AugmentSpec. There is no RandAugment: DALI's auto_aug and "
-        "an implementation in tf.data cannot be shown to give the same images",
+        "full: crop, flip, rotation and colour, as the original; standard: random resized crop and flip; none; "
+        "trivial: standard and TrivialAugmentWide; rand:N,M: standard and RandAugment, N operations of magnitude M "
+        "(0 to 30), such as rand:2,9; or module:function, your own function that returns an AugmentSpec",
+    )
+    repeats: int = _choice(
+        1,
+        "data",
+        "repeated augmentation (arXiv 1901.09335): how often each record of a batch occurs in it, each time with "
+        "another augmentation; an epoch has as many steps as without; 1 = off",
+        at_least=1,
+        below=65,
     )
     mixup: float = _choice(
         0.0, "data", "alpha of mixup on the training device (arXiv 1710.09412), 0.2 is usual; 0 = off", at_least=0

@@ -107,7 +107,8 @@ def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
         return 0
     splits = open_splits(settings.dataset_dir, info)
     # Finds a batch that the records do not fill, before TensorFlow is imported.
-    plan = EpochPlan(splits[0], augmentation.spec_of(recipe.augment), recipe.batch_size, recipe.image_size)
+    augment = augmentation.spec_of(recipe.augment)
+    plan = EpochPlan(splits[0], augment, recipe.batch_size, recipe.image_size, repeats=recipe.repeats)
     few_updates = defaults.too_few_updates(plan.steps_per_epoch, recipe.epochs, recipe.iter_size)
     weights = class_weights_of(settings, info, splits[0])
     order = order_of(settings.shuffle, splits[0], recipe.seed)
@@ -198,7 +199,8 @@ def open_feeds(
         "shuffle": settings.shuffle,
     }
     augment = augmentation.spec_of(recipe.augment)
-    training = stack.enter_context(open_feed(strategy, loader.name, training_shards, batch, augment, **options))
+    repeated = {**options, "repeats": recipe.repeats}
+    training = stack.enter_context(open_feed(strategy, loader.name, training_shards, batch, augment, **repeated))
     if validation_shards is None:
         return training, None
     # The same loader by its name: "auto" would tell the user about its choice a second time.

@@ -95,6 +95,7 @@ def _details(recipe: Recipe, training: "Feed") -> str:
     replicas, dropped = training.replicas, training.dropped_records
     parts = [f"{training.global_batch // replicas} on each of {replicas} replicas"] if replicas > 1 else []
     parts += [f"one update every {recipe.iter_size} steps"] if recipe.iter_size > 1 else []
+    parts += [f"each record {recipe.repeats} times in its batch"] if recipe.repeats > 1 else []
     if dropped:
         plural = "s" * (dropped != 1)
         parts.append(f"{dropped} record{plural} dropped this epoch (different one{plural} each epoch)")

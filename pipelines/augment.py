@@ -7,23 +7,25 @@ field, one argument in `draw` and one line in `_affine`.
 
 Geometry: the image is rotated about its centre on its own canvas, cropped, flipped, and resized to a square. If a spec
 never rotates, the edges of a crop repeat, as in crop-then-resize. If it can rotate, pixels outside the image are black.
-Colour: brightness, contrast, saturation and hue. Loaders apply the matrices; nothing here touches a pixel.
+Colour: brightness, contrast, saturation and hue. Last comes the policy, if there is one: see `pipelines.policy`.
+Loaders apply the matrices; nothing here touches a pixel.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from pipelines.errors import UserError
 from pipelines.operation import Operation, Part, declare, operations
+from pipelines.policy import COLUMNS, LUMA, Policy
 from pipelines.ranges import Range
 from pipelines.uniform import RecordUniform
 
 ROUNDING = 1e-6  # pixels: far more than the rounding errors of float64 here
 
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in JPEG
-_RGB_TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_RGB_TO_YIQ = np.array([LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _CROP_X, _CROP_Y = 7, 8  # columns of the crop's place
 
 
@@ -36,7 +38,8 @@ class Draws:
             from the corner, so that the centre of the first pixel is (0.5, 0.5).
         colour: float64 [N, 3, 4]; (R, G, B, 1) in 0…255 → (R, G, B), not yet clipped.
         box: int32 [N, 4]; (y, x, height, width) of the region of the source that the output can touch. If the spec
-            never turns images, it is the crop in whole pixels, and interpolation repeats its edges.
+            never turns images, it is the crop in whole pixels, and interpolation repeats its edges. It is the crop,
+            too, if a policy moves the image; outside is black then.
     """
 
     affine: np.ndarray
@@ -69,6 +72,8 @@ class AugmentSpec:
             not know.
         saturation: weight of the colour against its luma, as in Pillow. TensorFlow changes it in HSV.
         hue: largest rotation in the YIQ plane in degrees, in either direction, as in DALI. torchvision rotates in HSV.
+        policy: operations that are drawn from a list, the last of all. With a rotation as well, "outside the crop" is
+            outside the upright rectangle around the turned crop.
         center_crop: for evaluation only: side of the centred square / shorter side of the image.
     """
 
@@ -81,6 +86,7 @@ class AugmentSpec:
     contrast: tuple[float, float] = declare((1.0, 1.0), _FACTOR, Part.COLOUR, columns=[4])
     saturation: tuple[float, float] = declare((1.0, 1.0), _FACTOR, Part.COLOUR, columns=[5])
     hue: float = declare(0.0, _DEGREES, Part.COLOUR, columns=[6])
+    policy: Policy | None = declare(None, None, Part.ANY, columns=COLUMNS)  # noqa: RUF009 it makes a field
     center_crop: float | None = declare(None, _POSITIVE_SHARE)
 
     def __post_init__(self) -> None:
@@ -114,16 +120,32 @@ class AugmentSpec:
         return cls(crop_area=(0.08, 1.0), crop_aspect=(3 / 4, 4 / 3), flip=0.5)
 
     @classmethod
+    def trivial(cls) -> "AugmentSpec":
+        """Random resized crop, flip, and one operation: TrivialAugmentWide (arXiv 2103.10158)."""
+        return replace(cls.standard(), policy=Policy.trivial())
+
+    @classmethod
+    def rand(cls, count: int = 2, magnitude: int = 9) -> "AugmentSpec":
+        """Random resized crop, flip, and `count` operations: RandAugment (arXiv 1909.13719); magnitude 0 … 30."""
+        return replace(cls.standard(), policy=Policy.rand(count, magnitude))
+
+    @classmethod
     def evaluation(cls, crop_ratio: float = 0.875) -> "AugmentSpec":
         """Resizes the shorter side to image_size / crop_ratio, takes the centred square. keras_imagenet used 1.0."""
         return cls(center_crop=crop_ratio)
 
     @classmethod
     def named(cls, name: str) -> "AugmentSpec":
-        """The training augmentation of this name: "full", "standard" or "none"; `UserError` for other names."""
-        specs = {"full": cls.train(), "standard": cls.standard(), "none": cls()}
+        """The training augmentation of this name: "full", "standard", "none", "trivial", or "rand:N,M".
+
+        Raises:
+            UserError: there is no such name.
+        """
+        specs = {"full": cls.train(), "standard": cls.standard(), "none": cls(), "trivial": cls.trivial()}
+        if found := re.fullmatch(r"rand:([0-9]{1,9}),([0-9]{1,9})", name):
+            return cls.rand(*map(int, found.groups()))
         if name not in specs:
-            raise UserError(f"augmentation: {name!r} is not one of {', '.join(specs)}")
+            raise UserError(f"augmentation: {name!r} is not one of {', '.join(specs)}, rand:N,M")
         return specs[name]
 
     @property
@@ -134,12 +156,17 @@ class AugmentSpec:
     @property
     def turns(self) -> bool:
         """Whether an affine matrix of this spec can do more than scale, shift and mirror the image."""
-        return self._changes(Part.WARP)
+        return self._changes(Part.WARP, Part.ANY)
 
     @property
     def jitters(self) -> bool:
         """Whether a colour matrix of this spec can be other than the identity."""
-        return self._changes(Part.COLOUR)
+        return self._changes(Part.COLOUR, Part.ANY)
+
+    @property
+    def has_tones(self) -> bool:
+        """Whether a part of this augmentation is left to the training device; see `tones`."""
+        return self.policy is not None and self.policy.has_tones
 
     @property
     def is_random(self) -> bool:
@@ -171,8 +198,27 @@ class AugmentSpec:
         crop = self._crop(uniform, heights, widths)
         angle = np.deg2rad(self.amount("rotation", uniform))
         affine = _affine(crop, self.happens("flip", uniform), angle, heights, widths, image_size)
-        box = source_box(affine, heights, widths, image_size, self.turns)
-        return Draws(affine, self._colour(uniform, len(heights)), box)
+        colour = self._colour(uniform, len(heights))
+        if self.policy is None:
+            return Draws(affine, colour, source_box(affine, heights, widths, image_size, self.turns))
+        drawn = self.policy.draw(uniform, image_size)
+        is_moved = np.any(drawn.warp != np.eye(3), axis=(1, 2))
+        box = source_box(affine, heights, widths, image_size, ~is_moved)
+        return Draws(affine @ drawn.warp, drawn.colour @ colour, box)
+
+    def tones(self, uniform: RecordUniform, image_size: int) -> np.ndarray:
+        """What the training device does to N images after the loader; see `pipelines.policy`.
+
+        Args:
+            uniform: the random numbers of their N records.
+            image_size: side of the output, pixels.
+
+        Returns:
+            float32 [N, K, 2]: for each operation in its order a place in `pipelines.policy.TONES`, and its amount.
+        """
+        if self.policy is None:
+            return np.zeros((len(uniform.records), 0, 2), np.float32)
+        return self.policy.draw(uniform, image_size).tones
 
     def amount(self, name: str, uniform: RecordUniform) -> np.ndarray:
         """How much of an operation each of N records gets.
@@ -235,7 +281,7 @@ class AugmentSpec:
         brightness = 255 * self.amount("brightness", uniform)
         contrast = self.amount("contrast", uniform)
         saturation = self.amount("saturation", uniform)[:, None, None]
-        linear = np.eye(3) * saturation + (1 - saturation) * _LUMA
+        linear = np.eye(3) * saturation + (1 - saturation) * LUMA
         if self.hue:
             turn = np.deg2rad(self.amount("hue", uniform))
             rotation = np.zeros((count, 3, 3))
@@ -274,7 +320,9 @@ def _affine(
     return affine
 
 
-def source_box(affine: np.ndarray, heights: np.ndarray, widths: np.ndarray, image_size: int, turns: bool) -> np.ndarray:
+def source_box(
+    affine: np.ndarray, heights: np.ndarray, widths: np.ndarray, image_size: int, turns: bool | np.ndarray
+) -> np.ndarray:
     """The region of each source image that the output can touch.
 
     Args:
@@ -282,8 +330,8 @@ def source_box(affine: np.ndarray, heights: np.ndarray, widths: np.ndarray, imag
         heights: [N], pixels.
         widths: [N], pixels.
         image_size: side of the output, pixels.
-        turns: whether outside the image is black. Interpolation then needs one more pixel on each side, except for
-            images that are neither turned nor enlarged.
+        turns: whether outside the image is black, for all images or bool [N]. Interpolation then needs one more pixel
+            on each side, except for images that are neither turned nor enlarged.
 
     Returns:
         int32 [N, 4]: (y, x, height, width), inside the image.

@@ -1,5 +1,6 @@
 """The contract of all loaders: an epoch of the plan as a `tf.data.Dataset` of batches."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from pipelines.system.worker import Worker
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+_log = logging.getLogger(__name__)
 
 DTYPES = ("float32", "float16", "uint8")
 DEVICES = ("auto", "cpu", "gpu")
@@ -128,6 +131,7 @@ class Loader(ABC):
         world_size: the number of ranks.
         options: how it works.
         shuffle: how the records are shuffled.
+        repeats: how often each record of a global batch occurs in it.
         skipped: records that are left out, ascending; see `skip`.
         steps_per_epoch: batches of a whole epoch with no record skipped.
         dropped_records: records that do not fill a batch in an epoch with no record skipped.
@@ -147,6 +151,7 @@ class Loader(ABC):
         world_size: int,
         options: LoaderOptions,
         shuffle: ShuffleSpec | None = None,
+        repeats: int = 1,
     ) -> None:
         self.shards = shards
         self.batch = batch
@@ -156,12 +161,13 @@ class Loader(ABC):
         self.world_size = world_size
         self.options = options
         self.shuffle = shuffle or ShuffleSpec()
+        self.repeats = repeats
         self.skipped: tuple[int, ...] = ()
         self.steps_per_epoch = self.plan(0).steps_per_epoch
         self.dropped_records = self.plan(0).dropped_records
         self._opener = Worker("kimagenet-open")
         self._fetcher = self._make_fetcher()
-        self._is_closed = False
+        self._is_closed = self._has_warned = False
         self._streams: WeakSet[Stream] = WeakSet()
         self._waiting: Stream | None = None  # at the start of an epoch, its pipeline ready
 
@@ -184,6 +190,7 @@ class Loader(ABC):
             start_step=start_step,
             shuffle=self.shuffle,
             skipped=self.skipped,
+            repeats=self.repeats,
         )
 
     def skip(self, records: Iterable[int]) -> None:
@@ -210,6 +217,7 @@ class Loader(ABC):
         Returns:
             A dataset of (images, labels) or (images, labels, weights).
         """
+        self._warn_of_tones()
         steps = self.plan(epoch).steps_per_epoch
         return self.make_dataset(Segment(self.plan(0), epoch * steps + start_step, max(0, steps - start_step)))
 
@@ -230,8 +238,16 @@ class Loader(ABC):
         """
         if first < 0 or count < 1:
             raise UserError(f"loader: first must be 0 or more and count 1 or more, not {first} and {count}")
+        self._warn_of_tones()
         steps = self.plan(first).steps_per_epoch
         return self.make_dataset(Segment(self.plan(0), first * steps, count * steps))
+
+    def _warn_of_tones(self) -> None:
+        """Says once that images of a dataset lack a part of their augmentation."""
+        if self.augment.has_tones and not self._has_warned:
+            self._has_warned = True
+            what = "a part of this augmentation is left to the training device, so datasets do not have it"
+            _log.warning("loader %s: %s: apply `tones` to `batches` with kimagenet.training.tones", self.name, what)
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
         """Yields exactly the batches of an epoch from `start_step` on, for your own loops.
@@ -251,6 +267,16 @@ class Loader(ABC):
         finally:
             if not is_complete:
                 stream.close()
+
+    def tones(self, epoch: int, start_step: int = 0) -> Iterator[np.ndarray]:
+        """What is left to the training device, for each of the `batches` of an epoch from `start_step` on.
+
+        Yields:
+            float32 [batch_size, K, 2]; see `AugmentSpec.tones`. K is 0 if nothing is left to it.
+        """
+        plan = self.plan(epoch, start_step)
+        for start in range(0, (plan.steps_per_epoch - start_step) * plan.batch_size, plan.batch_size):
+            yield plan.tones(start, start + plan.batch_size)
 
     def predictions(self, model: Any) -> tuple[np.ndarray, np.ndarray]:
         """Predicts every record of an evaluation split once, without the padding of the last batch.

@@ -17,6 +17,7 @@ class Part(Enum):
     MIRROR = "mirror"
     WARP = "warp"  # all other geometry: outside the image is black
     COLOUR = "colour"
+    ANY = "any"
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Operation:
 
     Attributes:
         neutral: the value that changes nothing. A tuple means that values are ranges (low, high).
-        limits: the allowed values, for ranges those of both ends.
+        limits: the allowed values, for ranges those of both ends. None for a value that checks itself.
         columns: the columns of `RecordUniform` that it reads, one for each try. No two operations share one, so
             switching one off does not change the draws of the others.
         part: what it changes. None for a field that changes nothing by itself, such as a probability.
@@ -33,14 +34,14 @@ class Operation:
     """
 
     neutral: Any
-    limits: Range
+    limits: Range | None
     columns: tuple[int, ...]
     part: Part | None
     chance: str = ""
 
     def problem(self, value: Any) -> str:
         """What is wrong with a value, or ""."""
-        if value == self.neutral:
+        if self.limits is None or value == self.neutral:
             return ""
         if not isinstance(self.neutral, tuple):
             problem = self.limits.problem(value)
@@ -53,7 +54,7 @@ class Operation:
 
 
 def declare(
-    neutral: Any, limits: Range, part: Part | None = None, columns: Iterable[int] = (), chance: str = ""
+    neutral: Any, limits: Range | None, part: Part | None = None, columns: Iterable[int] = (), chance: str = ""
 ) -> Any:
     """Declares a field of a dataclass as an `Operation`, with the neutral value as its default."""
     return field(default=neutral, metadata={_KEY: Operation(neutral, limits, tuple(columns), part, chance)})

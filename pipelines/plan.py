@@ -25,6 +25,9 @@ class EpochPlan:
     `batch_size * world_size`, which do not depend on the number of ranks. The order divides each among the ranks so
     that a rank reads whole blocks. Records that do not fill a last global batch are dropped in this epoch
     (`dropped_records`), different ones each epoch.
+    With `repeats`, a global batch has fewer records, each of them so many times with other draws (Hoffer et al., arXiv
+    1901.09335), on different ranks where there are several. An epoch has as many steps as without: it takes the first
+    records of the order, other ones in each epoch. The copies of a record are not side by side, as mixup needs it.
     Evaluation: every usable record once, in file order. The last global batch is filled with repeats of weight 0.
 
     Balanced sampling (`ShuffleSpec.is_balanced`): as many records of each class; records of rare classes come several
@@ -53,6 +56,7 @@ class EpochPlan:
         start_step: steps that are left out because they are done, 0 … steps_per_epoch.
         shuffle: how the records are shuffled.
         skipped: usable records that are left out, ascending.
+        repeats: how often each record of a global batch occurs in it; divides `batch_size`.
     """
 
     shards: ShardSet
@@ -66,15 +70,21 @@ class EpochPlan:
     start_step: int = 0
     shuffle: ShuffleSpec = field(default_factory=ShuffleSpec)
     skipped: tuple[int, ...] = ()
+    repeats: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "image_size", "world_size"):
+        for name in ("batch_size", "image_size", "world_size", "repeats"):
             if getattr(self, name) < 1:
                 raise UserError(f"plan: {name} must be positive, not {getattr(self, name)}", setting=name)
         if self.seed < 0 or self.epoch < 0:
             raise UserError(f"plan: seed and epoch must not be negative, not {self.seed} and {self.epoch}")
         if not 0 <= self.rank < self.world_size:
             raise UserError(f"plan: rank must be in 0 … {self.world_size - 1}, not {self.rank}")
+        if self.batch_size % self.repeats:
+            what = f"plan: a batch of {self.batch_size} is no multiple of {self.repeats} repeats"
+            raise UserError(what, remedy=f"choose a multiple of {self.repeats}", setting="batch_size")
+        if self.repeats > 1 and self.augment.is_evaluation:
+            raise UserError("plan: an evaluation has no repeats", setting="repeats")
         if self.steps_per_epoch == 0:
             without = f", without {len(self.skipped)} corrupt ones," if self.skipped else ""
             what = (
@@ -106,7 +116,7 @@ class EpochPlan:
     @property
     def dropped_records(self) -> int:
         """Records that may be read, but that no rank gets in this epoch."""
-        return max(0, self.num_records - self.steps_per_epoch * self.global_batch)
+        return max(0, self.num_records - self.steps_per_epoch * self._step_records)
 
     @cached_property
     def records(self) -> np.ndarray:
@@ -138,14 +148,30 @@ class EpochPlan:
 
     def draw(self, start: int, stop: int) -> Draws:
         """The draws of positions `start` … `stop` − 1 of `records`."""
-        picks = self._picks_between(start, stop)
-        heights, widths = self.shards.sizes[picks % self.shards.num_records].T
-        return self.augment.draw(RecordUniform(self.seed, self.epoch, picks), heights, widths, self.image_size)
+        uniform = self._uniform(start, stop)
+        heights, widths = self.shards.sizes[uniform.records % self.shards.num_records].T
+        return self.augment.draw(uniform, heights, widths, self.image_size)
+
+    def tones(self, start: int, stop: int) -> np.ndarray:
+        """float32 [stop − start, K, 2]: what the training device does to these positions; see `AugmentSpec.tones`."""
+        return self.augment.tones(self._uniform(start, stop), self.image_size)
 
     @property
     def draws(self) -> Draws:
         """The draws of all positions. They take 160 bytes each, so use `draw` for parts of long plans."""
         return self.draw(0, self._positions)
+
+    @property
+    def _step_records(self) -> int:
+        """Different records of a step, over all ranks."""
+        return self.global_batch // self.repeats
+
+    def _uniform(self, start: int, stop: int) -> RecordUniform:
+        picks = self._picks_between(start, stop)
+        if self.repeats == 1:
+            return RecordUniform(self.seed, self.epoch, picks)
+        copies = np.arange(start, stop) % self.batch_size // (self.batch_size // self.repeats)
+        return RecordUniform(self.seed, self.epoch, picks, copies)
 
     @property
     def _positions(self) -> int:
@@ -176,6 +202,10 @@ class EpochPlan:
     def _mine(self, start: int, stop: int, globally: _Values, deal: _Deal) -> np.ndarray:
         """This rank's part of what a function gives for a range of global positions."""
         first, last = start // self.batch_size, -(-stop // self.batch_size)
-        values = globally((self.start_step + first) * self.global_batch, (self.start_step + last) * self.global_batch)
-        dealt = deal(values.reshape(last - first, self.global_batch), self.world_size)[:, self.rank].reshape(-1)
+        width = self._step_records
+        values = globally((self.start_step + first) * width, (self.start_step + last) * width)
+        parts = deal(values.reshape(last - first, width), self.world_size)
+        # The first copies of a record are on one rank, the second ones on the next.
+        copies = [parts[:, (self.rank + copy) % self.world_size] for copy in range(self.repeats)]
+        dealt = np.concatenate(copies, axis=1).reshape(-1)
         return dealt[start - first * self.batch_size : stop - first * self.batch_size]

@@ -35,8 +35,10 @@ class Work(NamedTuple):
     def of(cls, draws: Draws, batch: BatchSpec, augment: AugmentSpec) -> "Work":
         """Converts the plan's draws, in which pixels begin at corners and colours are in 0…255."""
         affine = between_pixel_centres(draws.affine, draws.box).astype(np.float32)
-        covered = batch.image_size * np.abs(draws.affine[:, [1, 0], [1, 0]])
-        resize = np.abs(covered - draws.box[:, 2:]).max(axis=1) < _EXACT
+        covered = batch.image_size * draws.affine[:, [1, 0], [1, 0]]
+        first = draws.affine[:, [1, 0], 2] + np.minimum(covered, 0)
+        reached = np.concatenate([first, np.abs(covered)], axis=1)  # as a box; of an image that is not turned
+        resize = np.abs(reached - draws.box).max(axis=1) < _EXACT
         if augment.turns:  # outside is black then, but a resize repeats the edge
             resize &= is_plain_shrink(draws.affine)
         return cls(draws.box, affine, batch.to_output_range(draws.colour).astype(np.float32), resize)

@@ -18,17 +18,20 @@ class RecordUniform:
     """Uniform numbers for some records in one epoch of one seed.
 
     A column is a stream of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA
-    2014). `stream_start` gives its state for (seed, epoch, column); the record's number is the place in it.
+    2014). `stream_start` gives its state for (seed, epoch, column), of further copies of a record for (seed, epoch,
+    column, copy); the record's number is the place in it.
 
     Attributes:
         seed: from 0.
         epoch: from 0.
         records: int64 [N], record numbers.
+        copies: int64 [N], from 0, where records occur several times in an epoch, each time with other numbers; None: 0.
     """
 
     seed: int
     epoch: int
     records: np.ndarray
+    copies: np.ndarray | None = None
 
     def __call__(self, column: int) -> np.ndarray:
         """Returns float64 [N] in [0, 1), independent for each (record, column)."""
@@ -36,12 +39,17 @@ class RecordUniform:
 
     def bits(self, column: int) -> np.ndarray:
         """Returns uint64 [N], 64 random bits for each (record, column)."""
-        key = np.array([stream_start(self.seed, self.epoch, column)], np.uint64)
-        return _mix(self.records.astype(np.uint64) * _GOLDEN + key)
+        keys = np.array([stream_start(self.seed, self.epoch, column)], np.uint64)
+        if self.copies is not None:
+            further = range(1, int(self.copies.max(initial=0)) + 1)
+            more = [stream_start(self.seed, self.epoch, column, copy) for copy in further]
+            keys = np.append(keys, np.array(more, np.uint64))[self.copies]
+        return _mix(self.records.astype(np.uint64) * _GOLDEN + keys)
 
     def select(self, chosen: np.ndarray) -> "RecordUniform":
         """The same numbers for some of the records, given as a mask or as positions."""
-        return RecordUniform(self.seed, self.epoch, self.records[chosen])
+        copies = None if self.copies is None else self.copies[chosen]
+        return RecordUniform(self.seed, self.epoch, self.records[chosen], copies)
 
 
 @lru_cache(maxsize=1024)

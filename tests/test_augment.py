@@ -8,6 +8,7 @@ import pytest
 
 from pipelines import AugmentSpec, UserError
 from pipelines.augment import is_plain_shrink, source_box
+from pipelines.policy import Policy
 from pipelines.uniform import RecordUniform
 from tests.helpers import oracle
 
@@ -334,9 +335,11 @@ def test_a_spec_says_what_it_changes() -> None:
         "contrast": ({"contrast": (1.0, 1.2)}, {"jitters", "is_random"}),
         "saturation": ({"saturation": (0.5, 1.0)}, {"jitters", "is_random"}),
         "hue": ({"hue": 1.0}, {"jitters", "is_random"}),
+        "policy": ({"policy": Policy.trivial()}, {"turns", "jitters", "is_random", "has_tones"}),
+        "moves": ({"policy": Policy(names=("rotate", "brightness"))}, {"turns", "jitters", "is_random"}),
         "evaluation": ({"center_crop": 0.875}, {"is_evaluation"}),
     }
-    asked = ("turns", "jitters", "is_random", "is_evaluation")
+    asked = ("turns", "jitters", "is_random", "is_evaluation", "has_tones")
     found = {
         case: {name for name in asked if getattr(AugmentSpec(**fields), name)} for case, (fields, _) in cases.items()
     }
@@ -348,7 +351,7 @@ def test_every_field_is_declared_and_no_two_share_a_column() -> None:
     assert list(declared) == [field.name for field in dataclasses.fields(AugmentSpec)]
     assert all(getattr(AugmentSpec(), name) == operation.neutral for name, operation in declared.items())
     columns = [column for operation in declared.values() for column in operation.columns]
-    assert sorted([*columns, 7, 8]) == list(range(29))  # 7 and 8 are the crop's place
+    assert sorted([*columns, 7, 8]) == list(range(53))  # 7 and 8 are the crop's place
 
 
 def test_draws_stay_what_they_were() -> None:
@@ -391,5 +394,7 @@ def test_the_specs_that_have_names() -> None:
         saturation=(0.5, 1.5),
     )
     assert AugmentSpec.evaluation() == AugmentSpec(center_crop=0.875)
-    with pytest.raises(UserError, match="full, standard, none"):
+    assert AugmentSpec.named("trivial") == dataclasses.replace(standard, policy=Policy.trivial())
+    assert AugmentSpec.named("rand:3,15") == dataclasses.replace(standard, policy=Policy.rand(3, 15))
+    with pytest.raises(UserError, match="full, standard, none, trivial, rand:N,M"):
         AugmentSpec.named("strong")

@@ -1,5 +1,6 @@
 """The augmentation of a recipe as text, and the flags that change it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from pipelines import AugmentSpec, UserError
         ("standard + flip=0", AugmentSpec(crop_area=(0.08, 1.0), crop_aspect=(3 / 4, 4 / 3))),
         ("none+crop_area=0.35:1", AugmentSpec(crop_area=(0.35, 1.0))),
         ("none + hue=10 + hue=20", AugmentSpec(hue=20.0)),
+        ("trivial", AugmentSpec.trivial()),
+        ("rand:2,9 + flip=0", replace(AugmentSpec.rand(2, 9), flip=0.0)),
         # A rotation that was never applied is applied to every image, unless its probability is said.
         ("none + rotation=30", AugmentSpec(rotation=30.0, rotation_probability=1.0)),
         ("none + rotation=30 + rotation_probability=0.5", AugmentSpec(rotation=30.0, rotation_probability=0.5)),
@@ -34,7 +37,13 @@ def test_full_keeps_its_probability() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("fuller", "augment must be one of full, standard, none or module:function, not 'fuller'"),
+        ("fuller", "augment must be one of full, standard, none, trivial, rand:N,M or module:function, not 'fuller'"),
+        ("rand", "augment must be one of "),
+        ("rand:N,M", "augment must be one of "),
+        ("rand:2", "augment must be one of "),
+        ("rand:0,9", "augment: rand:0,9: count must be at least 1, not 0"),
+        ("rand:2,31", "augment: rand:2,31: magnitude must be at most 30, not 31"),
+        ("trivial + policy=3", "augment: 'policy=3' changes none of "),
         ("full + blur=3", "augment: 'blur=3' changes none of crop_area, crop_aspect, flip, "),
         ("full + center_crop=0.9", "augment: 'center_crop=0.9' changes none of "),
         ("full + rotation", "augment: 'rotation' has not the form rotation=NUMBER"),
@@ -56,6 +65,8 @@ def test_a_wrong_text_is_refused(text: str, message: str) -> None:
     [
         (["--rotation=30"], "full + rotation=30"),
         (["--augment=standard", "--crop-area", "0.35", "1"], "standard + crop_area=0.35:1"),
+        (["--augment=trivial", "--brightness=0.1"], "trivial + brightness=0.1"),
+        (["--augment=rand:2,9"], "rand:2,9"),
         (["--augment=none + hue=5 + flip=0.5", "--hue=10"], "none + hue=10 + flip=0.5"),
         ([], "full"),
     ],

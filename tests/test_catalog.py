@@ -88,7 +88,8 @@ def test_every_imagenet_model_has_a_modern_recipe(name: str) -> None:
     assert recipe.model == name
     assert recipe.batch_size * recipe.iter_size == recipe.lr_reference_batch == 1024
     assert (recipe.lr_sched, recipe.warmup_epochs, recipe.label_smoothing) == ("cosine", 5, 0.1)
-    assert (recipe.mixup, recipe.cutmix, recipe.erase, recipe.augment) == (0.2, 1.0, 0.1, "standard")
+    augment = ("trivial", 4) if name == "resnet50_v1_5" else ("standard", 1)
+    assert (recipe.mixup, recipe.cutmix, recipe.erase, recipe.augment, recipe.repeats) == (0.2, 1.0, 0.1, *augment)
     assert recipe.schedule().at(5) == pytest.approx(0.5)
     # Halving the batch halves the rate.
     assert recipe.replace(iter_size=recipe.iter_size // 2).schedule().at(5) == pytest.approx(0.25)

@@ -87,7 +87,7 @@ def test_the_gpu_graph(dtype: str, spec: str) -> None:
     assert len(graph.named("readers___TFRecord")) == 2
     after_decoding = graph.operators[graph.operators.index(("decoders__Image", "gpu")) :]
     on_gpu = [name for name, device in after_decoding if device == "gpu"]
-    crop = ["Slice"] * (not SPECS[spec].turns)
+    crop = ["Slice"] * (not SPECS[spec].turns or SPECS[spec].policy is not None)
     clip, cast = ["_ArithmeticGenericOp"] * (dtype != "uint8"), ["Cast"] * (dtype != "float32")
     assert on_gpu == ["decoders__Image", *crop, "WarpAffine", "CoordTransform", *clip, *cast]
     assert graph.outputs[0] == ("gpu", DALI_DTYPES[dtype])

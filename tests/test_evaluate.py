@@ -54,6 +54,27 @@ def test_counts_every_record_of_a_model_file(
     assert (found["version"], found["split"], found["crop_ratio"]) == (1, split, 0.7)
 
 
+def test_flip_averages_each_image_and_its_mirror_image(
+    model_file: Path, tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model = keras.models.load_model(model_file)
+    kernel = model.get_layer("Logits").kernel
+    kernel.assign(kernel * 2000)  # so that it is sure of something
+    model.save(tmp_path / "sure.keras")
+    flags = [str(tmp_path / "sure.keras"), f"--dataset-dir={tiny_dataset}", "--loader=tfdata", "--flip"]
+    found = evaluated(tmp_path / "x.json", *flags)
+    assert "each image and its mirror image averaged" in capsys.readouterr().out
+    shards = ShardSet.open(tiny_dataset, "validation")
+    loader = open_loader("tfdata", shards, BatchSpec(1, 32), AugmentSpec.evaluation(), workers=1)
+    images, labels, _ = (np.concatenate(parts) for parts in zip(*loader.epoch(0).as_numpy_iterator(), strict=True))
+    plain, mirrored = (model.predict(each, verbose=0) for each in (images, images[:, :, ::-1]))
+    mean = (plain + mirrored) / 2
+    assert found["flip"]
+    assert found["top1_correct"] == np.sum(np.argmax(mean, axis=1) == labels)
+    assert found["loss"] == pytest.approx(-np.log(mean[range(len(labels)), labels]).mean(), rel=1e-4)
+    assert found["loss"] != pytest.approx(-np.log(plain[range(len(labels)), labels]).mean(), rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -117,10 +138,15 @@ def test_tables_are_printed_and_written(odd_run: OddRun, tmp_path: Path, capsys:
 
 def test_a_plain_folder_gives_what_its_shards_give(odd_run: OddRun, tmp_path: Path) -> None:
     """Files get the same treatment as in the builder: turned, converted, shrunk; also without validation/."""
-    shards = evaluated(tmp_path / "x.json", str(odd_run.run.path), "--loader=tfdata", "--per-class")
+    shards = evaluated(tmp_path / "x.json", str(odd_run.run.path), "--loader=tfdata", "--per-class", "--flip")
     for folder in (odd_run.images, odd_run.images / "validation"):
         found = evaluated(
-            tmp_path / "y.json", str(odd_run.run.path), f"--dataset-dir={folder}", "--per-class", "--batch-size=3"
+            tmp_path / "y.json",
+            str(odd_run.run.path),
+            f"--dataset-dir={folder}",
+            "--per-class",
+            "--batch-size=3",
+            "--flip",
         )
         assert found["per_class"] == shards["per_class"]
         assert found["loss"] == pytest.approx(shards["loss"], rel=1e-6)

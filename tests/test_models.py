@@ -205,6 +205,85 @@ def test_resnet50_is_v1_with_biases() -> None:
     assert model.get_layer("conv3_block1_2_conv").strides == (1, 1)
 
 
+def test_resnet50_v1_5_has_its_strides_in_the_middle_and_no_biases() -> None:
+    model = full_size("resnet50_v1_5")
+    found = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
+    assert not any(layer.use_bias for layer in found)
+    strided = {layer.name for layer in found if layer.strides == (2, 2)}
+    assert strided == {"conv1_conv", *(f"conv{stage}_block1_{place}_conv" for stage in (3, 4, 5) for place in (0, 2))}
+
+
+def test_a_blur_comes_before_each_stride_of_the_blocks_and_is_binomial() -> None:
+    plain, blurred = full_size("resnet50_v1_5"), full_size("resnet50_v1_5_blurpool")
+    assert blurred.count_params() == plain.count_params()
+    assert [w.path for w in blurred.weights] == [w.path for w in plain.weights]
+    ends = [layer.name for layer in blurred.layers if layer.name.endswith("blur_b")]
+    assert sorted(ends) == sorted(f"conv{stage}_block1_{place}_blur_b" for stage in (3, 4, 5) for place in (0, 2))
+    before = blurred.get_layer("conv3_block1_2_blur_pad").input
+    blur = keras.Model(before, blurred.get_layer("conv3_block1_2_blur_b").output)
+    dot = np.zeros((1, *before.shape[1:]), np.float32)
+    dot[0, 0, 5] = 16  # at the edge: what is outside counts as 0
+    found = blur(dot).numpy()[0, :, :, 0]
+    np.testing.assert_allclose(found[:2, 4:7], [[2, 4, 2], [1, 2, 1]], atol=1e-6)
+    assert found.sum() == pytest.approx(12)
+
+
+def test_resnet50_v1_5_gives_the_outputs_of_torchvision() -> None:
+    """The same random weights in both. CI has no torch: `pip install torch torchvision` to run it."""
+    torch, torchvision = pytest.importorskip("torch"), pytest.importorskip("torchvision")
+    ours, theirs = (
+        models.build("resnet50_v1_5", num_classes=9, image_size=97),
+        torchvision.models.resnet50(num_classes=9),
+    )
+    _randomize(ours, seed=3)
+    kernel = ours.get_layer("Logits").kernel
+    kernel.assign(kernel * 0.01)  # random weights are sure of nonsense
+    kinds = {"kernel": "weight", "gamma": "weight", "beta": "bias", "bias": "bias"}
+    kinds |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
+    state = {}
+    for variable in ours.weights:
+        layer, kind = variable.path.split("/")
+        value = variable.numpy()
+        value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+        state[f"{_torch_name(layer)}.{kinds[kind]}"] = torch.tensor(np.ascontiguousarray(value))
+    missing, unexpected = theirs.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert all(name.endswith("num_batches_tracked") for name in missing)
+    images = noise(2, 97)
+    with torch.no_grad():
+        logits = theirs.eval()(torch.tensor(images.transpose(0, 3, 1, 2)))
+    expected = torch.softmax(logits, dim=1).numpy()
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(ours(images, training=False).numpy(), expected, rtol=1e-3, atol=1e-5)
+
+
+def _torch_name(layer: str) -> str:
+    """The name of a layer of our ResNet in torchvision's: conv3_block1_2_bn is layer2.0.bn2."""
+    if layer in ("Logits", "conv1_conv", "conv1_bn"):
+        return {"Logits": "fc", "conv1_conv": "conv1", "conv1_bn": "bn1"}[layer]
+    stage, block, place, kind = layer.split("_")
+    prefix = f"layer{int(stage[4:]) - 1}.{int(block[5:]) - 1}"
+    return f"{prefix}.downsample.{int(kind == 'bn')}" if place == "0" else f"{prefix}.{kind}{place}"
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("resnet50", [f"conv{s}_block{b}_3_bn" for s, n in ((2, 3), (3, 4), (4, 6), (5, 3)) for b in range(1, n + 1)]),
+        ("efficientnet_b0", [f"block{b}_project_bn" for b in ("2b", "3b", "4b", "4c", "5b", "5c", "6b", "6c", "6d")]),
+        ("mobilenet_v2", [f"block_{b}_project_BN" for b in (2, 4, 5, 7, 8, 9, 11, 12, 14, 15)]),
+    ],
+)
+def test_residual_branches_can_begin_at_zero(name: str, ends: list[str]) -> None:
+    model = models.build(name, num_classes=2, image_size=32)
+    assert sorted(models.zero_last_gammas(model)) == sorted(ends)
+    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    assert {layer.name for layer in norms if not np.any(layer.gamma)} == set(ends)
+    assert all(np.all(layer.gamma.numpy() == 1) for layer in norms if layer.name not in ends)
+    with pytest.raises(UserError, match="demo has no residual branch"):
+        models.zero_last_gammas(models.build("demo", num_classes=2, image_size=32))
+
+
 def _randomize(model: keras.Model, seed: int) -> None:
     """Weights that tell every variable from every other, batch statistics included."""
     rng = np.random.default_rng(seed)

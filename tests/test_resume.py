@@ -31,6 +31,7 @@ EPOCHS = 3
 FLAGS = ["demo", "--image-size=32", f"--batch-size={BATCH_SIZE}", f"--epochs={EPOCHS}", "--workers=1"]
 FLAGS += ["--use-lookahead", "--iter-size=3", "--ema=0.9", "--dropout-rate=0.2", "--mixup=0.2", "--checkpoint-steps=3"]
 FLAGS += ["--bn-momentum=0.5", "--class-weights=balanced", "--sampling=balanced"]
+FLAGS += ["--augment=rand:2,9", "--repeats=2"]
 
 
 def command(dataset: Path, output: Path, loader: str, *flags: str) -> list[str]:

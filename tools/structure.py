@@ -29,6 +29,7 @@ ROOMS = (
     "pipelines.ranges",
     "pipelines.uniform",
     "pipelines.operation",
+    "pipelines.policy",
     "pipelines.augment",
     "pipelines.order",
     "pipelines.plan",

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from kimagenet import augmentation
 from kimagenet.cli import Parser, import_tensorflow, positive_int, run
 from kimagenet.json_output import check_writable
-from pipelines import AugmentSpec, BatchSpec, EpochPlan, ShardSet, UserError, open_loader
+from pipelines import AugmentSpec, BatchSpec, EpochPlan, Loader, ShardSet, UserError, open_loader
 from pipelines.shards import remedies
 from pipelines.system.files import atomic_writer
 
@@ -33,8 +34,8 @@ def make_parser() -> Parser:
         "--augment",
         metavar="NAME",
         default="full",
-        help='"full", "standard", "none" or "evaluation", with changes as in "full + rotation=30 + crop_area=0.35:1" '
-        "(default: %(default)s)",
+        help='"full", "standard", "none", "trivial", "rand:N,M" or "evaluation", with changes as in '
+        '"full + rotation=30 + crop_area=0.35:1" (default: %(default)s)',
     )
     parser.add_argument(
         "--columns", metavar="N", type=positive_int, default=8, help="number of records (default: %(default)s)"
@@ -68,12 +69,27 @@ def preview(flags: argparse.Namespace) -> None:
     for name in flags.loader:
         batch = BatchSpec(columns, size, "uint8")
         with open_loader(name, shards, batch, augment, seed=flags.seed, strict=True) as loader:
-            images, *_ = next(iter(loader.epoch(flags.epoch)))
-            rows[loader.name] = [Image.fromarray(image) for image in images.numpy()]
+            rows[loader.name] = first_images(loader, flags.epoch)
     sheet = draw_sheet(rows, titles)
     with atomic_writer(flags.output) as stream:
         sheet.save(stream, kind)
     print(f"{flags.output}: {columns} records of {flags.split}, rows: {', '.join(rows)}")
+
+
+def first_images(loader: Loader, epoch: int) -> list[Image.Image]:
+    """The first images of an epoch, with all of their augmentation.
+
+    Args:
+        loader: gives uint8 images.
+        epoch: from 0.
+    """
+    from kimagenet.training.steps import to_input
+    from kimagenet.training.tones import apply_tones
+
+    images, *_ = next(batches := loader.batches(epoch))
+    batches.close()  # type: ignore[attr-defined]
+    whole = apply_tones(to_input(images), next(loader.tones(epoch))).numpy()
+    return [Image.fromarray(image) for image in np.round((whole + 1) * 127.5).astype(np.uint8)]
 
 
 def draw_sheet(rows: dict[str, list[Image.Image]], titles: list[str]) -> Image.Image:

@@ -37,6 +37,7 @@ def over_shards(
     workers: int | None = None,
     device: str = "auto",
     corrupt: SkippedRecords | None = None,
+    flip: bool = False,
 ) -> Tally:
     """Evaluates a model on every record of a split, each counted once, on all GPUs.
 
@@ -49,6 +50,7 @@ def over_shards(
         workers: see `open_loader`.
         device: see `open_loader`.
         corrupt: what to do about records that cannot be decoded; it lists those that were skipped. None: end.
+        flip: see `make_output_step`.
 
     Raises:
         UserError: model and data set have different classes.
@@ -67,10 +69,12 @@ def over_shards(
     classes = tuple(shards.classes[label] for label in np.argsort(numbers))  # in the model's order
     reading: dict[str, Any] = {"workers": workers, "device": device, "corrupt": corrupt}
     with open_feed(strategy, loader, shards, batch, augment, **reading) as feed:
-        return over_feed(model, feed, classes, numbers)
+        return over_feed(model, feed, classes, numbers, flip=flip)
 
 
-def over_feed(model: keras.Model, feed: Feed, classes: tuple[str, ...], numbers: np.ndarray | None = None) -> Tally:
+def over_feed(
+    model: keras.Model, feed: Feed, classes: tuple[str, ...], numbers: np.ndarray | None = None, *, flip: bool = False
+) -> Tally:
     """Evaluates a model that is in memory on a whole split.
 
     Args:
@@ -78,18 +82,25 @@ def over_feed(model: keras.Model, feed: Feed, classes: tuple[str, ...], numbers:
         feed: evaluation batches.
         classes: the names of the model's classes.
         numbers: see `make_output_step`.
+        flip: see `make_output_step`.
 
     Raises:
         RunFailed: see `Feed.epoch`.
     """
-    step, tally = make_output_step(model, feed.strategy, numbers=numbers), Tally(classes)
+    step, tally = make_output_step(model, feed.strategy, numbers=numbers, flip=flip), Tally(classes)
     for images_labels_weights in feed.epoch(0):
         tally.add(step(*images_labels_weights))
     return tally
 
 
 def over_folder(
-    trained: Trained, root: Path, augment: AugmentSpec, batch_size: int, workers: int | None = None
+    trained: Trained,
+    root: Path,
+    augment: AugmentSpec,
+    batch_size: int,
+    workers: int | None = None,
+    *,
+    flip: bool = False,
 ) -> tuple[Tally, list[tuple[ImageFile, str]]]:
     """Evaluates a model on every file of class folders, each counted once, on one device.
 
@@ -102,6 +113,7 @@ def over_folder(
         augment: how images are cut and scaled.
         batch_size: images a step.
         workers: decoding threads; None: one for each core.
+        flip: see `make_output_step`.
 
     Returns:
         The counts, and the files that could not be read, with the reason.
@@ -121,7 +133,7 @@ def over_folder(
             known,
         )
     files = class_folders.list_images(root, classes, trained.wnids)
-    step = make_output_step(model, tf.distribute.get_strategy())
+    step = make_output_step(model, tf.distribute.get_strategy(), flip=flip)
     reader = ImageReader(BatchSpec(batch_size, model.input_shape[1]), augment, trained.short_side)
     tally = Tally(classes)
     rejected: list[tuple[ImageFile, str]] = []

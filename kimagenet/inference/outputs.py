@@ -29,7 +29,12 @@ class Outputs(NamedTuple):
 
 
 def make_output_step(
-    model: keras.Model, strategy: tf.distribute.Strategy, k: int = 5, numbers: np.ndarray | None = None
+    model: keras.Model,
+    strategy: tf.distribute.Strategy,
+    k: int = 5,
+    numbers: np.ndarray | None = None,
+    *,
+    flip: bool = False,
 ) -> Callable[..., Outputs]:
     """Makes the step that computes outputs.
 
@@ -38,6 +43,7 @@ def make_output_step(
         strategy: the replicas.
         k: how many classes of each image.
         numbers: int32 [classes], the model's number of each label; None: labels are the model's numbers.
+        flip: whether probabilities are the means of those of an image and of its mirror image.
 
     Returns:
         A step (images, labels, weights) → `Outputs` of all replicas, in the order of the global batch.
@@ -45,7 +51,11 @@ def make_output_step(
     k = min(k, model.output_shape[-1])
 
     def replica_step(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        probabilities = as_float32(model(to_input(images), training=False))
+        images = to_input(images)
+        probabilities = as_float32(model(images, training=False))
+        if flip:
+            mirrored = as_float32(model(tf.reverse(images, [2]), training=False))
+            probabilities = (probabilities + mirrored) / 2
         if numbers is not None:
             labels = tf.gather(tf.constant(numbers), labels)
         losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)

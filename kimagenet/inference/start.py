@@ -45,6 +45,9 @@ def checked(recipe: Recipe) -> Recipe:
         raise UserError(what, remedy="leave it out", setting="pretrained")
     if recipe.pretrained:
         applications.check_pretrained(name)
+    if recipe.zero_gamma and (recipe.pretrained or name not in models.names()):
+        what = f"{name}: zero_gamma is for new weights of our own networks"
+        raise UserError(what, remedy="leave it out", setting="zero_gamma")
     if recipe.input_range != "auto" and is_known:
         what = f"{name}: its input range is known, so input_range cannot change it"
         raise UserError(what, remedy="leave it out", setting="input_range")
@@ -96,6 +99,8 @@ def _with_head(recipe: Recipe, num_classes: int, dataset_dir: Path | None, say: 
         model = pretrained.build(name, num_classes, size, dropout)
     else:
         model = models.build(name, num_classes, size, dropout)
+        if recipe.zero_gamma:
+            models.zero_last_gammas(model)
     if recipe.head_on:
         from kimagenet.networks.heads import with_new_head
 

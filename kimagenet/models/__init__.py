@@ -17,6 +17,7 @@ from kimagenet.models._batch_norm import batch_norms
 from kimagenet.models._cost import multiply_adds
 from kimagenet.models._recipes import KERAS_IMAGENET, NOT_IN_KERAS_IMAGENET, Reported
 from kimagenet.models._regularization import l2_kernels
+from kimagenet.models._residual import zero_last_gammas
 from kimagenet.recipe import Recipe
 from pipelines.errors import UserError, did_you_mean
 from pipelines.ranges import Range, range_of
@@ -35,6 +36,7 @@ __all__ = [
     "names",
     "recipes",
     "reported",
+    "zero_last_gammas",
 ]
 
 MIN_IMAGE_SIZE = 32  # pixels: the networks halve the size five times

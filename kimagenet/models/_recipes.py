@@ -9,14 +9,17 @@ from pipelines.errors import UserError
 KERAS_IMAGENET = "keras_imagenet (train_new.sh; not re-run here)"
 NOT_IN_KERAS_IMAGENET = "none: keras_imagenet has no recipe; this default is efficientnet_b0's"
 
-# What torchvision's recipe has and `modern` does not have. No recipe named _modern was run on ImageNet here.
-_WITHOUT = "with TrivialAugment, repeated augmentation and training at fewer pixels than testing, which are not here"
+# What torchvision's recipe has and `modern` leaves out. No recipe named _modern was run on ImageNet here.
+_WITHOUT = (
+    "with TrivialAugment, repeated augmentation and training at fewer pixels than testing, which are left out here"
+)
+NOT_RUN_HERE = "(not re-run here)"
 NO_FIGURE = "none known for exactly this network; torchvision's recipe for ResNet-50 (not run here)"
 
 
 def torchvision(what: str) -> str:
     """The source of a figure that torchvision reports for its recipe."""
-    return f"torchvision, {what}; {_WITHOUT} (not re-run here)"
+    return f"torchvision, {what}; {_WITHOUT} {NOT_RUN_HERE}"
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,37 @@ def original(model: str, **changes: Any) -> Recipe:
         epsilon=1e-1,
         epochs=80,
         crop_ratio=1.0,
+    )
+    return common.replace(**changes)
+
+
+def first_torchvision(model: str, **changes: Any) -> Recipe:
+    """torchvision's first recipe for ResNets, which gave the IMAGENET1K_V1 weights.
+
+    Source: github.com/pytorch/vision/tree/main/references/classification, for 8 × 32 images: SGD with momentum 0.9,
+    rate 0.1, a tenth of it after every 30 of 90 epochs, random resized crop and flip, evaluation on 224 of 256 pixels.
+    Its weight decay of 1e-4 on all parameters is a gradient of 1e-4·w, so an L2 penalty of 5e-5·Σw², here on kernels.
+
+    Args:
+        model: the name of the model.
+        changes: the fields that differ from model to model.
+    """
+    common = Recipe(
+        model=model,
+        batch_size=64,
+        iter_size=4,
+        epochs=90,
+        optimizer="sgd",
+        momentum=0.9,
+        weight_decay=5e-5,
+        lr_sched="step",
+        initial_lr=0.1,
+        final_lr=0.0,
+        step_epochs=30,
+        step_factor=0.1,
+        lr_reference_batch=256,
+        augment="standard",
+        crop_ratio=224 / 256,
     )
     return common.replace(**changes)
 

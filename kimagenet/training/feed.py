@@ -2,10 +2,11 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from kimagenet.training.recovery import Recovery, SkippedRecords
@@ -110,14 +111,17 @@ class Feed:
         return len(self.loaders) < self.replicas
 
     def records(self, epoch: int, step: int) -> list[str]:
-        """The records of a step, of all replicas, those of other processes included: shard, number and byte."""
+        """The records of a step, of all replicas, those of other processes included: shard, number and byte.
+
+        A record that is repeated is there once.
+        """
         found = []
         for rank in range(self.replicas):
             plan = replace(self.loaders[0].plan(epoch, step), rank=rank)
             for record in plan.records_between(0, plan.batch_size).tolist():
                 path = self.shards.paths[self.shards.shard[record]]
                 found.append(f"{path}: record {record} of the split, at byte {self.shards.offsets[record]}")
-        return found
+        return list(dict.fromkeys(found))
 
     def epoch(self, epoch: int, start_step: int = 0, run_epoch: int | None = None) -> Iterator[Any]:
         """Reads an epoch.
@@ -128,7 +132,8 @@ class Feed:
             run_epoch: the epoch of the run, for messages and corrupt.jsonl; None: `epoch`.
 
         Returns:
-            The batches, each ready for `strategy.run`; fewer than `steps_per_epoch` if records are skipped.
+            The batches, each ready for `strategy.run`, with the tones of their images as the last part if the
+            augmentation has any; fewer than `steps_per_epoch` if records are skipped.
 
         Raises:
             RunFailed: a batch cannot be read; see `Recovery.after`.
@@ -155,7 +160,7 @@ class Feed:
             iterators = self._open(epoch, step)  # not in the `except` block: the failure holds the old ones
 
     def _open(self, epoch: int, step: int) -> list[Iterator[Any]]:
-        iterators = (loader.batches(epoch, step) for loader in self.loaders)
+        iterators = (_batches(loader, epoch, step) for loader in self.loaders)
         return [watch.iterate(iterator) for watch, iterator in zip(self._watches, iterators, strict=True)]
 
     def _while_waiting(self, seconds: float) -> None:
@@ -190,6 +195,21 @@ class Feed:
         self.close()
 
 
+def _batches(loader: Loader, epoch: int, step: int) -> Iterator[Any]:
+    """The batches of a loader, with their tones if its augmentation has any."""
+    batches = loader.batches(epoch, step)
+    return _with_tones(batches, loader.tones(epoch, step)) if loader.augment.has_tones else batches
+
+
+def _with_tones(batches: Iterator[Any], tones: Iterator[np.ndarray]) -> Generator[Any, None, None]:
+    try:
+        for batch in batches:
+            yield (*batch, tf.constant(next(tones)))
+            del batch
+    finally:
+        batches.close()  # type: ignore[attr-defined]
+
+
 def open_feed(
     strategy: tf.distribute.Strategy,
     name: str,
@@ -206,6 +226,7 @@ def open_feed(
     timeout: float = 0.0,
     decoder: DecoderOptions | None = None,
     shuffle: ShuffleSpec | None = None,
+    repeats: int = 1,
 ) -> Feed:
     """Opens a loader for each replica of this process.
 
@@ -224,6 +245,7 @@ def open_feed(
         corrupt: see `Feed`.
         timeout: see `Feed`.
         shuffle: see `open_loader`.
+        repeats: see `open_loader`.
 
     Raises:
         UserError: the batch cannot be divided among the replicas, or a wrong name or value.
@@ -239,7 +261,7 @@ def open_feed(
         workers = max(1, (workers or cpu_count()) // len(ranks))
     part = BatchSpec(batch.batch_size // replicas, batch.image_size, batch.dtype)
     options: dict[str, Any] = {"seed": seed, "workers": workers, "prefetch": prefetch, "device": device}
-    options |= {"strict": strict, "decoder": decoder, "shuffle": shuffle}
+    options |= {"strict": strict, "decoder": decoder, "shuffle": shuffle, "repeats": repeats}
     loaders: list[Loader] = []
     for gpu, rank in enumerate(ranks):
         # The first loader may have been replaced by another one, with a warning.

@@ -296,13 +296,13 @@ class Loop:
             if batch is None:  # without its skipped records an epoch ends sooner
                 self._step = self.steps_per_epoch
                 break
-            images, labels, *_ = batch
+            images, labels, *tones = batch
             waited = perf_counter() - asked
             listeners.on_train_batch_begin(step)
             learning_rate = self._set_learning_rate(epoch, step)
             self.images = images
             stop = tf.constant(self._stop_is_requested, tf.float32)
-            result = self._training_step(images, labels, tf.constant(self.global_step, tf.int64), stop)
+            result = self._training_step(images, labels, tf.constant(self.global_step, tf.int64), stop, *tones)
             # At most one step ahead: the device is never idle, and the loader's queue fills up if data is fast enough.
             self._count_step_in_flight()
             self._in_flight = epoch, step, result

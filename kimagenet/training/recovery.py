@@ -162,7 +162,7 @@ class Recovery:
         It reads the whole batch and waits through transient read errors, so these are over when it returns.
         """
         parts = [loader.plan(epoch, step).records_between(0, loader.batch.batch_size) for loader in self._loaders]
-        numbers = np.concatenate(parts).tolist()
+        numbers = list(dict.fromkeys(np.concatenate(parts).tolist()))  # each once, if records are repeated
         try:
             problem = problem_of_shards(self._shards, numbers)
             if isinstance(failure, NoAnswer):

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from kimagenet.models import l2_kernels
 from kimagenet.training.mixing import MixSpec, draw, mix
+from kimagenet.training.tones import apply_tones
 from pipelines.errors import UserError
 
 Step = Callable[..., tf.Tensor]
@@ -34,7 +35,7 @@ def make_training_step(
     of an image is multiplied by the weight of its class, before it is mixed: the loss of a mixed image is that of its
     two images, each with its own weight, by their shares. p are the model's probabilities: Keras takes the logarithm
     from the input of the softmax, so nothing underflows. Top-1 is the share of images whose most probable class is
-    their own label, not the mixed-in one.
+    their own label, not the mixed-in one. Tones are applied before the mixing.
 
     Args:
         model: returns probabilities [B, C].
@@ -49,8 +50,8 @@ def make_training_step(
         xla: compile the step with XLA; for one device only.
 
     Returns:
-        A step (images, labels, global step = 0, stop = 0) → float32 [3]: loss, top-1, the sum of `stop` over all
-        replicas. So all replicas learn in the same step that one of them wants to stop.
+        A step (images, labels, global step = 0, stop = 0, tones = None) → float32 [3]: loss, top-1, the sum of `stop`
+        over all replicas. So all replicas learn in the same step that one of them wants to stop.
 
     Raises:
         UserError: XLA with several devices.
@@ -65,9 +66,15 @@ def make_training_step(
         update = tf.function(update, jit_compile=True)
 
     def replica_step(
-        images: tf.Tensor, labels: tf.Tensor, global_step: tf.Tensor | int = 0, stop: tf.Tensor | float = 0.0
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        global_step: tf.Tensor | int = 0,
+        stop: tf.Tensor | float = 0.0,
+        tones: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        # Not in the code that XLA compiles: see `draw`.
+        # Not in the code that XLA compiles: see `apply_tones` and `draw`.
+        if tones is not None:
+            images = apply_tones(to_input(images), tones)
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         sums = update(images, labels, draw(tf.shape(images)[0], seed, global_step, replica))
         return tf.concat([sums, [stop]], axis=0)

@@ -64,6 +64,7 @@ def open_loader(
     decoder: DecoderOptions | None = None,
     read_ahead: int = READ_AHEAD,
     shuffle: ShuffleSpec | None = None,
+    repeats: int = 1,
 ) -> Loader:
     """Opens a loader by name. The same arguments give the same batches from every loader.
 
@@ -82,6 +83,7 @@ def open_loader(
         decoder: settings of the GPU's decoder; None means the defaults.
         read_ahead: the most records that are fetched from storage before they are needed; 0: none.
         shuffle: how the records of training are shuffled; None means as the data set needs it.
+        repeats: how often each record of a training batch occurs in it, with other draws; see `EpochPlan`.
         strict: if the loader cannot be used, raise `UserError` instead of taking tf.data with a warning.
 
     Returns:
@@ -100,7 +102,7 @@ def open_loader(
         _log.warning(message)
     options = LoaderOptions(workers or cpu_count(), prefetch, device, gpu, decoder or DecoderOptions(), read_ahead)
     loader_class = _module(choice.loader).LOADER
-    return loader_class(shards, batch, augment, seed, rank, world_size, options, shuffle)
+    return loader_class(shards, batch, augment, seed, rank, world_size, options, shuffle, repeats)
 
 
 def choose(name: str, device: str, strict: bool) -> Choice:

@@ -2,8 +2,8 @@
 
 python -m tests.helpers.kill_proof --output DIR --loader dali --kills 20
 
-It compares bit for bit the weights in final.keras and the batches of each step: a digest of their images, and their
-labels, which identify the records because each training record has a different label.
+It compares bit for bit the weights in final.keras and the batches of each step: a digest of their images and tones, and
+their labels, which identify the records because each training record has a different label.
 """
 
 import argparse
@@ -25,11 +25,16 @@ ROOT = Path(__file__).parents[2]
 IMAGE_SIZE, BATCH_SIZE, EPOCHS = 32, 12, 25
 FLAGS = ["demo", f"--image-size={IMAGE_SIZE}", f"--batch-size={BATCH_SIZE}", f"--epochs={EPOCHS}", "--workers=1"]
 FLAGS += ["--use-lookahead", "--iter-size=3", "--ema=0.9", "--dropout-rate=0.2", "--mixup=0.2", "--checkpoint-steps=3"]
+AUGMENT, REPEATS = "trivial", 2
+FLAGS += [f"--augment={AUGMENT}", f"--repeats={REPEATS}"]
 
 
 @contextmanager
 def noting_batches(notes: Path) -> Iterator[None]:
-    """Each training batch appends a line to `notes` before its step is done: step, labels, a digest of its images."""
+    """Each training batch appends a line to `notes` before its step is done: step, labels, a digest of its images.
+
+    The digest is of the tones, too.
+    """
     from kimagenet.training.feed import Feed
 
     original = Feed.epoch
@@ -39,8 +44,9 @@ def noting_batches(notes: Path) -> Iterator[None]:
             original(self, epoch, start_step, run_epoch), epoch * self.steps_per_epoch + start_step
         ):
             if not self.loaders[0].augment.is_evaluation:
-                images, labels = (part.numpy() for part in batch)
-                note = {"step": step, "labels": labels.tolist(), "images": hashlib.sha256(images.tobytes()).hexdigest()}
+                images, labels, *tones = (part.numpy() for part in batch)
+                digest = hashlib.sha256(b"".join(part.tobytes() for part in (images, *tones))).hexdigest()
+                note = {"step": step, "labels": labels.tolist(), "images": digest}
                 with open(notes, "a") as stream:
                     stream.write(json.dumps(note) + "\n")
             yield batch
@@ -81,7 +87,8 @@ def planned_labels(dataset: Path, steps: int) -> list[list[int]]:
     found: list[list[int]] = []
     while len(found) < steps:
         epoch = len(found) // (len(shards.usable) // BATCH_SIZE)
-        records = EpochPlan(shards, AugmentSpec.named("full"), BATCH_SIZE, IMAGE_SIZE, epoch=epoch).records
+        augment = AugmentSpec.named(AUGMENT)
+        records = EpochPlan(shards, augment, BATCH_SIZE, IMAGE_SIZE, epoch=epoch, repeats=REPEATS).records
         labels = [shards.read(record).label - shards.label_base for record in records.tolist()]
         found += np.reshape(labels, (-1, BATCH_SIZE)).tolist()
     return found

@@ -26,10 +26,19 @@ COUNTS = {
     "efficientnet_b4": Counts(19_466_816, 19_341_616, 125_200, 160, 96, 19_186_376),
     "mobilenet_v2": Counts(3_538_984, 3_504_872, 34_112, 52, 52, 3_469_760),
     "resnet50": Counts(25_636_712, 25_583_592, 53_120, 53, 53, 25_502_912),
+    "resnet50_v1_5": Counts(25_610_152, 25_557_032, 53_120, 53, 53, 25_502_912),
 }
 
 # Parameters of each stage: those of the layers whose names start with the key.
 STAGES = {
+    "resnet50_v1_5": {
+        "conv1": 9_664,
+        "conv2": 218_624,
+        "conv3": 1_226_752,
+        "conv4": 7_118_848,
+        "conv5": 14_987_264,
+        "Logits": 2_049_000,
+    },
     "googlenet_bn": {
         "conv1": 9_664,
         "conv2": 115_712,

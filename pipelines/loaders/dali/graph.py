@@ -14,7 +14,7 @@ import numpy as np
 from pipelines.augment import AugmentSpec
 from pipelines.decoding import DecoderOptions
 from pipelines.loader import BatchSpec, LoaderOptions
-from pipelines.loaders.dali.plan_files import PLAN, PLAN_FLOATS, PlanFiles
+from pipelines.loaders.dali.plan_files import PLAN, PLAN_FLOATS, PlanFiles, reads_box
 from pipelines.shards import records
 
 
@@ -70,7 +70,7 @@ def build_graph(
         encoded, stored_label, plan = read(files, options.decoder.reader_queue)
         if files.whole_images:
             whole = decode_whole(encoded, options.decoder, preallocate, on_gpu)
-            image = _transform_whole(whole, plan, batch, repeat_edges=not augment.turns)
+            image = _transform_whole(whole, plan, batch, augment)
         else:
             image = _transform_box(encoded, plan, batch, native, repeat_edges=not augment.turns)
         label = fn.cast(stored_label, dtype=types.INT32) - label_base
@@ -80,14 +80,14 @@ def build_graph(
     return graph()
 
 
-def _transform_whole(image: Any, plan: Any, batch: BatchSpec, *, repeat_edges: bool) -> Any:
+def _transform_whole(image: Any, plan: Any, batch: BatchSpec, augment: AugmentSpec) -> Any:
     """Warp and colour of whole images."""
     from nvidia.dali import fn
 
     affine, colour, box = _parts_of(plan)
-    if repeat_edges:  # the edges of the planned box, as where only the box is decoded
+    if reads_box(augment, whole_images=True):  # its edges count, as where only the box is decoded
         image = fn.slice(image, box[0:2], box[2:4], **_PIXELS)
-    image = _warp_affine(image, affine, batch.image_size, repeat_edges)
+    image = _warp_affine(image, affine, batch.image_size, repeat_edges=not augment.turns)
     return _colour(image, colour, batch.dtype, is_float=True)
 
 

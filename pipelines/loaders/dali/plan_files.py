@@ -42,9 +42,10 @@ def reads_box(augment: AugmentSpec, whole_images: bool) -> bool:
     """Whether the warp reads the planned box of an image, and the plan's matrix refers to the box.
 
     False where whole images are decoded and can turn: outside is black then, and the box ends at the image's edge or
-    a pixel beyond what the warp reads. Where nothing turns, the edges that repeat are those of the box.
+    a pixel beyond what the warp reads. Where nothing turns, the edges that repeat are those of the box. Where a policy
+    moves images, outside of the box is black.
     """
-    return not (whole_images and augment.turns)
+    return not (whole_images and augment.turns) or augment.policy is not None
 
 
 def write_plan(
