@@ -1,4 +1,4 @@
-"""What commands say about folders that they do not take: what lies there, and what to do with it."""
+"""What commands say about folders that they do not take: which files it has, and what to do with them."""
 
 import re
 from pathlib import Path

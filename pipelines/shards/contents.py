@@ -114,11 +114,15 @@ class _Folder:
 def _known(folder: _Folder) -> Contents | None:
     """What a command of this project takes."""
     path = folder.path
+    shards = shards_among(folder.files)
     if "dataset.json" in folder.files:
-        return Contents("a data set of shards (dataset.json)", f"choose {remedies.quoted(path)}")
+        if shards:
+            return Contents("a data set of shards (dataset.json)", f"choose {remedies.quoted(path)}")
+        again = f"build them again with {remedies.build_shards('FOLDER', 'SHARDS')}"
+        return Contents("a dataset.json without its shards", f"copy the shards that belong to it, or {again}")
     if (path / ".build" / "plan.json").is_file():
         return Contents("an unfinished build", "repeat the command of that build, or remove the folder")
-    if shards := shards_among(folder.files):
+    if shards:
         what = f"{_count(len(shards), 'TFRecord shard')} ({_some(sorted({shard.pattern for shard in shards}))})"
         return Contents(f"{what} without dataset.json", f"run {remedies.build_index(path)}")
     for look_for_source in _SOURCES:

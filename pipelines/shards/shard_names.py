@@ -31,8 +31,8 @@ class ShardName(NamedTuple):
 
     Attributes:
         split: "train", "validation", …
-        head: what stands before the numbers.
-        tail: what stands behind them.
+        head: the text before the numbers.
+        tail: the text behind them.
         number: of the shard, from 0.
         total: how many shards its split has.
         digits: of the numbers.

@@ -31,6 +31,7 @@ FAST_MODULES = frozenset(
         "test_docs",
         "test_doctor_storage",
         "test_errors",
+        "test_export_shards",
         "test_fetcher",
         "test_files",
         "test_folders",
