@@ -254,7 +254,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no dataset.json": (
         lambda folder: (folder / DATASET_FILE).unlink(),
-        "dataset.json: No such file or directory; run",
+        "dataset.json: no such file; the folder has 5 TFRecord shards",
     ),
     "broken": (lambda folder: (folder / DATASET_FILE).write_text("{"), "dataset.json: the file: Invalid JSON"),
 }

@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "tools.build_shards": "--source={images} --output={out}/shards --workers=1",
     "tools.check_shards": "{data} --json={out}/faults.json --workers=1",
     "tools.compare_uses": "{run}",
+    "tools.export_shards": "{data} --output={out}/exported --format=webdataset --workers=1",
     "tools.gallery": "{data} --output={out}/gallery --loader tfdata",
     "tools.launch": "--workers=1 demo --dataset-dir={data} --output={out}/run",
     "tools.plot_runs": "{run} --output={out}/runs.png",
@@ -39,7 +40,7 @@ COMMANDS: dict[str, str] = {
 # The wheel has the commands of these names as well.
 COMMANDS |= {
     f"kimagenet.commands.{name}": COMMANDS[f"tools.{name}"]
-    for name in ("build_index", "build_shards", "check_shards", "preview")
+    for name in ("build_index", "build_shards", "check_shards", "export_shards", "preview")
 }
 # bench.optimizers uses argparse's messages, bench.estimate takes no arguments; kimagenet.doctor and `bench gpu` call
 # the others.

@@ -24,8 +24,8 @@ def _folders(root: Path, *names: str) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((), "no images found: there is no train/<class>/"),
-        (("train/a.jpg",), "no class folders"),
+        ((), "no training images found: the folder has no files"),
+        (("train/a.jpg",), r"the folder has 1 image without class folders \(train/a\.jpg\)"),
         (("train/a/1.jpg/", "train/b/1.jpg"), "the class a has no training images"),
         (("train/a/1.jpg", "train/b/"), "the class b has no training images"),
         (("train/a/1.jpg", "val/c/1.jpg"), "c: train has no such class"),

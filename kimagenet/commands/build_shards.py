@@ -1,4 +1,4 @@
-"""Builds TFRecord shards, DALI indexes and dataset.json from tars or folders of images."""
+"""Builds TFRecord shards, DALI indexes and dataset.json from folders, lists, tars or Parquet files of images."""
 
 import argparse
 import sys
@@ -49,15 +49,16 @@ interrupted."""
 def make_parser() -> cli.Parser:
     """The parser of this command."""
     default = BuildOptions()
-    parser = cli.Parser(remedies.program("build_shards"), "--source DIR --output DIR [flags]", __doc__, EPILOG)
+    parser = cli.Parser(remedies.program("build_shards"), "--source PATH --output DIR [flags]", __doc__, EPILOG)
     parser.add_argument(
         "--source",
         type=Path,
         required=True,
-        metavar="DIR",
-        help="folder with ImageNet's official tars, Kaggle's or Hugging Face's files (compressed tars are unpacked "
-        "beside the shards during the build), or with train/<class>/* and optionally validation/<class>/* "
-        "(or val, valid, test)",
+        metavar="PATH",
+        help="folder with train/<class>/* and optionally validation/<class>/* (or val, valid, test), with <class>/*, "
+        "ImageNet's official tars, Kaggle's or Hugging Face's files, Parquet, WebDataset tars or shards, or a list of "
+        "images (.csv, .tsv or .jsonl with path and label); compressed tars and Parquet are unpacked beside the shards "
+        "for the time of the build",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for the shards")
     shards = parser.add_argument_group("shards")

@@ -1,10 +1,11 @@
 """Makes what loaders need for shards that exist: an index for each, the image sizes and dataset.json.
 
-The original project's shards have none of these; ours lack them if only the shards were copied.
+Other writers' shards have none of these, such as those of the original project and of tensorflow-datasets; ours lack
+them if only the shards were copied. Nothing is written into a shard.
 """
 
 import logging
-import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,16 +23,17 @@ from pipelines.building.class_names import (
 from pipelines.building.leftovers import check_finished, clean_up
 from pipelines.building.mixing import RUN_RECORDS, mixing
 from pipelines.building.shard_scan import NO_LABEL, Numbers, ScanTask, ShardScan, scan_shards
+from pipelines.building.writers import TFDS_LABEL_BASE, RecordFormat, read_format
 from pipelines.errors import UserError, one_line, reason
 from pipelines.shards import remedies
-from pipelines.shards.dataset import DATASET_FILE, ClassInfo, DatasetInfo, ShardInfo, SplitInfo, shard_name
+from pipelines.shards.dataset import DATASET_FILE, ClassInfo, DatasetInfo, ShardInfo, SplitInfo
+from pipelines.shards.finding import find_shards
 from pipelines.shards.shard_set import write_sizes
 from pipelines.system.files import user_path
 from pipelines.system.lock import owned
 from pipelines.system.processes import run_tasks
 from pipelines.system.progress import Progress, silent
 
-_SHARD_NAME = re.compile(r"([A-Za-z0-9_]+)-(\d{5})-of-(\d{5})")
 _MOST_SHARDS = 64  # that a process gets at once
 ORIGINAL_LABEL_BASE = 1
 
@@ -44,20 +46,23 @@ def adopt_shards(
     workers: int = 1,
     progress: Progress = silent,
     damaged: Mapping[str, Numbers] = MappingProxyType({}),
+    only_plain: bool = False,
 ) -> DatasetInfo:
     """Writes indexes, image sizes and dataset.json beside the shards of a folder.
 
     An existing dataset.json keeps its classes and its notes on the build. Shards with the same number of records and
     bytes as before keep their checksums and quarantine. Image sizes are read from the images; a warning counts the
-    records whose features have other sizes.
+    records whose features have other sizes. Another one counts the records whose image is no plain JPEG or is turned
+    by its EXIF orientation: the builder would encode them again. A split without labels is left out, with a warning.
 
     Args:
-        directory: the folder, with shards named <split>-00000-of-01024.
+        directory: the folder, with shards named as in `pipelines.shards.shard_names`.
         label_base: the label of the first class. None takes it from an existing dataset.json; without one it is 0 if a
             record has label 0, else 1, as in the original project's shards.
         workers: number of processes.
         progress: called with the number of shards done.
         damaged: shard name -> records to quarantine; they may be unreadable.
+        only_plain: quarantine the records that the builder would encode again.
 
     Returns:
         The content of dataset.json.
@@ -68,29 +73,42 @@ def adopt_shards(
     """
     directory = user_path(directory).absolute()
     with owned(directory) if directory.is_dir() else nullcontext():
-        return _adopt(directory, label_base, workers, progress, damaged)
+        return _adopt(directory, label_base, workers, progress, damaged, only_plain)
 
 
 def _adopt(
-    directory: Path, label_base: int | None, workers: int, progress: Progress, damaged: Mapping[str, Numbers]
+    directory: Path,
+    label_base: int | None,
+    workers: int,
+    progress: Progress,
+    damaged: Mapping[str, Numbers],
+    only_plain: bool,
 ) -> DatasetInfo:
     check_finished(directory)
     splits = find_shards(directory)
     known = DatasetInfo.load(directory) if (directory / DATASET_FILE).exists() else None
+    told = read_format(directory, splits)
+    splits = _labelled(directory, splits, told)
+    features = known.features if known else told.features
     names = [name for shards in splits.values() for name in shards]
     before = known_shards(known) if known else {}
     clean_up(directory)
-    tasks = [ScanTask(directory / name, damaged.get(name, frozenset()), *before.get(name, ())) for name in names]
+    tasks = []
+    for name in names:
+        shard, left_out = before.get(name, (None, frozenset()))
+        lost = damaged.get(name, frozenset())
+        tasks.append(ScanTask(directory / name, lost, shard, left_out, features, only_plain))
     try:
         scans = _index_shards(tasks, workers, progress)
         _warn_of_wrong_sizes(directory, scans)
+        _warn_of_peculiar(directory, scans, only_plain)
         names_of = {split: {name: scans[name].names for name in shards} for split, shards in splits.items()}
         if found := find_contradiction(names_of):
             raise UserError(
                 found.what, path=directory / found.file, remedy="write the shards again with the same labels"
             )
         labels = np.unique(np.concatenate([np.unique(scan.labels) for scan in scans.values()]))
-        classes, base = _classes(directory, labels[labels != NO_LABEL], merged(names_of), known, label_base)
+        classes, base = _classes(directory, labels[labels != NO_LABEL], merged(names_of), known, label_base, told)
         info = DatasetInfo(
             label_base=base,
             classes=classes,
@@ -98,6 +116,7 @@ def _adopt(
                 split: _split_info(directory, split, [scans[name] for name in shards])
                 for split, shards in splits.items()
             },
+            features=features,
             build=known.build if known else {},
         )
         info.save(directory)
@@ -105,6 +124,17 @@ def _adopt(
         raise UserError(reason(error), path=directory) from None
     _warn_of_sorted(directory, info)
     return info
+
+
+def _labelled(directory: Path, splits: Mapping[str, list[str]], told: RecordFormat) -> dict[str, list[str]]:
+    """The splits whose records have labels; the others are named."""
+    left = {split: names for split, names in splits.items() if split not in told.unlabelled}
+    if not left:
+        what = f"the records have no labels ({told.features.label} is -1)"
+        raise UserError(what, path=directory, remedy="training needs shards with labels")
+    for split in told.unlabelled:
+        _log.warning("%s: the %s shards are left out: their records have no labels (-1)", directory, split)
+    return left
 
 
 def _index_shards(tasks: Sequence[ScanTask], workers: int, progress: Progress) -> dict[str, ShardScan]:
@@ -117,44 +147,6 @@ def _index_shards(tasks: Sequence[ScanTask], workers: int, progress: Progress) -
         scans |= results
         progress("indexing", len(scans), len(tasks))
     return scans
-
-
-def find_shards(directory: Path) -> dict[str, list[str]]:
-    """Finds the shards of a folder by their names.
-
-    Args:
-        directory: the folder.
-
-    Returns:
-        The file names of each split, in order.
-
-    Raises:
-        UserError: there are no shards, one is missing, or there are shards of several data sets.
-    """
-    if not directory.is_dir():
-        raise UserError("no such folder", path=directory)
-    found: dict[str, dict[int, set[int]]] = {}
-    for path in directory.iterdir():
-        if match := _SHARD_NAME.fullmatch(path.name):
-            found.setdefault(match[1], {}).setdefault(int(match[3]), set()).add(int(match[2]))
-    if not found:
-        remedy = f"build some with {remedies.build_shards('DIR', 'SHARDS')}"
-        raise UserError("no shards (train-00000-of-…) in this folder", path=directory, remedy=remedy)
-    splits = {}
-    for split, counts in sorted(found.items()):
-        if len(counts) > 1:
-            sets = " and ".join(f"{split}-*-of-{count:05d}" for count in sorted(counts))
-            raise UserError(f"has shards of several data sets, {sets}", path=directory, remedy="keep one of them")
-        ((count, numbers),) = counts.items()
-        expected = [shard_name(split, number, count) for number in range(count)]
-        if missing := sorted(set(range(count)) - numbers):
-            path = directory / expected[missing[0]]
-            raise UserError("the shard is missing", path=path, remedy="copy or build it again")
-        if len(numbers) > count:
-            path = directory / shard_name(split, max(numbers), count)
-            raise UserError(f"the number is larger than that of {expected[-1]}", path=path, remedy="remove the file")
-        splits[split] = expected
-    return splits
 
 
 def known_shards(info: DatasetInfo) -> dict[str, tuple[ShardInfo, Numbers]]:
@@ -177,6 +169,28 @@ def _warn_of_wrong_sizes(directory: Path, scans: Mapping[str, ShardScan]) -> Non
         _log.warning("%s: %s%s; the sizes of the images are used", directory / name, count, first)
 
 
+def _warn_of_peculiar(directory: Path, scans: Mapping[str, ShardScan], only_plain: bool) -> None:
+    """Counts the records that the builder would encode again, by reason, and says what can be done."""
+    found = [(name, number, what) for name, scan in sorted(scans.items()) for number, what in scan.peculiar.items()]
+    if not found:
+        return
+    counts = Counter(what for *_, what in found)
+    reasons = ", ".join(f"{what} ({count:,})" for what, count in sorted(counts.items()))
+    name, number, _ = found[0]
+    noun = "1 record is" if len(found) == 1 else f"{len(found):,} records are"
+    what = f"{noun} no plain upright JPEG: {reasons}; the first is record {number} of {name}"
+    choice = (
+        f"build shards from these, which encodes such images again, with {remedies.build_shards(directory, 'SHARDS')}; "
+        f"or leave such records out with `{remedies.command('build_index', directory, '--quarantine')}`"
+    )
+    done = (
+        "they are quarantined"
+        if only_plain
+        else f"loaders do not turn images, and may read others differently: {choice}"
+    )
+    _log.warning("%s: %s; %s", directory, what, done)
+
+
 def _warn_of_sorted(directory: Path, info: DatasetInfo) -> None:
     for split, part in info.splits.items():
         if part.is_sorted and split != "validation":
@@ -186,12 +200,19 @@ def _warn_of_sorted(directory: Path, info: DatasetInfo) -> None:
 
 
 def _classes(
-    directory: Path, labels: np.ndarray, names: Numbering, known: DatasetInfo | None, label_base: int | None
+    directory: Path,
+    labels: np.ndarray,
+    names: Numbering,
+    known: DatasetInfo | None,
+    label_base: int | None,
+    told: RecordFormat,
 ) -> tuple[list[ClassInfo], int]:
     """The classes in label order and the label base. `labels` and `names` are those of all records."""
     if not len(labels):
         raise UserError("every record is quarantined", path=directory, remedy="build the shards again")
     lowest, highest = int(labels.min()), int(labels.max())
+    if told.classes and not known:
+        return _told_classes(directory, told.classes, highest, label_base)
     base = label_base
     if base is None:
         base = known.label_base if known else min(lowest, ORIGINAL_LABEL_BASE)
@@ -213,6 +234,20 @@ def _classes(
             raise UserError(what, path=directory, remedy="remove dataset.json if it belongs to other shards")
         return known.classes, base
     return [_class_info(label - base, names.get(label, ClassNames())) for label in range(base, highest + 1)], base
+
+
+def _told_classes(
+    directory: Path, classes: Sequence[ClassInfo], highest: int, label_base: int | None
+) -> tuple[list[ClassInfo], int]:
+    """The classes that the files beside the shards name."""
+    if label_base not in (None, TFDS_LABEL_BASE):
+        what = f"the data set's own files number its classes from {TFDS_LABEL_BASE}, not from {label_base}"
+        remedy = f"choose the label base {TFDS_LABEL_BASE}"
+        raise UserError(what, path=directory, remedy=remedy, setting="label_base")
+    if highest >= len(classes):
+        what = f"a record has label {highest}, but the data set's own files name {len(classes)} classes"
+        raise UserError(what, path=directory, remedy="copy the shards and these files from the same data set")
+    return list(classes), TFDS_LABEL_BASE
 
 
 def _class_info(number: int, names: ClassNames) -> ClassInfo:

@@ -13,14 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.building.adopt import adopt_shards, find_shards, known_shards
+from pipelines.building.adopt import adopt_shards, known_shards
 from pipelines.building.class_names import Numbering, contradiction_with_classes, find_contradiction, merged
 from pipelines.building.leftovers import check_finished, find_leftovers, size_text
 from pipelines.building.shard_checker import CheckTask, Fault, ShardCheck, check_shard
 from pipelines.building.shard_scan import MAX_LABEL, Numbers
+from pipelines.building.writers import read_format
 from pipelines.errors import UserError, reason
 from pipelines.shards import remedies
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, SplitInfo
+from pipelines.shards.finding import find_shards
 from pipelines.shards.shard_set import read_sizes
 from pipelines.system.files import user_path, write_atomic
 from pipelines.system.lock import owned
@@ -210,8 +212,13 @@ def check_tasks(directory: Path, info: DatasetInfo | None, decode: bool) -> tupl
         UserError: without dataset.json: there are no shards, or one is missing.
     """
     if info is None:
-        names = chain.from_iterable(find_shards(directory).values())
-        return [CheckTask(directory / name, None, "", None, range(MAX_LABEL + 1), decode) for name in names], []
+        found = find_shards(directory)
+        names = read_format(directory, found).features
+        anything = range(MAX_LABEL + 1)
+        return [
+            CheckTask(directory / name, None, "", None, anything, decode, features=names)
+            for name in chain.from_iterable(found.values())
+        ], []
     labels = range(info.label_base, info.label_base + info.num_classes)
     quarantined = known_shards(info)
     tasks, faults = [], []
@@ -225,6 +232,7 @@ def check_tasks(directory: Path, info: DatasetInfo | None, decode: bool) -> tupl
         for shard in part.shards:
             rows = None if sizes is None else sizes[first : first + shard.records]
             left_out = quarantined[shard.file][1]
-            tasks.append(CheckTask(directory / shard.file, shard, part.sizes, rows, labels, decode, left_out))
+            path = directory / shard.file
+            tasks.append(CheckTask(path, shard, part.sizes, rows, labels, decode, left_out, info.features))
             first += shard.records
     return tasks, faults

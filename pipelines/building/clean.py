@@ -112,6 +112,17 @@ def check_image(encoded: bytes) -> tuple[int, int]:
     return _opened(encoded, _check)
 
 
+def peculiarity(image: Image.Image, head: bytes) -> str:
+    """Why `clean_image` would not keep an image as it is, as far as its header says it; "" if it would.
+
+    Args:
+        image: the image, opened and not decoded.
+        head: its bytes, at least those before the pixels.
+    """
+    orientation = _orientation(image)
+    return _unlike(image, head) or (f"EXIF orientation {orientation}" if orientation != 1 else "")
+
+
 def _opened(data: bytes, use: Callable[[Image.Image, bytes], Result]) -> Result:
     """Opens an image and returns the result of `use`; if that fails, once more without its metadata."""
     try:

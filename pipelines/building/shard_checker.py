@@ -9,10 +9,10 @@ import numpy as np
 
 from pipelines.building.class_names import ClassNames, Numbering, class_names, second_name
 from pipelines.building.clean import ImageRejected, check_image
-from pipelines.building.shard_scan import check_framing, wrong_size
+from pipelines.building.shard_scan import check_framing, missing, wrong_size
 from pipelines.errors import UserError, one_line
 from pipelines.shards import records, remedies
-from pipelines.shards.dataset import ShardInfo
+from pipelines.shards.dataset import USUAL_FEATURES, Features, ShardInfo
 from pipelines.shards.index import Index, index_path, open_shard, read_index, walk
 from pipelines.shards.jpeg import read_header
 
@@ -60,6 +60,7 @@ class CheckTask:
         labels: the labels that records may have.
         decode: whether images are decoded; else only their headers are read.
         quarantined: records of which class names are not compared.
+        features: the names of the records' features.
     """
 
     path: Path
@@ -69,6 +70,7 @@ class CheckTask:
     labels: range
     decode: bool
     quarantined: frozenset[int] = frozenset()
+    features: Features = USUAL_FEATURES
 
     @property
     def remedy(self) -> str:
@@ -202,13 +204,13 @@ def _check_record(data: bytes, task: CheckTask) -> _Checked:
         for name in names:
             if features.get(name) is not None and not isinstance(features[name], kind):
                 raise ValueError(f"{name} has the wrong type")
-    label, encoded = features.get(records.LABEL), features.get(records.ENCODED)
+    label, encoded = features.get(task.features.label), features.get(task.features.image)
     if not isinstance(label, int):
-        raise ValueError(f"{records.LABEL} is missing")
+        raise ValueError(f"{task.features.label} is {missing(features)}")
     if label not in task.labels:
         raise ValueError(f"label {label} is outside {task.labels.start} to {task.labels.stop - 1}")
     if not isinstance(encoded, memoryview):
-        raise ValueError(f"{records.ENCODED} is missing")
+        raise ValueError(f"{task.features.image} is {missing(features)}")
     size = check_image(bytes(encoded)) if task.decode else _size_of(bytes(encoded))
     return _Checked(size, records.stored_size(features), label, class_names(features))
 

@@ -4,26 +4,24 @@ Only the start of each record is read: a shard is mapped into memory, and the pa
 header says only where the next one is, so a shard is one long chain of requests; many shards are read at once.
 """
 
-import io
 import mmap
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from pipelines.building.class_names import ClassNames, class_names, second_name
 from pipelines.building.formats import describe
+from pipelines.building.image_head import read_image_head
 from pipelines.errors import UserError, reason
 from pipelines.shards import records, remedies
-from pipelines.shards.dataset import ShardInfo
+from pipelines.shards.dataset import USUAL_FEATURES, Features, ShardInfo
 from pipelines.shards.index import Index, open_shard, walk, write_index
-from pipelines.shards.jpeg import read_header
 from pipelines.system.ahead import read_ahead
 
 MAX_LABEL = 2**24  # a larger number is a wrong feature, not a label
@@ -44,12 +42,16 @@ class ScanTask:
         damaged: records to quarantine.
         known: its entry in dataset.json, kept if the shard has the same number of records and bytes.
         quarantined: its records in quarantine, kept in the same case.
+        features: the names of the records' features.
+        only_plain: quarantine also the records that the builder would encode again.
     """
 
     path: Path
     damaged: Numbers
     known: ShardInfo | None = None
     quarantined: Numbers = frozenset()
+    features: Features = USUAL_FEATURES
+    only_plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class ShardScan:
         labels: int64 [N]; NO_LABEL for records in quarantine.
         names: label -> the names of its class.
         wrong_sizes: for each record whose features have another size than its image, what they say.
+        peculiar: record -> why the builder would encode it again, such as "PNG"; without those in quarantine before.
     """
 
     info: ShardInfo
@@ -71,6 +74,7 @@ class ShardScan:
     labels: np.ndarray
     names: dict[int, ClassNames]
     wrong_sizes: list[str]
+    peculiar: dict[int, str]
 
 
 def scan_shards(tasks: Sequence[ScanTask]) -> dict[str, ShardScan]:
@@ -95,19 +99,23 @@ def scan_shards(tasks: Sequence[ScanTask]) -> dict[str, ShardScan]:
 
 
 class _Head(NamedTuple):
-    """What the start of a record says: its label, (height, width) of its image, the same by its features, its names."""
+    """What the start of a record says.
+
+    Its label, (height, width) of its image, the same by its features, its names, and why it would be encoded again.
+    """
 
     label: int
     size: tuple[int, int]
     stored: tuple[int, int] | None
     names: ClassNames
+    peculiarity: str
 
 
 def _scan_shard(task: ScanTask) -> tuple[ShardScan, Index]:
     """Reads the start of each record of a shard."""
     path = task.path
     check_framing(path)
-    index, heads = _read_heads(path)
+    index, heads = _read_heads(path, task.features)
     info = ShardInfo(file=path.name, records=index.num_records, bytes=index.end)
     left_out = task.damaged
     if task.known and (task.known.records, task.known.bytes) == (info.records, info.bytes):
@@ -115,6 +123,7 @@ def _scan_shard(task: ScanTask) -> tuple[ShardScan, Index]:
     sizes = np.ones((index.num_records, 2), np.int32)
     labels = np.full(index.num_records, NO_LABEL, np.int64)
     wrong_sizes: list[str] = []
+    peculiar: dict[int, str] = {}
     first: dict[int, tuple[int, ClassNames]] = {}  # label -> the first record that has it, and its names
     for number, head in enumerate(heads):
         if isinstance(head, _Head):
@@ -124,6 +133,10 @@ def _scan_shard(task: ScanTask) -> tuple[ShardScan, Index]:
         if isinstance(head, str):
             what = f"record {number} at byte {index.offsets[number]}: {head}"
             raise UserError(what, path=path, remedy=_remedy(path.parent))
+        if head.peculiarity:
+            peculiar[number] = head.peculiarity
+            if task.only_plain:
+                continue
         labels[number] = head.label
         record, known_names = first.get(head.label, (number, head.names))
         if head.names.contradicts(known_names):
@@ -133,10 +146,12 @@ def _scan_shard(task: ScanTask) -> tuple[ShardScan, Index]:
         if head.stored and head.stored != head.size:
             wrong_sizes.append(wrong_size(number, head.stored, head.size))
     named = {label: names for label, (_, names) in first.items()}
-    return ShardScan(info, left_out, sizes, labels, named, wrong_sizes), index
+    if task.only_plain:
+        left_out = left_out | peculiar.keys()
+    return ShardScan(info, left_out, sizes, labels, named, wrong_sizes, peculiar), index
 
 
-def _read_heads(path: Path) -> tuple[Index, list[_Head | str]]:
+def _read_heads(path: Path, features: Features) -> tuple[Index, list[_Head | str]]:
     """Finds the records of a shard. Of each what its start says, or what is wrong with it."""
     places: list[tuple[int, int]] = []
     heads: list[_Head | str] = []
@@ -150,7 +165,8 @@ def _read_heads(path: Path) -> tuple[Index, list[_Head | str]]:
             try:
                 if problem:
                     raise ValueError(problem)
-                heads.append(_read_head(shard[offset + records.HEADER_BYTES : offset + size - records.FOOTER_BYTES]))
+                body = shard[offset + records.HEADER_BYTES : offset + size - records.FOOTER_BYTES]
+                heads.append(_read_head(body, features))
             except ValueError as error:
                 heads.append(str(error))
     return Index(*np.array(places, np.int64).T), heads
@@ -183,32 +199,23 @@ def _remedy(directory: Path) -> str:
     return f"build the shard again, or leave the record out: {remedies.quarantine(directory)}"
 
 
-def _read_head(body: memoryview) -> _Head:
+def _read_head(body: memoryview, names: Features) -> _Head:
     """Reads the start of one record; raises `ValueError`."""
     features = records.decode_example(body)
-    label = features.get(records.LABEL)
+    label = features.get(names.label)
     if not isinstance(label, int) or not 0 <= label <= MAX_LABEL:
-        raise ValueError(f"{records.LABEL} is {'missing' if label is None else 'not a label'}")
-    encoded = features.get(records.ENCODED)
+        raise ValueError(f"{names.label} is {missing(features) if label is None else 'not a label'}")
+    encoded = features.get(names.image)
     if not isinstance(encoded, memoryview):
-        raise ValueError(f"{records.ENCODED} is missing")
+        raise ValueError(f"{names.image} is {missing(features)}")
     stored = records.stored_size(features)
-    size = _size_of(encoded) or stored  # without a header no loader can decode the image: training reports it
+    head = read_image_head(encoded)
+    size = head.size or stored  # without a header no loader can decode the image: training reports it
     if size is None:
         raise ValueError("neither the record nor its image says the size of the image")
-    return _Head(label, size, stored, class_names(features))
+    return _Head(label, size, stored, class_names(features), head.peculiarity)
 
 
-def _size_of(encoded: memoryview) -> tuple[int, int] | None:
-    """Height and width from the header of the image itself; None if it cannot be read."""
-    try:
-        header = read_header(cast(bytes, encoded))  # a view reads the same; copying would touch all pixels
-        if header.height and header.width:
-            return header.height, header.width
-    except ValueError:  # not a JPEG
-        pass
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
+def missing(features: Mapping[str, object]) -> str:
+    """That a feature is missing, and which ones the record has."""
+    return f"missing (the record has {', '.join(sorted(features)) or 'no features'})"

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from pipelines.errors import UserError
-from pipelines.shards import remedies
+from pipelines.shards import records, remedies
+from pipelines.shards.contents import look
 from pipelines.system import json_text
 from pipelines.system.files import write_atomic
 
@@ -83,6 +84,23 @@ class ClassInfo(_Part):
     wnid: str | None = None
 
 
+class Features(_Part):
+    """The names of a record's features, which differ between writers.
+
+    Attributes:
+        image: the encoded image.
+        label: its label.
+        filename: the name of its file.
+    """
+
+    image: Annotated[str, Field(min_length=1)] = records.ENCODED
+    label: Annotated[str, Field(min_length=1)] = records.LABEL
+    filename: Annotated[str, Field(min_length=1)] = records.FILENAME
+
+
+USUAL_FEATURES = Features()
+
+
 class DatasetInfo(_Part):
     """The content of dataset.json.
 
@@ -91,6 +109,7 @@ class DatasetInfo(_Part):
         label_base: the stored label of the first class; 1 in keras_imagenet's shards.
         classes: in label order.
         splits: by name.
+        features: the names of the records' features; those of keras_imagenet are not written.
         build: how the shards were made: seed, options, counts.
     """
 
@@ -98,6 +117,7 @@ class DatasetInfo(_Part):
     label_base: Annotated[int, Field(ge=0, lt=2**31)]
     classes: Annotated[list[ClassInfo], Field(min_length=1)]
     splits: dict[FileName, SplitInfo]
+    features: Features = USUAL_FEATURES
     build: dict[str, Any] = {}
 
     @property
@@ -107,7 +127,9 @@ class DatasetInfo(_Part):
 
     def save(self, directory: Path) -> None:
         """Writes dataset.json in a folder, whole or not at all."""
-        write_atomic(directory / DATASET_FILE, (self.model_dump_json(indent=1) + "\n").encode("utf-8"))
+        usual = {"features"} if self.features == USUAL_FEATURES else None
+        text = self.model_dump_json(indent=1, exclude=usual) + "\n"
+        write_atomic(directory / DATASET_FILE, text.encode("utf-8"))
 
     @classmethod
     def load(cls, directory: Path) -> "DatasetInfo":
@@ -122,12 +144,12 @@ class DatasetInfo(_Part):
             raise UserError("no such folder", path=directory, remedy=remedy)
         try:
             text = path.read_bytes()
+        except FileNotFoundError:
+            found = look(directory)
+            what = f"no such file; the folder has {found.what}"
+            raise UserError(what, path=path, remedy=found.remedy) from None
         except OSError as error:
-            remedy = f"run {remedies.build_index(directory)} to index the shards in this folder"
-            if not any(directory.glob("*-of-*")):
-                command = remedies.build_shards(directory, "DIR")
-                remedy = f"the folder has no shards; if it has images, build shards from them with {command}"
-            raise UserError(str(error.strerror), path=path, remedy=remedy) from None
+            raise UserError(str(error.strerror), path=path) from None
         try:
             info = cls.model_validate_json(text)
             json_text.parse(text)  # refuses doubled keys, which pydantic takes

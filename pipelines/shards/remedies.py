@@ -23,7 +23,7 @@ def command(name: str, *arguments: Path | str) -> str:
     in PATH. If the wheel was installed without commands, it is the module.
 
     Args:
-        name: "build_shards", "check_shards", "build_index" or "preview".
+        name: "build_shards", "check_shards", "build_index", "export_shards" or "preview".
         arguments: the rest of the command line, not quoted.
     """
     if _is_in_clone(name):

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines.errors import UserError
 from pipelines.shards import records, remedies
-from pipelines.shards.dataset import DATASET_FILE, DatasetInfo, ShardInfo, SplitInfo
+from pipelines.shards.dataset import DATASET_FILE, USUAL_FEATURES, DatasetInfo, Features, ShardInfo, SplitInfo
 from pipelines.shards.index import Index, index_path, read_index
 from pipelines.shards.labels import read_classes
 from pipelines.system.ahead import read_ahead
@@ -37,6 +37,7 @@ class ShardSet:
         classes: names in label order.
         label_base: the stored label of the first class.
         is_sorted: whether neighbours are of the same class more often than in shuffled shards, by dataset.json.
+        features: the names of the records' features.
     """
 
     split: str
@@ -49,6 +50,7 @@ class ShardSet:
     classes: tuple[str, ...]
     label_base: int
     is_sorted: bool = False
+    features: Features = USUAL_FEATURES
 
     @property
     def num_records(self) -> int:
@@ -118,6 +120,7 @@ class ShardSet:
             classes=tuple(info_class.name for info_class in info.classes),
             label_base=info.label_base,
             is_sorted=part.is_sorted,
+            features=info.features,
         )
 
     def read(self, record: int) -> "StoredImage":
@@ -134,7 +137,7 @@ class ShardSet:
         length = int(self.lengths[record]) - records.HEADER_BYTES - records.FOOTER_BYTES
         data = read_bytes(path, int(self.offsets[record]) + records.HEADER_BYTES, length)
         features = records.decode_example(memoryview(data))
-        encoded, label = features.get(records.ENCODED), features.get(records.LABEL)
+        encoded, label = features.get(self.features.image), features.get(self.features.label)
         if not isinstance(encoded, memoryview) or not isinstance(label, int):
             raise UserError(f"the record at byte {self.offsets[record]} has no image or no label", path=path)
         return StoredImage(bytes(encoded), label)

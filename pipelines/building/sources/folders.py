@@ -3,13 +3,18 @@
 import os
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from pipelines.building.sources import imagenet
-from pipelines.building.sources.source import Found, Place, RejectedFile
+from pipelines.building.sources.part import Part
+from pipelines.building.sources.source import Found, Listing, Place, RejectedFile
 from pipelines.errors import UserError, reason
+from pipelines.shards.contents import IMAGE_SUFFIXES
 
 SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid", "test")}
+_FEWEST_CLASSES = 2  # a single folder of images says nothing of classes
+_SPLIT_NAMES = set(chain.from_iterable(SPLIT_FOLDERS.values()))
 LOOSE = "not in a class folder"
 
 
@@ -28,6 +33,43 @@ def _has_folders(folder: Path) -> bool:
 def is_flat(folder: Path) -> bool:
     """Whether a folder has ImageNet's validation images without class folders."""
     return any(imagenet.VALIDATION_NAME.fullmatch(item.name) for item in _visible(folder))
+
+
+def may_be_split(folder: Path, split: str) -> bool:
+    """Whether a folder may have the images of a split: it has folders, or images that will be named as rejected.
+
+    It may have Parquet files instead, for example.
+    """
+    items = _visible(folder)
+    return any(item.is_dir() for item in items) or (split != "train" and any(_is_image(item.name) for item in items))
+
+
+def one_folder(root: Path) -> dict[str, Part]:
+    """<class>/*, all of it for training. Loose images are rejected, other loose files are not used."""
+    items = _visible(root)
+    folders = [Path(item.path) for item in items if item.is_dir()]
+    if {folder.name for folder in folders} & _SPLIT_NAMES or sum(map(_has_image, folders)) < _FEWEST_CLASSES:
+        return {}
+    loose = [Path(item.path) for item in items if not item.is_dir() and _is_image(item.name)]
+
+    def read(_: Sequence[Path], __: Sequence[str] | None) -> Listing:
+        classes = list_classes(root)
+        images = chain.from_iterable(_list_folder(root, root / name, name) for name in classes)
+        return Listing(chain(images, (RejectedFile("", path.name, LOOSE) for path in loose)), classes)
+
+    return {"train": Part("<class>/, all of it for training", (*folders, *loose), read)}
+
+
+def _has_image(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as items:
+            return any(_is_image(item.name) for item in items)
+    except OSError as error:
+        raise UserError(reason(error), path=folder) from None
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def list_classes(folder: Path) -> list[str]:

@@ -16,6 +16,7 @@ from pipelines.errors import UserError
 
 VALIDATION_IMAGES = 50_000
 VALIDATION_NAME = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG")
+_PREFIXED_NAME = re.compile(r"(n\d{8})_\d")
 _SUFFIXED_NAME = re.compile(r"(.+)_(n\d{8})(\.\w+)?", re.DOTALL)
 _TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 _NEW_DEVKIT = "download it again, or remove it"
@@ -93,6 +94,14 @@ def _devkit_ids(path: Path) -> list[int]:
         return [int(line) for line in io.StringIO(text) if line.strip()]
     except (OSError, tarfile.TarError, EOFError, ValueError) as error:
         raise UserError(f"cannot be read ({error})", path=path, remedy=_NEW_DEVKIT) from None
+
+
+def wnid_in(name: str) -> str:
+    """The wnid of an image of ImageNet by its file name, as in any layout; "" if the name does not tell it."""
+    if VALIDATION_NAME.fullmatch(name):
+        return validation_labels().get(name, "")
+    match = _PREFIXED_NAME.match(name)
+    return split_name(name)[1] or (match[1] if match else "")
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -11,14 +11,19 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 from pipelines.building.sources import imagenet
-from pipelines.building.sources.folders import find_split, is_flat, list_classes, list_split
-from pipelines.building.sources.source import Found, RejectedFile, Source, collect
-from pipelines.building.sources.spool import Scratch, plain_tars
+from pipelines.building.sources.folders import find_split, is_flat, list_classes, list_split, may_be_split, one_folder
+from pipelines.building.sources.lists import image_list, image_lists
+from pipelines.building.sources.parquet import parquet
+from pipelines.building.sources.part import Part
+from pipelines.building.sources.records import tf_records
+from pipelines.building.sources.source import Found, Listing, RejectedFile, Source, collect
+from pipelines.building.sources.spool import Scratch
 from pipelines.building.sources.tars import list_tar
+from pipelines.building.sources.webdataset import webdataset
 from pipelines.errors import UserError
+from pipelines.shards.contents import WANTED, look
 from pipelines.system.files import user_path
 
 OFFICIAL_TRAIN, OFFICIAL_VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -26,35 +31,6 @@ DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 KAGGLE_FOLDER, KAGGLE_LABELS = Path("Data/CLS-LOC"), "LOC_val_solution.csv"
 _CLASS_TAR = re.compile(r"(n\d{8})\.tar")
 _TRAIN_TAR = re.compile(r"train_images_(\d+)\.tar(?:\.gz)?")
-
-
-class Listing(NamedTuple):
-    """The files of a split.
-
-    Attributes:
-        files: what was found.
-        classes: all classes, if the layout knows them before their images.
-    """
-
-    files: Iterable[Found | RejectedFile]
-    classes: Sequence[str] | None = None
-
-
-@dataclass(frozen=True)
-class Part:
-    """One split in one layout.
-
-    Attributes:
-        text: a description.
-        paths: the files and folders that are used.
-        read: lists the files; gets an uncompressed tar for each tar of `tars`, and the classes of train if known.
-        tars: tars that may be compressed.
-    """
-
-    text: str
-    paths: tuple[Path, ...]
-    read: Callable[[Sequence[Path], Sequence[str] | None], Listing]
-    tars: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,15 +64,16 @@ class Layout:
         Raises:
             UserError: a file is damaged, or classes or images are missing.
         """
-        tars = [path for part in self.parts.values() for path in part.tars]
-        plain = dict(zip(tars, plain_tars(tars, scratch), strict=True))
+        plain: dict[Path, Path] = {}
+        for unpack in dict.fromkeys(part.unpack for part in self.parts.values()):
+            packed = [path for part in self.parts.values() if part.unpack == unpack for path in part.packed]
+            plain |= zip(packed, unpack(packed, scratch), strict=True)
         classes: Sequence[str] | None = None
-        splits: dict[str, Iterable[Found | RejectedFile]] = {}
+        splits: dict[str, Listing] = {}
         for split, part in self.parts.items():
-            files, known = part.read([plain[path] for path in part.tars], classes)
-            splits[split] = files
-            classes = known if split == "train" else classes
-        return collect(self.text, self.root, splits, classes)
+            splits[split] = part.read([plain[path] for path in part.packed], classes)
+            classes = splits[split].classes if split == "train" else classes
+        return collect(self.text, self.root, splits)
 
 
 def official_tars(root: Path) -> dict[str, Part]:
@@ -151,14 +128,24 @@ def class_folders(root: Path) -> dict[str, Part]:
 
 
 # The first that has the split is used: original files come before folders that a user made of them.
-LAYOUTS: tuple[Callable[[Path], dict[str, Part]], ...] = (official_tars, kaggle, hugging_face, class_folders)
+LAYOUTS: tuple[Callable[[Path], dict[str, Part]], ...] = (
+    official_tars,
+    kaggle,
+    hugging_face,
+    class_folders,
+    parquet,
+    webdataset,
+    image_lists,
+    tf_records,
+    one_folder,
+)
 
 
 def recognize(root: str | Path) -> Layout:
     """Recognizes the layout of a folder by its files.
 
     Args:
-        root: the folder.
+        root: the folder, or a file with a list of images.
 
     Returns:
         The layout.
@@ -167,12 +154,14 @@ def recognize(root: str | Path) -> Layout:
         UserError: the folder does not exist or its layout is not known.
     """
     root = user_path(root)
+    if root.is_file():
+        return Layout(root, image_list(root), ())
     if not root.is_dir():
         raise UserError("no such folder", path=root, remedy="choose the folder of the data set", setting="source")
-    found = [parts for look in LAYOUTS if (parts := look(root))]
+    found, problem = _found(root)
     with_train = [parts for parts in found if "train" in parts]
-    if not with_train:
-        raise _without_training_images(root, found)
+    if not with_train or _is_train_of_another(root):
+        raise problem or _without_training_images(root, found)
     parts = {"train": with_train[0]["train"]}
     # Validation comes from the layout of train if it has one, so that two copies are not mixed.
     for layout in (with_train[0], *found):
@@ -182,25 +171,47 @@ def recognize(root: str | Path) -> Layout:
     return Layout(root, parts, tuple(_unused(root, [path for part in parts.values() for path in part.paths])))
 
 
+def _found(root: Path) -> tuple[list[dict[str, Part]], UserError | None]:
+    """The parts of each layout that has some, and what is wrong with files that are not needed then."""
+    found: list[dict[str, Part]] = []
+    problem = None
+    for look_for in LAYOUTS:
+        try:
+            parts = look_for(root)
+        except UserError as error:
+            # A list beside class folders may be of something else than images.
+            if look_for is not image_lists and not any("train" in others for others in found):
+                raise
+            problem = error
+        else:
+            found += [parts] if parts else []
+    return found, problem
+
+
+def _is_train_of_another(root: Path) -> bool:
+    """Whether the folder is the training half of a data set: its validation images would be left out."""
+    above = root.absolute().parent
+    return root.absolute().name == "train" and find_split(above, "validation") is not None
+
+
 def _without_training_images(root: Path, found: Sequence[Mapping[str, Part]]) -> UserError:
     if root.absolute().name == "train":
         remedy = f"choose the folder above, {root.absolute().parent}"
         return UserError("this is the folder of the training images", path=root, remedy=remedy, setting="source")
-    known = f"{OFFICIAL_TRAIN}, ILSVRC/{KAGGLE_FOLDER}/ or data/train_images_*.tar.gz"
-    what = f"only validation images found, {found[0]['validation'].text}" if found else "no images found"
-    return UserError(
-        f"{what}: there is no train/<class>/, {known}",
-        path=root,
-        remedy="put the training images into train/<class>/",
-        setting="source",
-    )
+    if found:
+        what = f"only validation images found, {found[0]['validation'].text}: there is no train/<class>/"
+        return UserError(what, path=root, remedy=f"add the training images: {WANTED}", setting="source")
+    there = look(root)
+    what = f"no training images found: the folder has {there.what}"
+    return UserError(what, path=root, remedy=there.remedy, setting="source")
 
 
 def _unused(root: Path, used: Sequence[Path]) -> list[str]:
     """The files and folders below `root` that are beside the used ones. Names that begin with a dot are ignored."""
     opened = {parent for path in used for parent in path.parents if parent == root or root in parent.parents}
     beside = (Path(item) for folder in sorted(opened) for item in os.scandir(folder) if not item.name.startswith("."))
-    names = [path for path in beside if path not in used and path not in opened]
+    taken = opened.union(used)
+    names = [path for path in beside if path not in taken]
     return sorted(f"{path.relative_to(root)}{'/' * path.is_dir()}" for path in names)
 
 
@@ -229,6 +240,8 @@ def _folder_parts(root: Path, base: Path, labels: _Labels, prefix: str = "") -> 
     for split in ("train", "validation"):
         if folder := find_split(base, split):
             flat = split != "train" and is_flat(folder)
+            if not flat and not may_be_split(folder, split):
+                continue
             shown = f"{folder.relative_to(root)}/" + (f"ILSVRC2012_val_*.JPEG {labels.text}" if flat else "<class>/")
             read = partial(_read_folder, root, folder, split, labels.read if flat else None)
             parts[split] = Part(prefix * (split == "train") + shown, (folder, *(labels.paths if flat else ())), read)

@@ -1,6 +1,7 @@
 """A source: the list of images with their classes. The same images give the same list in every layout."""
 
 import errno
+import logging
 import os
 import re
 import stat
@@ -9,13 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pipelines.building.sources import imagenet
 from pipelines.errors import UserError
 from pipelines.shards.dataset import ClassInfo
 
 WHOLE_FILE = -1
+_log = logging.getLogger(__name__)
 _WNID = re.compile(r"n\d{8}")
 # What ends a line, is a command for a terminal, or changes the direction of text.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -145,6 +147,23 @@ class Found(NamedTuple):
         return RejectedFile("", f"{self.place.shown}/{self.name}" if self.place.shown else self.name, reason)
 
 
+class Listing(NamedTuple):
+    """The files of a split.
+
+    Attributes:
+        files: what was found.
+        classes: all classes, if the layout knows them before their images.
+        order: of the labels: "name": as the names of the classes are sorted; "number": as the names are counted, if
+            all are numbers; "given": the order of `classes`, in which the data set itself numbers them.
+        names_repeat: whether files of one name in a class are different images.
+    """
+
+    files: Iterable[Found | RejectedFile]
+    classes: Sequence[str] | None = None
+    order: Literal["name", "number", "given"] = "name"
+    names_repeat: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """The images of a data set before it is built.
@@ -152,7 +171,8 @@ class Source:
     Attributes:
         layout: a description of the layout, one line.
         root: the folder that paths are relative to.
-        classes: in label order, which is the order of the folder names; for ImageNet, of the wnids.
+        classes: in label order, which is the order of the folder names; for ImageNet, of the wnids. A data set that
+            numbers its classes itself keeps its numbers.
         splits: the images of each split, sorted by class and file name, so that the same images give the same
             shuffle in every layout.
         rejected: files that cannot be images or have no class.
@@ -165,12 +185,7 @@ class Source:
     rejected: list[RejectedFile] = field(default_factory=list)
 
 
-def collect(
-    layout: str,
-    root: Path,
-    splits: Mapping[str, Iterable[Found | RejectedFile]],
-    class_names: Sequence[str] | None = None,
-) -> Source:
+def collect(layout: str, root: Path, splits: Mapping[str, Listing]) -> Source:
     """Gives numbers to the classes of train and sorts the images.
 
     Images of other classes, and further files of one name in a class, are rejected.
@@ -179,7 +194,6 @@ def collect(
         layout: a description of the layout, one line.
         root: the folder that paths are relative to.
         splits: the files of each split; train is the first.
-        class_names: all classes of train, if the layout knows them before their images.
 
     Returns:
         The source.
@@ -188,26 +202,42 @@ def collect(
         UserError: a class or a split has no images, or a class name cannot be used or looks like another.
     """
     rejected: list[RejectedFile] = []
-    names = sorted(class_names or ())
+    train = splits["train"]
+    names = _ordered(train.classes or (), train.order)
     numbers = {name: number for number, name in enumerate(names)}
     entries: dict[str, list[Entry]] = {}
-    for split, items in splits.items():
-        listed = _numbered(split, items, numbers, rejected, grow=split == "train" and class_names is None)
-        if split == "train":
-            met, names = numbers, _check_names(root, sorted(numbers))
+    for split, listing in splits.items():
+        is_train = split == "train"
+        listed = _numbered(split, listing.files, numbers, rejected, grow=is_train and train.classes is None)
+        if is_train:
+            met, names = numbers, _check_names(root, _ordered(numbers, train.order))
             numbers = {name: number for number, name in enumerate(names)}
             if list(met) != names:  # the classes were found in another order
                 final = [numbers[name] for name in met]
                 listed = [entry._replace(class_index=final[entry.class_index]) for entry in listed]
-        entries[split] = _sorted(split, listed, rejected)
+        entries[split] = _sorted(split, listed, rejected, listing.names_repeat)
         if not entries[split]:
             lost = next((f"; the first is {item.path}: {item.reason}" for item in rejected if item.split == split), "")
             what = f"{layout}: no {split} images in classes{lost}"
             raise UserError(what, path=root, remedy="add some or remove their folder or tar")
     filled = {entry.class_index for entry in entries["train"]}
     if empty := [name for name in names if numbers[name] not in filled]:
-        raise UserError(f"the class {empty[0]} has no training images", path=root, remedy="add some or remove it")
-    return Source(layout, root, tuple(map(_class_info, names)), entries, sorted(rejected))
+        what = f"the class {empty[0]} has no training images"
+        if train.order != "given":
+            raise UserError(what, path=root, remedy="add some or remove it")
+        more = f"; so do {len(empty) - 1:,} others" if len(empty) > 1 else ""
+        _log.warning("%s: %s%s; the data set's own numbers of classes are kept", root, what, more)
+    return Source(layout, root, tuple(map(class_info, names)), entries, sorted(rejected))
+
+
+def _ordered(names: Iterable[str], order: str) -> list[str]:
+    """Names of classes in label order; see `Listing`."""
+    names = list(names)
+    if order == "given":
+        return names
+    if order == "number" and all(name.isascii() and name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
 
 
 def _numbered(
@@ -229,9 +259,11 @@ def _numbered(
     return entries
 
 
-def _sorted(split: str, entries: list[Entry], rejected: list[RejectedFile]) -> list[Entry]:
-    """Sorts by class and name. A second entry of the same class and name is rejected."""
+def _sorted(split: str, entries: list[Entry], rejected: list[RejectedFile], names_repeat: bool) -> list[Entry]:
+    """Sorts by class and name. A second entry of the same class and name is rejected, unless names repeat."""
     entries.sort(key=lambda entry: (entry.class_index, entry.name))
+    if names_repeat:
+        return entries
     kept: list[Entry] = []
     for entry in entries:
         if kept and (kept[-1].class_index, kept[-1].name) == (entry.class_index, entry.name):
@@ -262,7 +294,8 @@ def _problem_of_name(name: str) -> str:
     return "has control characters" if _CONTROL.search(name) else ""
 
 
-def _class_info(name: str) -> ClassInfo:
+def class_info(name: str) -> ClassInfo:
+    """The entry of a class for dataset.json; the name of a class of ImageNet is its wnid."""
     if not _WNID.fullmatch(name):
         return ClassInfo(name=name)
     return ClassInfo(name=imagenet.class_names().get(name, name), wnid=name)

@@ -31,10 +31,10 @@ def list_tar(path: Path, shown: str, start: int = 0, end: int | None = None) -> 
     Raises:
         UserError: the tar is cut off or damaged.
     """
-    place = Place(str(path), shown, _stamp(path))
+    place = Place(str(path), shown, stamp_of(path))
     directories: list[str] = []
     inhabited = set()
-    for member in _members(path, shown, start, end):
+    for member in members(path, shown, start, end):
         member.name = member.name.removeprefix("./")
         folder, _, name = member.name.rpartition("/")
         if name.startswith(".") and name != "..":
@@ -42,7 +42,7 @@ def list_tar(path: Path, shown: str, start: int = 0, end: int | None = None) -> 
         inhabited.add(folder)
         if member.isdir():
             directories.append(member.name)
-        elif reason := _problem(member):
+        elif reason := problem(member):
             yield RejectedFile("", f"{shown}/{member.name}", reason)
         else:
             yield Found("", place, name, start + member.offset_data, member.size)
@@ -51,7 +51,7 @@ def list_tar(path: Path, shown: str, start: int = 0, end: int | None = None) -> 
             yield RejectedFile("", f"{shown}/{directory}", "a folder, not a file")
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp_of(path: Path) -> tuple[int, int]:
     """Size and time of a tar; raises `UserError`."""
     try:
         return Stamp.of(str(path))[:2]
@@ -59,7 +59,7 @@ def _stamp(path: Path) -> tuple[int, int]:
         raise UserError(reason(error), path=path) from None
 
 
-def _problem(member: tarfile.TarInfo) -> str:
+def problem(member: tarfile.TarInfo) -> str:
     """Why a member is not safe to read; "" if it is."""
     if member.issym() or member.islnk():
         return "a link in a tar"
@@ -70,7 +70,7 @@ def _problem(member: tarfile.TarInfo) -> str:
     return ""
 
 
-def _members(path: Path, shown: str, start: int, end: int | None) -> Iterator[tarfile.TarInfo]:
+def members(path: Path, shown: str, start: int, end: int | None) -> Iterator[tarfile.TarInfo]:
     """The header of each member. Raises `UserError` if the tar does not end with a block of zeros."""
     last = -1
     try:

@@ -15,7 +15,6 @@ from pipelines.augment import AugmentSpec
 from pipelines.decoding import DecoderOptions
 from pipelines.loader import BatchSpec, LoaderOptions
 from pipelines.loaders.dali.plan_files import PLAN, PLAN_FLOATS, PlanFiles, reads_box
-from pipelines.shards import records
 
 
 def build_graph(
@@ -122,13 +121,14 @@ def read(files: PlanFiles, queue: int) -> tuple[Any, Any, Any]:
         # keeps a note of every file that it has ever mapped, and each epoch's plan is a new file.
         "dont_use_mmap": True,
     }
+    names = files.features
     record = fn.readers.tfrecord(
         name="records",
         path=files.shards,
         index_path=files.indexes,
         features={
-            records.ENCODED: tfrecord.FixedLenFeature((), tfrecord.string, ""),
-            records.LABEL: tfrecord.FixedLenFeature([1], tfrecord.int64, -1),
+            names.image: tfrecord.FixedLenFeature((), tfrecord.string, ""),
+            names.label: tfrecord.FixedLenFeature([1], tfrecord.int64, -1),
         },
         **reading,
     )
@@ -139,7 +139,7 @@ def read(files: PlanFiles, queue: int) -> tuple[Any, Any, Any]:
         features={PLAN: tfrecord.FixedLenFeature([PLAN_FLOATS], tfrecord.float32, 0.0)},
         **reading,
     )
-    return record[records.ENCODED], record[records.LABEL][0], plan[PLAN]
+    return record[names.image], record[names.label][0], plan[PLAN]
 
 
 # How boxes are given: (y, x) and (height, width) in pixels.

@@ -10,6 +10,7 @@ from pipelines.augment import AugmentSpec
 from pipelines.loader import BatchSpec
 from pipelines.loaders.dali.index_files import write_indexes
 from pipelines.shards import records
+from pipelines.shards.dataset import USUAL_FEATURES, Features
 from pipelines.stream import Segment
 
 PLAN = "plan"
@@ -29,6 +30,7 @@ class PlanFiles:
         plan: path of the planned floats, a TFRecord.
         plan_index: path of its index.
         whole_images: whether the plan is for a graph that decodes whole images; see `reads_box`.
+        features: the names of the features of the records in `shards`.
     """
 
     shards: list[str]
@@ -36,6 +38,7 @@ class PlanFiles:
     plan: str
     plan_index: str
     whole_images: bool = False
+    features: Features = USUAL_FEATURES
 
 
 def reads_box(augment: AugmentSpec, whole_images: bool) -> bool:
@@ -75,7 +78,8 @@ def write_plan(
     size = _write_floats(segment, batch, plan_path, reads_box(segment.plan.augment, whole_images), rest)
     with open(plan_index, "w") as stream:
         stream.writelines(f"{position * size} {size}\n" for position in range(segment.positions))
-    return PlanFiles(shards, index_paths, str(plan_path), str(plan_index), whole_images)
+    features = segment.plan.shards.features
+    return PlanFiles(shards, index_paths, str(plan_path), str(plan_index), whole_images, features)
 
 
 def _write_floats(segment: Segment, batch: BatchSpec, path: Path, to_box: bool, rest: Callable[[], object]) -> int:
