@@ -129,7 +129,7 @@ def evaluate_with_keras(name: str, run: RunDirectory, directory: Path, batch_siz
 
 
 def _in_process(name: str, directory: Path, batch_size: int, seconds: int) -> tuple[str, ...]:
-    """The row of a network, tried in a process of its own; shorter if it failed."""
+    """The row of a network, tried in its own process; shorter if it failed."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_try_and_send, args=(name, directory, batch_size, sender))

@@ -31,11 +31,8 @@ def make_training_step(
     """Makes the training step.
 
     loss = mean over the global batch of −Σ target·log p, plus λ·Σw² over `l2_kernels(model)`, plus the model's own
-    losses. Targets are one-hot·(1 − s) + s/classes, before images and targets are mixed. With class weights the target
-    of an image is multiplied by the weight of its class, before it is mixed: the loss of a mixed image is that of its
-    two images, each with its own weight, by their shares. p are the model's probabilities: Keras takes the logarithm
-    from the input of the softmax, so nothing underflows. Top-1 is the share of images whose most probable class is
-    their own label, not the mixed-in one. Tones are applied before the mixing.
+    losses. Targets are one-hot·(1 − s) + s/classes, before images and targets are mixed. Top-1 is the share of images
+    whose most probable class is their own label, not the mixed-in one. Tones are applied before the mixing.
 
     Args:
         model: returns probabilities [B, C].
@@ -50,18 +47,16 @@ def make_training_step(
         xla: compile the step with XLA; for one device only.
 
     Returns:
-        A step (images, labels, global step = 0, stop = 0, tones = None) → float32 [3]: loss, top-1, the sum of `stop`
-        over all replicas. So all replicas learn in the same step that one of them wants to stop.
+        A step (images, labels, global step = 0, stop = 0, tones = None) → float32 [3]: loss, top-1, sum of `stop` over
+        all replicas, which all learn in the same step that one of them wants to stop.
 
     Raises:
         UserError: XLA with several devices.
     """
-    replicas = strategy.num_replicas_in_sync
-    if xla and replicas > 1:  # TensorFlow cannot add up gradients of several devices in code that XLA compiles
+    if xla and (replicas := strategy.num_replicas_in_sync) > 1:  # TensorFlow cannot add up their gradients there
         raise UserError(f"XLA works with one device, not with {replicas}", remedy="switch xla off", setting="xla")
-    update = _make_update(
-        model, optimizer, global_batch, replicas, weight_decay, label_smoothing, class_weights, mixing
-    )
+    of_loss = (weight_decay, label_smoothing, class_weights, mixing)
+    update = _make_update(model, optimizer, global_batch, strategy.num_replicas_in_sync, *of_loss)
     if xla:
         update = tf.function(update, jit_compile=True)
 
@@ -92,7 +87,12 @@ def _make_update(
     class_weights: np.ndarray | None,
     mixing: MixSpec | None,
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
-    """The part of a training step that XLA may compile: (images, labels, draws) → loss, top-1 of one replica."""
+    """The part of a training step that XLA may compile: (images, labels, draws) → loss, top-1 of one replica.
+
+    With class weights the target of an image is multiplied by the weight of its class, before it is mixed: the loss of
+    a mixed image is that of its two images, each with its own weight, by their shares. Keras takes the logarithm of the
+    probabilities from the input of the softmax, so nothing underflows.
+    """
     kernels = l2_kernels(model) if weight_decay > 0 else []
     variables = model.trainable_variables
     num_classes = model.output_shape[-1]
