@@ -147,6 +147,20 @@ def as_format(data: bytes, name: str, **options: object) -> bytes:
     return stream.getvalue()
 
 
+def in_mode(data: bytes, mode: str) -> bytes:
+    """A BMP of another mode of Pillow."""
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(data)).convert("RGB").convert(mode).save(stream, "BMP")
+    return stream.getvalue()
+
+
+def test_grey_and_transparent_bmps(saved: Callable, odd_run: OddRun, generated: list[bytes]) -> None:
+    """TensorFlow reads those; a palette of colours it would take for grey levels."""
+    files = [in_mode(generated[0], "L"), in_mode(generated[1], "RGBA")]
+    expected = np.asarray(keras.models.load_model(odd_run.run.final)(pixels(files)))
+    np.testing.assert_allclose(saved(files)["probabilities"], expected, rtol=0, atol=5e-3)
+
+
 def test_shrinking_is_in_the_graph(saved: Callable, odd_run: OddRun, generated: list[bytes]) -> None:
     """Of images up to three times as large as the records. Without shrinking the difference is up to 0.1."""
     rng = np.random.default_rng(5)
@@ -174,6 +188,7 @@ BAD = {
     "only the head of a JPEG": lambda data: data[:3],
     "cut PNG": lambda data: as_format(data, "PNG")[:90],
     "TIFF": lambda data: as_format(data, "TIFF"),
+    "BMP with a palette": lambda data: in_mode(data, "P"),
 }
 
 

@@ -182,6 +182,9 @@ class TFLite(Exporter):
         return _largest_difference(model, images, found)
 
 
+_PALETTE = 54  # place of a BMP's palette, behind its usual headers
+_GREY_PALETTE = b"".join(bytes((level, level, level, 0)) for level in range(256))
+
 EXPORTERS: dict[str, Exporter] = {"savedmodel": SavedModel(), "onnx": Onnx(), "tflite": TFLite()}
 
 
@@ -202,7 +205,7 @@ def decode(encoded: tf.Tensor, short_side: int | None = None) -> tf.Tensor:
     pixels = tf.cond(
         is_jpeg,
         lambda: _decode_jpeg(encoded),
-        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+        lambda: _decode_other(encoded),
     )
     pixels = tf.ensure_shape(pixels, (None, None, 3))
     if short_side is None:
@@ -217,6 +220,17 @@ def decode(encoded: tf.Tensor, short_side: int | None = None) -> tf.Tensor:
 
 def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
+    """PNG, GIF, BMP and WebP. TensorFlow takes the places in a BMP's palette for grey levels, so they must be those."""
+    has_palette = tf.logical_and(
+        tf.strings.substr(encoded, 0, 2) == b"BM", tf.strings.substr(encoded, 28, 2) == b"\x08\x00"
+    )
+    palette = tf.strings.substr(encoded, _PALETTE, len(_GREY_PALETTE))
+    is_right = tf.logical_or(tf.logical_not(has_palette), palette == _GREY_PALETTE)
+    with tf.control_dependencies([tf.debugging.Assert(is_right, ["a BMP with a palette of colours"])]):
+        return tf.io.decode_image(tf.identity(encoded), channels=3, expand_animations=False)
 
 
 def _as_jpeg(pixels: tf.Tensor, is_shrunk: bool) -> tf.Tensor:
