@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from pipelines.building import clean
 from pipelines.building.clean import ImageRejected, check_image, clean_image
 from pipelines.building.jpeg_end import has_end
 from pipelines.building.metadata import without_metadata
@@ -193,7 +194,8 @@ def test_an_eighth_of_the_size_gives_the_verdict_of_all_pixels(
 ) -> None:
     mode, options = JPEGS[kind]
     good = encode(picture.convert(mode), "JPEG", quality=90, **options)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1 << 20)  # or damaged sizes take long
+    monkeypatch.setattr(clean, "MAX_PIXELS", 1 << 20)  # or damaged sizes take long
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1 << 20)
     rng = np.random.default_rng(0)
     verdicts = set()
     for _ in range(DAMAGES):
@@ -229,11 +231,18 @@ def test_bombs_are_refused_before_they_are_decoded(
     monkeypatch: pytest.MonkeyPatch, picture: Image.Image, kind: str
 ) -> None:
     data = encode(picture, kind)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT - 1)
-    with pytest.raises(ImageRejected, match="DecompressionBomb"):
+    monkeypatch.setattr(clean, "MAX_PIXELS", WIDTH * HEIGHT - 1)
+    with pytest.raises(ImageRejected, match=f"{WIDTH * HEIGHT:,} pixels are too many; the limit is"):
         clean_image(data)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT)
+    monkeypatch.setattr(clean, "MAX_PIXELS", WIDTH * HEIGHT)
     assert clean_image(data).height == HEIGHT
+
+
+def test_pillows_limit_does_not_count_and_stays(monkeypatch: pytest.MonkeyPatch, picture: Image.Image) -> None:
+    """A photo of a phone can have 108 million pixels, and of 200 million more than twice Pillow's limit."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT // 3)
+    assert clean_image(encode(picture, "JPEG"), short_side=16).encoded
+    assert Image.MAX_IMAGE_PIXELS == WIDTH * HEIGHT // 3
 
 
 def test_floats_are_rejected() -> None:

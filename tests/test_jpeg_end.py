@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from pipelines.building import clean
 from pipelines.building.clean import ImageRejected, check_image, clean_image
 from pipelines.building.jpeg_end import END, all_pixels, has_end
 from tests.helpers.data import photo
@@ -107,7 +108,7 @@ def test_bytes_behind_the_end_marker_change_nothing() -> None:
 @pytest.mark.parametrize("kind", JPEGS)
 def test_tensorflow_decodes_whatever_is_stored(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Of damaged JPEGs, too. Before the end marker was looked for, it refused 26 of 1,958."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1 << 20)  # damaged sizes would take long
+    monkeypatch.setattr(clean, "MAX_PIXELS", 1 << 20)  # damaged sizes would take long
     mode, options = JPEGS[kind]
     good = encode(5, mode, **options)
     rng = np.random.default_rng(0)

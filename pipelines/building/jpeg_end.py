@@ -10,6 +10,8 @@ import re
 import numpy as np
 from PIL import Image
 
+from pipelines.system.pillow import without_pixel_limit
+
 END = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # not a stuffed byte, a fill byte or a restart
 _SCAN, _END = 0xDA, 0xD9
@@ -47,7 +49,7 @@ def all_pixels(data: bytes) -> bool:
 
 
 def _pixels(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+    with without_pixel_limit(), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
         return np.asarray(image)
 
 
