@@ -41,7 +41,7 @@ class _Aim(NamedTuple):
     rate: float
 
 
-_NEW, _TRAINED = _Aim(3_000, 20, 100, 1.0), _Aim(1_000, 5, 30, 0.1)
+_NEW, _TRAINED = _Aim(3_000, 20, 100, 1.0), _Aim(1_000, 5, 30, 0.3)
 
 # Learning rates of new weights for 64 images an update: of sgd with a momentum of 0.9, and of the others.
 _REFERENCE_IMAGES = 64
@@ -188,8 +188,8 @@ def _rate(known: Mapping[str, Any], aim: _Aim) -> tuple[float, str]:
     images = max(1, known.get("lr_reference_batch") or images)
     scale = images / _REFERENCE_IMAGES
     rate = _RATES.get(optimizer, _USUAL_RATE) * (scale if optimizer == "sgd" else math.sqrt(scale)) * aim.rate
-    what = f"of {optimizer} for {images:,} images an update"
-    return float(f"{rate:.2g}"), f"{what}; a tenth, because the weights are trained" if aim is _TRAINED else what
+    less = f"; {aim.rate:g} of it, because the weights are trained" if aim is _TRAINED else ""
+    return float(f"{rate:.2g}"), f"of {optimizer} for {images:,} images an update{less}"
 
 
 def _final_rate(schedule: str, initial_rate: float) -> float:
