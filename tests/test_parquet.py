@@ -191,6 +191,22 @@ def test_files_are_unpacked_once(tmp_path: Path) -> None:
     assert opened(tmp_path).splits == first.splits  # a copy that is made again is the same source
 
 
+def test_few_threads_unpack_large_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thread has a row group in memory, up to three times."""
+    write(tmp_path / "train.parquet", structs((bytes(100_000), "1.jpg")), [0], ("a",), compression="none")
+    threads = []
+
+    def unpacked(paths: Sequence[Path], scratch: Scratch, *_: object) -> list[Path]:
+        threads.append(scratch.workers)
+        return []
+
+    monkeypatch.setattr(module, "unpacked", unpacked)
+    for memory in (1 << 30, 4 * 3 * 2 * 101_000, 1):
+        monkeypatch.setattr(module, "memory_bytes", lambda memory=memory: memory)
+        module._unpack([tmp_path / "train.parquet"], Scratch(tmp_path, workers=8))
+    assert threads == [8, 2, 1]
+
+
 def test_without_pyarrow_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "train.parquet", structs((b"1", "1.jpg")), [0], ("a",))
     monkeypatch.setitem(sys.modules, "pyarrow", None)

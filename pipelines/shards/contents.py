@@ -53,7 +53,7 @@ def look(path: Path) -> Contents:
         (folder, found) for folder, found in below if not _VALIDATION.search(str(folder.path.relative_to(path)))
     ]:
         folder, found = training[0]
-        more = f", and more in {len(training) - 1:,} other folders" if len(training) > 1 else ""
+        more = f", and more in {_count(len(training) - 1, 'other folder')}" if len(training) > 1 else ""
         return Contents(f"{found.what} in {folder.path.relative_to(path)}/{more}", found.remedy)
     if below:
         folder, found = below[0]

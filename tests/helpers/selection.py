@@ -78,6 +78,7 @@ FAST_MODULES = frozenset(
         "test_streams",
         "test_style",
         "test_stream",
+        "test_tars",
         "test_tools_models",
         "test_train_settings",
         "test_uniform",

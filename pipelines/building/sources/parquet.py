@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
@@ -22,9 +23,13 @@ from pipelines.building.sources.splits import by_split, files_below, where
 from pipelines.building.sources.spool import Scratch, unpacked
 from pipelines.building.sources.tars import stamp_of
 from pipelines.errors import UserError
+from pipelines.system.limits import memory_bytes
 
 _BUFFER = 1 << 20  # bytes of a column that are read at a time: a row group may have hundreds of megabytes
 _ROWS = 32  # that are decoded at a time
+# A page may be as large as its row group, and is in memory compressed, plain and as rows. All threads together take a
+# quarter of the memory.
+_COPIES, _MEMORY_SHARE = 3, 4
 _LENGTH = 8  # bytes at the end of a copy: the length of the table before them
 _IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "image_bytes", "bytes")
 _LABEL_NAMES = ("label", "labels", "class", "cls", "target")
@@ -57,8 +62,16 @@ def parquet(root: Path) -> dict[str, Part]:
 
 
 def _unpack(paths: Sequence[Path], scratch: Scratch | None) -> list[Path]:
+    largest = 1
     for path in paths:
         find_columns(path)  # before hours of work
+        metadata = _opened(path).metadata
+        largest = max(
+            [largest, *(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))]
+        )
+    if scratch:
+        threads = memory_bytes() // (_MEMORY_SHARE * _COPIES * largest)
+        scratch = replace(scratch, workers=max(1, min(scratch.workers, threads)))
     return unpacked(paths, scratch, _write_copy, ".images")
 
 
