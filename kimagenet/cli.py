@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+from kimagenet.backend import use_tensorflow
 from pipelines.errors import Blocked, BlockedInterrupt, UserError, did_you_mean, one_line, reason
 from pipelines.system.files import user_path
 from pipelines.system.limits import core_count, limits
@@ -161,7 +162,12 @@ def _with_losses(code: int, losses: Losses) -> int:
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow and looks for devices, without the notes that it writes to stderr."""
+    """Imports TensorFlow and looks for devices, without the notes that it writes to stderr.
+
+    Raises:
+        UserError: Keras is to use another backend.
+    """
+    use_tensorflow()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if limits().cores is not None:  # TensorFlow sees the affinity, not the quota
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from kimagenet import cli
+from kimagenet.backend import use_tensorflow
 from kimagenet.diagnosis import findings, reads
 from kimagenet.diagnosis.findings import Finding
 from kimagenet.json_output import check_writable, write_json
@@ -58,6 +59,7 @@ def examine(flags: argparse.Namespace) -> int:
     Raises:
         UserError: the JSON file cannot be written, or the data set cannot be opened.
     """
+    use_tensorflow()
     if flags.json:
         check_writable(flags.json)
     if flags.dataset_dir:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kimagenet import augmentation, cli, defaults
+from kimagenet.backend import use_tensorflow
 from kimagenet.class_weights import class_weights
 from kimagenet.import_path import load
 from kimagenet.inference import fine_tuning, start
@@ -85,6 +86,7 @@ def _train(settings: Settings, say: Say) -> int:
         say(f"written: {settings.plot_schedule}")
         return 0
 
+    use_tensorflow()
     # 2. Open: from here on, this process owns the run's folder if it resumes one.
     with ExitStack() as stack:
         if settings.is_resumed and settings.cluster.is_chief:

@@ -42,6 +42,7 @@ ROOMS = (
     "pipelines.building",
     "pipelines.images",
     "pipelines",
+    "kimagenet.backend",
     "kimagenet.cli",
     "kimagenet.json_output",
     "kimagenet.import_path",

@@ -13,6 +13,7 @@ from bench.gpu import plan
 from bench.gpu.case import Case, Outcome, Settings, run_case
 from bench.gpu.record import Record, table
 from kimagenet import cli
+from kimagenet.backend import use_tensorflow
 from pipelines.shards.shard_set import ShardSet
 
 _LEAST = 5.0  # seconds that must be left for a case to start
@@ -46,6 +47,7 @@ def make_parser() -> cli.Parser:
 
 def main(flags: argparse.Namespace) -> int:
     """Runs the cases and prints the table; returns the exit code, 1 if a case went wrong."""
+    use_tensorflow()
     dataset = flags.dataset_dir or _demo()
     shards = ShardSet.open(dataset, flags.split)
     size = 64 if flags.short else 224

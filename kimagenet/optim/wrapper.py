@@ -7,6 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kimagenet.backend import TENSORFLOW
+from pipelines.errors import UserError
+
 
 class Wrapper(keras.optimizers.Optimizer, ABC):
     """A Keras optimizer around another one, which has the learning rate and updates the weights.
@@ -14,11 +17,17 @@ class Wrapper(keras.optimizers.Optimizer, ABC):
     Subclasses create their variables in `_build_own`, and do their work in `_update`, around `_inner_apply`.
     `variables` has the wrapper's own variables, then the inner ones, so checkpoints and .keras files have all of them.
 
+    Raises:
+        UserError: Keras does not use TensorFlow.
+
     Attributes:
         inner_optimizer: the other optimizer.
     """
 
     def __init__(self, inner_optimizer: keras.optimizers.Optimizer, name: str | None = None) -> None:
+        if (backend := keras.config.backend()) != TENSORFLOW:
+            what = f"{type(self).__name__} works on Keras' TensorFlow backend, not on {backend}"
+            raise UserError(what, remedy="use Keras' own optimizers there")
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
 
