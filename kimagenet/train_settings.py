@@ -315,7 +315,8 @@ def _recipe_in(name: str) -> Recipe:
 
 def _original_defaults(model: str) -> Recipe:
     batch_size, iter_size = ORIGINAL_BATCHES.get(model, (Recipe.batch_size, Recipe.iter_size))
-    return Recipe(model=model, batch_size=batch_size, iter_size=iter_size, crop_ratio=1.0)
+    size = fine_tuning.recipe_of(model).image_size if fine_tuning.is_saved(model) else Recipe.image_size
+    return Recipe(model=model, image_size=size, batch_size=batch_size, iter_size=iter_size, crop_ratio=1.0)
 
 
 def _shuffle(run: RunDirectory, recipe: Recipe) -> ShuffleSpec:

@@ -101,6 +101,8 @@ def test_trained_weights_keep_the_shape_of_their_run(begun_run: RunDirectory, tm
     assert " and trained weights; " in settings.note
     again = settings_of(str(begun_run.path), f"--dataset-dir={data}", f"--recipe={begun_run.path}")
     assert again.recipe == before.replace(model=str(begun_run.final))
+    original = settings_of(str(begun_run.path), f"--dataset-dir={data}", "--recipe=original").recipe
+    assert original == Recipe(model=str(begun_run.final), image_size=80, crop_ratio=1.0)
 
 
 def test_flags_come_before_the_run_and_the_run_before_the_defaults(begun_run: RunDirectory) -> None:
