@@ -78,6 +78,20 @@ def test_our_network_gives_the_results_of_the_one_whose_weights_it_gets(
     assert ours.output_shape == (None, 7)
 
 
+@pytest.mark.parametrize("name", ["MobileNet", "VGG16"])
+def test_networks_of_keras_get_the_pixels_that_they_want(name: str) -> None:
+    """Two here; `tools.try_applications` compares all."""
+    ours = start.build(Recipe(model=f"keras:{name}", image_size=SIZE), 3)
+    constructor = getattr(keras.applications, name)
+    theirs = constructor(include_top=False, weights=None, input_shape=(SIZE, SIZE, 3))
+    theirs.set_weights(ours.get_weights()[:-2])
+    expected = np.asarray(theirs(import_module(constructor.__module__).preprocess_input(PIXELS.copy())))
+    ending = find_ending(ours)
+    assert ending is not None
+    found = np.asarray(keras.Model(ours.inputs[0], ending.features)(IMAGES))
+    np.testing.assert_allclose(found, expected.mean(axis=(1, 2)), atol=1e-4 * np.abs(expected).max())
+
+
 def test_other_layers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = applications.build_features("MobileNet", SIZE, is_pretrained=False)
     monkeypatch.setattr(pretrained, "build_features", lambda *_: theirs)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -82,9 +83,8 @@ def test_plot_runs_reports_wrong_arguments(runs: list[Path], tmp_path: Path, cap
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["DenseNet121", "MobileNet", "MobileNetV3Small", "VGG16"])
-def test_networks_of_keras_evaluate_as_in_keras(name: str, tiny_dataset: Path, tmp_path: Path) -> None:
-    """One network for each range of the input."""
-    row = try_applications.try_network(name, tiny_dataset, 25, tmp_path)
+def test_a_network_of_keras_evaluates_as_in_keras(tiny_dataset: Path, tmp_path: Path) -> None:
+    row = try_applications.try_network("MobileNetV3Small", tiny_dataset, 25, tmp_path)
     assert row["loss"] == pytest.approx(row["Keras' loss"], rel=try_applications.MAX_DIFFERENCE)
+    assert abs(row["loss"] - np.log(10)) > 0.05  # not that of equal probabilities
     assert row["top-1"] == pytest.approx(row["Keras' top-1"])
