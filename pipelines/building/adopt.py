@@ -179,16 +179,15 @@ def _warn_of_peculiar(directory: Path, scans: Mapping[str, ShardScan], only_plai
     name, number, _ = found[0]
     noun = "1 record is" if len(found) == 1 else f"{len(found):,} records are"
     what = f"{noun} no plain upright JPEG: {reasons}; the first is record {number} of {name}"
-    choice = (
-        f"build shards from these, which encodes such images again, with {remedies.build_shards(directory, 'SHARDS')}; "
-        f"or leave such records out with `{remedies.command('build_index', directory, '--quarantine')}`"
+    if only_plain:
+        _log.warning("%s: %s; they are quarantined", directory, what)
+        return
+    why = "no loader turns images, tfdata reads only JPEG, and CMYK differs between loaders"
+    build = (
+        f"build shards from these, which encodes such images again, with {remedies.build_shards(directory, 'SHARDS')}"
     )
-    done = (
-        "they are quarantined"
-        if only_plain
-        else f"loaders do not turn images, and may read others differently: {choice}"
-    )
-    _log.warning("%s: %s; %s", directory, what, done)
+    leave = f"leave such records out with `{remedies.command('build_index', directory, '--quarantine')}`"
+    _log.warning("%s: %s; %s: %s; or %s", directory, what, why, build, leave)
 
 
 def _warn_of_sorted(directory: Path, info: DatasetInfo) -> None:
