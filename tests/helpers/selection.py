@@ -19,6 +19,7 @@ FAST_MODULES = frozenset(
         "test_bench",
         "test_bench_storage",
         "test_build",
+        "test_build_end",
         "test_build_stopped",
         "test_check",
         "test_class_match",
