@@ -43,6 +43,7 @@ from pipelines.plan import EpochPlan
 from pipelines.shards import remedies
 from pipelines.shards.dataset import DatasetInfo
 from pipelines.shards.shard_set import ShardSet
+from pipelines.shards.size_check import check_sizes
 from pipelines.system.progress import silent
 
 if TYPE_CHECKING:
@@ -166,8 +167,11 @@ def generate_demo(settings: Settings, say: Say) -> None:
 
 def open_splits(dataset_dir: Path, info: DatasetInfo) -> tuple[ShardSet, ShardSet | None]:
     """The shards of the training split, and of the validation split if there is one."""
-    has_validation = "validation" in info.splits
-    return ShardSet.open(dataset_dir, "train"), ShardSet.open(dataset_dir, "validation") if has_validation else None
+    train = ShardSet.open(dataset_dir, "train")
+    validation = ShardSet.open(dataset_dir, "validation") if "validation" in info.splits else None
+    for shards in filter(None, (train, validation)):
+        check_sizes(shards)
+    return train, validation
 
 
 def _set_up_keras(recipe: Recipe) -> None:

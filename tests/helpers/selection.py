@@ -73,6 +73,7 @@ FAST_MODULES = frozenset(
         "test_shards",
         "test_shuffle",
         "test_site",
+        "test_size_check",
         "test_slow_storage",
         "test_sources",
         "test_spans",
