@@ -23,6 +23,7 @@ from pipelines.building.class_names import (
 from pipelines.building.leftovers import check_finished, clean_up
 from pipelines.building.mixing import RUN_RECORDS, mixing
 from pipelines.building.shard_scan import NO_LABEL, Numbers, ScanTask, ShardScan, scan_shards
+from pipelines.building.unlisted import passed_over
 from pipelines.building.writers import TFDS_LABEL_BASE, RecordFormat, read_format
 from pipelines.errors import UserError, one_line, reason
 from pipelines.shards import remedies
@@ -122,6 +123,8 @@ def _adopt(
         info.save(directory)
     except OSError as error:
         raise UserError(reason(error), path=directory) from None
+    if what := passed_over(directory):
+        _log.warning("%s: %s", directory, what)
     _warn_of_sorted(directory, info)
     return info
 

@@ -83,6 +83,7 @@ FAST_MODULES = frozenset(
         "test_tools_models",
         "test_train_settings",
         "test_uniform",
+        "test_unlisted",
         "test_waits",
         "test_watch",
         "test_webdataset",
