@@ -48,6 +48,7 @@ def adopt_shards(
     progress: Progress = silent,
     damaged: Mapping[str, Numbers] = MappingProxyType({}),
     only_plain: bool = False,
+    checksums: bool = False,
 ) -> DatasetInfo:
     """Writes indexes, image sizes and dataset.json beside the shards of a folder.
 
@@ -64,6 +65,7 @@ def adopt_shards(
         progress: called with the number of shards done.
         damaged: shard name -> records to quarantine; they may be unreadable.
         only_plain: quarantine the records that the builder would encode again.
+        checksums: compute the checksum of each shard, for which all bytes are read; else a known one is kept.
 
     Returns:
         The content of dataset.json.
@@ -74,7 +76,7 @@ def adopt_shards(
     """
     directory = user_path(directory).absolute()
     with owned(directory) if directory.is_dir() else nullcontext():
-        return _adopt(directory, label_base, workers, progress, damaged, only_plain)
+        return _adopt(directory, label_base, workers, progress, damaged, only_plain, checksums)
 
 
 def _adopt(
@@ -84,6 +86,7 @@ def _adopt(
     progress: Progress,
     damaged: Mapping[str, Numbers],
     only_plain: bool,
+    checksums: bool,
 ) -> DatasetInfo:
     check_finished(directory)
     splits = find_shards(directory)
@@ -98,7 +101,7 @@ def _adopt(
     for name in names:
         shard, left_out = before.get(name, (None, frozenset()))
         lost = damaged.get(name, frozenset())
-        tasks.append(ScanTask(directory / name, lost, shard, left_out, features, only_plain))
+        tasks.append(ScanTask(directory / name, lost, shard, left_out, features, only_plain, checksums))
     try:
         scans = _index_shards(tasks, workers, progress)
         _warn_of_wrong_sizes(directory, scans)
