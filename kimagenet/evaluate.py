@@ -15,6 +15,7 @@ from pipelines.augment import AugmentSpec
 from pipelines.errors import UserError
 from pipelines.loader import DEVICES
 from pipelines.shards.shard_set import ShardSet
+from pipelines.shards.size_check import check_sizes
 
 if TYPE_CHECKING:
     from kimagenet.inference.tally import Tally
@@ -103,6 +104,8 @@ def _measure(
     """The counts, and the files in class folders that could not be read, with the reasons."""
     root = class_folders.find(dataset_dir, flags.split)
     shards = None if root else ShardSet.open(dataset_dir, flags.split)
+    if shards:
+        check_sizes(shards)
     cli.import_tensorflow()
     from kimagenet.inference import evaluation
 

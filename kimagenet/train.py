@@ -42,8 +42,10 @@ from pipelines.errors import UserError
 from pipelines.loader import BatchSpec
 from pipelines.plan import EpochPlan
 from pipelines.shards import remedies
+from pipelines.shards.advice import unused_splits
 from pipelines.shards.dataset import DatasetInfo
 from pipelines.shards.shard_set import ShardSet
+from pipelines.shards.size_check import check_sizes
 from pipelines.system.progress import silent
 
 if TYPE_CHECKING:
@@ -127,7 +129,8 @@ def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
         say(banner(settings, loop, weights))
         if note := large_pictures(settings, training):
             say(note)
-        for problem in filter(None, (few_updates, slow_statistics(settings, loop))):
+        unused = "" if validation else unused_splits(info, settings.dataset_dir, "validation")
+        for problem in filter(None, (unused, few_updates, slow_statistics(settings, loop))):
             say(f"note    {problem}")
 
         # 4. Fit: from here on, files of the run are written.
@@ -168,8 +171,13 @@ def generate_demo(settings: Settings, say: Say) -> None:
 
 def open_splits(dataset_dir: Path, info: DatasetInfo) -> tuple[ShardSet, ShardSet | None]:
     """The shards of the training split, and of the validation split if there is one."""
-    has_validation = "validation" in info.splits
-    return ShardSet.open(dataset_dir, "train"), ShardSet.open(dataset_dir, "validation") if has_validation else None
+    if "train" not in info.splits and (unused := unused_splits(info, dataset_dir, "train")):
+        raise UserError(f"no split 'train'; {unused}", path=dataset_dir)
+    train = ShardSet.open(dataset_dir, "train")
+    validation = ShardSet.open(dataset_dir, "validation") if "validation" in info.splits else None
+    for shards in filter(None, (train, validation)):
+        check_sizes(shards)
+    return train, validation
 
 
 def _set_up_keras(recipe: Recipe) -> None:

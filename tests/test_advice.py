@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 from kimagenet.commands import check_shards
+from kimagenet.train import open_splits
 from kimagenet.train_report import large_pictures
+from pipelines import UserError
 from pipelines.building.adopt import adopt_shards
 from pipelines.shards import records
-from pipelines.shards.advice import better_short_side, shard_size_problem
-from pipelines.shards.dataset import ShardInfo, SplitInfo, shard_name
+from pipelines.shards.advice import better_short_side, shard_size_problem, unused_splits
+from pipelines.shards.dataset import DatasetInfo, ShardInfo, SplitInfo, shard_name
+from tests.helpers import faults
 from tests.helpers.data import example, jpeg, photo
 
 
@@ -79,3 +82,33 @@ def test_check_shards_says_that_shards_are_far_too_small(tmp_path: Path, capsys:
     assert lines[0] == f"{tmp_path}: 70 train records: no fault"
     assert lines[1].startswith(f"{tmp_path}: train: 70 shards of ")
     assert "far too small: they are read in many short requests; a new build chooses" in lines[1]
+
+
+def renamed(dataset: Path, old: str, new: str) -> Path:
+    """The data set after its user renamed the shards of a split and wrote dataset.json again."""
+    for path in dataset.glob(f"{old}-*-of-?????"):
+        path.rename(dataset / path.name.replace(old, new, 1))
+    adopt_shards(dataset)
+    return dataset
+
+
+@pytest.mark.parametrize(("wanted", "name"), [("validation", "val"), ("train", "training")])
+def test_a_split_of_another_name_is_named_with_its_remedy(
+    tiny_dataset: Path, tmp_path: Path, wanted: str, name: str
+) -> None:
+    dataset = renamed(faults.copy_dataset(tiny_dataset, tmp_path / "shards"), wanted, name)
+    told = unused_splits(DatasetInfo.load(dataset), dataset, wanted)
+    count = len(DatasetInfo.load(dataset).splits[name].shards)
+    first, target = shard_name(name, 0, count), shard_name(wanted, 0, count)
+    assert told.startswith(
+        f"the split {name} of {dataset} is not used: rename its shards ({first} to {target} and so on)"
+    )
+    renamed(dataset, name, wanted)
+    assert set(DatasetInfo.load(dataset).splits) == {"train", "validation"}
+    assert unused_splits(DatasetInfo.load(dataset), dataset, wanted) == ""
+
+
+def test_a_run_without_train_names_the_splits(tiny_dataset: Path, tmp_path: Path) -> None:
+    dataset = renamed(faults.copy_dataset(tiny_dataset, tmp_path / "shards"), "train", "training")
+    with pytest.raises(UserError, match="no split 'train'; the split training of .* is not used: rename its shards"):
+        open_splits(dataset, DatasetInfo.load(dataset))

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from kimagenet.commands import build_shards
 from pipelines import ShardSet, UserError
 from pipelines.building import shard_writer
 from pipelines.building.adopt import adopt_shards
@@ -23,7 +21,7 @@ from pipelines.building.options import BuildOptions
 from pipelines.building.sources import open_source
 from pipelines.shards import records
 from pipelines.shards.dataset import DatasetInfo, shard_name
-from tests.helpers.builds import OPTIONS, ROOT, contents
+from tests.helpers.builds import OPTIONS, ROOT, contents, replace_with_the_same_size_and_time, stop_before_clean_up
 from tests.helpers.programs import command, environment
 
 
@@ -174,70 +172,6 @@ def build_in_part(monkeypatch: pytest.MonkeyPatch, images: Path, output: Path, o
             build(open_source(images), output, options)
 
 
-def stop_before_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed right after dataset.json."""
-
-    def killed(_: Path) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("pipelines.building.build.clean_up", killed)
-
-
-def stop_in_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed when some of the working folder is removed."""
-    remove = shutil.rmtree
-
-    def killed(path: Path, **options: bool) -> None:
-        if path.name == ".build":
-            raise KeyboardInterrupt
-        remove(path, **options)
-
-    monkeypatch.setattr("pipelines.building.leftovers.shutil.rmtree", killed)
-
-
-ENDS = (stop_before_clean_up, stop_in_clean_up)
-
-
-@pytest.mark.parametrize("stop", ENDS, ids=lambda stop: stop.__name__)
-def test_the_repeated_command_finishes_the_end(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    images: Path,
-    built: Path,
-    tmp_path: Path,
-    stop: Callable[[pytest.MonkeyPatch], None],
-) -> None:
-    output = tmp_path / "shards"
-    command = ["--source", str(images), "--output", str(output), "--workers=1"]
-    flags = ["--train-shards=2", "--validation-shards=2"]
-    with monkeypatch.context() as patch:
-        stop(patch)
-        assert build_shards.main([*command, *flags]) == 130
-    (output / ".train-00001-of-00002.19103.tmp").write_bytes(b"half")
-    assert (output / ".build" / "plan.json").exists()
-    capsys.readouterr()
-    assert build_shards.main([*command, *flags]) == 0
-    streams = capsys.readouterr()
-    assert f"{output / '.build'}: removed; the build was stopped after its last shard, and is complete" in streams.err
-    assert f"{output}: 132 train records in 2 shards; 15 validation records in 1 shard\n" in streams.out
-    assert contents(output) == contents(built)
-    assert build_shards.main([*command, *flags]) == 2
-    assert "already has a data set" in capsys.readouterr().err
-
-
-def test_the_end_is_finished_before_compressed_tars_are_unpacked_again(
-    monkeypatch: pytest.MonkeyPatch, images: Path, built: Path, tmp_path: Path
-) -> None:
-    """With other options it is another command: the rest of the build is removed, and the data set stays."""
-    output = shutil.copytree(built, tmp_path / "shards")
-    (output / ".build" / "source").mkdir(parents=True)
-    (output / ".build" / "source" / "train_images_0.tar").write_bytes(b"1234")
-    monkeypatch.setattr("pipelines.building.sources.layouts.Layout.read", None)  # the source is not listed
-    assert build_shards.main(["--source", str(images), "--output", str(output), "--seed=7"]) == 2
-    assert contents(output) == contents(built)
-    assert not (output / ".build").exists()
-
-
 def test_a_repeated_build_without_rejected_files_removes_their_list(
     monkeypatch: pytest.MonkeyPatch, images: Path, built: Path, tmp_path: Path
 ) -> None:
@@ -298,15 +232,6 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, source: Path, output: Path, reco
 def rewrite_all(source: Path) -> None:
     for path in sorted(source.rglob("*.JPEG")):
         path.write_bytes(path.read_bytes() + b"changed")
-
-
-def replace_with_the_same_size_and_time(source: Path) -> None:
-    """As `cp -p` or `rsync -t` do: only the inode shows it."""
-    for path in sorted(source.rglob("*.JPEG")):
-        data, times = path.read_bytes(), path.stat()
-        path.unlink()
-        path.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
-        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def damage_all(source: Path) -> None:

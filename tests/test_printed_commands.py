@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import google_crc32c
 import pytest
 
 from kimagenet import cli
@@ -18,6 +19,7 @@ from kimagenet.train_report import how_to_evaluate
 from kimagenet.training.recovery import LIMIT
 from pipelines.errors import UserError
 from pipelines.shards import remedies
+from pipelines.shards.dataset import DatasetInfo
 from pipelines.shards.index import index_path
 from pipelines.shards.shard_set import ShardSet
 from tests.helpers import faults
@@ -97,6 +99,23 @@ def test_a_damaged_record_is_left_out_with_the_printed_command(
     assert build_index.main([str(dataset), "--workers=1"]) == 0
 
 
+def test_another_checksum_is_accepted_with_the_printed_command(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = json.loads((dataset / "dataset.json").read_text())
+    told["splits"]["train"]["shards"][1]["crc32c"] = "01234567"
+    told["splits"]["train"]["quarantine"] = [3]
+    (dataset / "dataset.json").write_text(json.dumps(told))
+    assert check_shards.main([str(dataset), "--fast", "--workers=1"]) == 1
+    assert pasted(capsys.readouterr().out).returncode == 0
+    assert check_shards.main([str(dataset), "--workers=1"]) == 0
+    info = DatasetInfo.load(dataset)
+    assert info.splits["train"].quarantine == [3]
+    for part in info.splits.values():
+        for shard in part.shards:
+            assert shard.crc32c == f"{google_crc32c.value((dataset / shard.file).read_bytes()):08x}"
+
+
 RUN = ["demo", "--loader=tfdata", "--image-size=32", "--batch-size=12", "--epochs=1", "--workers=1"]
 
 
@@ -142,14 +161,16 @@ def test_a_run_without_validation_is_not_to_be_evaluated(
 ) -> None:
     from kimagenet import train
 
-    for path in dataset.glob("validation*"):
-        path.unlink()
-    (dataset / "dataset.json").unlink()
+    for path in dataset.glob("validation-*-of-?????"):
+        path.rename(dataset / path.name.replace("validation", "val"))
     assert build_index.main([str(dataset), "--workers=1"]) == 0
     arguments = [*RUN, f"--dataset-dir={dataset}", f"--output={tmp_path / 'run'}"]
     for last in ("done: ", f"{tmp_path / 'run'}: this run is finished"):
         assert train.main(arguments) == 0
-        line = capsys.readouterr().out.splitlines()[-1]
+        *before, line = capsys.readouterr().out.splitlines()
+        assert any(text.startswith(f"note    the split val of {dataset} is not used") for text in before) == bool(
+            last == "done: "
+        )
         assert line.startswith(last)
         assert "evaluate" not in line
 

@@ -33,6 +33,11 @@ def make_parser() -> cli.Parser:
         help="list records that are no JPEG, or that EXIF turns, in dataset.json, so that no loader reads them "
         "(default: only count them)",
     )
+    parser.add_argument(
+        "--checksums",
+        action="store_true",
+        help="compute the checksum of each shard again, which reads all bytes (default: keep those of dataset.json)",
+    )
     cli.add_processes(parser)
     return parser
 
@@ -40,7 +45,14 @@ def make_parser() -> cli.Parser:
 def build_index(flags: argparse.Namespace) -> None:
     """Indexes a folder and prints what is in it."""
     with closing(ProgressBar("shards")) as progress:
-        info = adopt_shards(flags.directory, flags.label_base, flags.workers, progress, only_plain=flags.quarantine)
+        info = adopt_shards(
+            flags.directory,
+            flags.label_base,
+            flags.workers,
+            progress,
+            only_plain=flags.quarantine,
+            checksums=flags.checksums,
+        )
     parts = [
         f"{part.num_records:,} {split} records in {len(part.shards)} {'shard' if len(part.shards) == 1 else 'shards'}"
         for split, part in info.splits.items()

@@ -124,7 +124,7 @@ def build_shards(flags: argparse.Namespace) -> None:
 
 def _build(flags: argparse.Namespace, options: BuildOptions, layout: Layout) -> BuildReport:
     output = flags.output
-    if report := finish(output, layout.root, options):
+    if report := finish(output, layout.root, options, layout.packed if layout.is_packed else None):
         return report
     check_output(output)
     with closing(ProgressBar("MB")) as progress:

@@ -23,6 +23,7 @@ from pipelines.building.class_names import (
 from pipelines.building.leftovers import check_finished, clean_up
 from pipelines.building.mixing import RUN_RECORDS, mixing
 from pipelines.building.shard_scan import NO_LABEL, Numbers, ScanTask, ShardScan, scan_shards
+from pipelines.building.unlisted import passed_over
 from pipelines.building.writers import TFDS_LABEL_BASE, RecordFormat, read_format
 from pipelines.errors import UserError, one_line, reason
 from pipelines.shards import remedies
@@ -47,6 +48,7 @@ def adopt_shards(
     progress: Progress = silent,
     damaged: Mapping[str, Numbers] = MappingProxyType({}),
     only_plain: bool = False,
+    checksums: bool = False,
 ) -> DatasetInfo:
     """Writes indexes, image sizes and dataset.json beside the shards of a folder.
 
@@ -63,6 +65,7 @@ def adopt_shards(
         progress: called with the number of shards done.
         damaged: shard name -> records to quarantine; they may be unreadable.
         only_plain: quarantine the records that the builder would encode again.
+        checksums: compute the checksum of each shard, for which all bytes are read; else a known one is kept.
 
     Returns:
         The content of dataset.json.
@@ -73,7 +76,7 @@ def adopt_shards(
     """
     directory = user_path(directory).absolute()
     with owned(directory) if directory.is_dir() else nullcontext():
-        return _adopt(directory, label_base, workers, progress, damaged, only_plain)
+        return _adopt(directory, label_base, workers, progress, damaged, only_plain, checksums)
 
 
 def _adopt(
@@ -83,6 +86,7 @@ def _adopt(
     progress: Progress,
     damaged: Mapping[str, Numbers],
     only_plain: bool,
+    checksums: bool,
 ) -> DatasetInfo:
     check_finished(directory)
     splits = find_shards(directory)
@@ -97,7 +101,7 @@ def _adopt(
     for name in names:
         shard, left_out = before.get(name, (None, frozenset()))
         lost = damaged.get(name, frozenset())
-        tasks.append(ScanTask(directory / name, lost, shard, left_out, features, only_plain))
+        tasks.append(ScanTask(directory / name, lost, shard, left_out, features, only_plain, checksums))
     try:
         scans = _index_shards(tasks, workers, progress)
         _warn_of_wrong_sizes(directory, scans)
@@ -122,6 +126,8 @@ def _adopt(
         info.save(directory)
     except OSError as error:
         raise UserError(reason(error), path=directory) from None
+    if what := passed_over(directory):
+        _log.warning("%s: %s", directory, what)
     _warn_of_sorted(directory, info)
     return info
 

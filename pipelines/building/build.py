@@ -9,7 +9,7 @@ all shards; a folder without it is not a data set.
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -109,8 +109,7 @@ def build(
     """
     output = user_path(output).absolute()
     with owned(output, "output"):
-        if report := finish(output, source.root, options):
-            return report
+        finish(output, source.root, options)
         options = as_planned(options, unfinished_plan(output))
         if not options.is_decided:
             options = decide(options, source, samples_of(source, options))
@@ -146,30 +145,43 @@ def _build(source: Source, output: Path, options: BuildOptions, workers: int, pr
     return BuildReport(info, tuple(rejected), made["reencoded"])
 
 
-def finish(output: Path, root: Path, options: BuildOptions) -> BuildReport | None:
-    """Ends a build that was stopped after it had written dataset.json: removes the files that only builds need.
+def finish(
+    output: Path, root: Path, options: BuildOptions, packed: Mapping[str, Sequence[int]] | None = None
+) -> BuildReport | None:
+    """Ends a build that was stopped after it had written dataset.json, if its images need not be listed for this.
+
+    The files that only builds need are removed if the build was of another source or other options: it is complete. A
+    build of this source and these options is continued by `build`, which compares the images with those of the shards.
 
     Args:
         output: the folder of the build.
         root: the folder of the source.
         options: how shards are made.
+        packed: path -> (size, modified) of the source's files, if all of them have to be unpacked: the build may have
+            removed the copies, and these files say as well whether the images are the same.
 
     Returns:
-        The result, if the build was of this source and these options; None if it was another or there was none.
+        The result, if the build is complete; None if there is none, or it is to be continued, or it was another.
 
     Raises:
         OSError: a file cannot be read or removed.
-        UserError: dataset.json is damaged.
+        UserError: dataset.json is damaged, or the packed files have changed.
     """
-    state = output / STATE_FOLDER
-    if not (state.exists() and (output / DATASET_FILE).exists()):
+    if not (output / DATASET_FILE).exists():
+        return None
+    state, plan = output / STATE_FOLDER, unfinished_plan(output)
+    own = (plan.get("options"), plan.get("root")) == (as_planned(options, plan).content(), str(root.absolute()))
+    if own and (packed is None or "packed" not in plan):
+        return None
+    if own and packed is not None and plan["packed"] != {path: list(stamp) for path, stamp in packed.items()}:
+        raise _changed(output)
+    was_there = state.exists()
+    clean_up(output)
+    if was_there:
+        _log.warning("%s: removed; the build was stopped after its last shard, and is complete", state)
+    if not own:
         return None
     info = DatasetInfo.load(output)
-    plan = unfinished_plan(output)
-    clean_up(output)
-    _log.warning("%s: removed; the build was stopped after its last shard, and is complete", state)
-    if (plan.get("options"), plan.get("root")) != (as_planned(options, plan).content(), str(root.absolute())):
-        return None
     return BuildReport(info, tuple(_read_rejected(output / REJECTED_FILE)), info.build.get("reencoded", {}))
 
 
@@ -205,11 +217,11 @@ def check_output(output: Path) -> None:
     Raises:
         UserError: the folder has a data set or other files; an unfinished build is accepted.
     """
+    if not output.exists() or (output / STATE_FOLDER / PLAN_FILE).exists():
+        return
     if (output / DATASET_FILE).exists():
         remedy = "choose another output folder or remove this one"
         raise UserError("the folder already has a data set", path=output, remedy=remedy, setting="output")
-    if not output.exists() or (output / STATE_FOLDER / PLAN_FILE).exists():
-        return
     if any(path.name not in (STATE_FOLDER, LOCK_FILE) for path in output.iterdir()):
         raise UserError("the folder is not empty", path=output, remedy="choose another output folder", setting="output")
 
@@ -229,18 +241,32 @@ def _prepare(output: Path, source: Source, options: BuildOptions) -> int:
     if (state / PLAN_FILE).exists():
         known = unfinished_plan(output)
         shuffle = known.pop("shuffle", _FIRST_SHUFFLE)  # an earlier release did not write it
+        known.pop("packed", None)  # the names of the copies have it
         if known != plan or shuffle not in (_FIRST_SHUFFLE, _SHUFFLE):
+            if (output / DATASET_FILE).exists():
+                raise _changed(output)
             raise UserError(
                 "the folder has an unfinished build of other images or options",
                 path=output,
                 remedy="repeat the command of that build or remove the folder",
             )
+        if (output / DATASET_FILE).exists():
+            (output / DATASET_FILE).unlink()  # shards of changed images are written again
+            _log.warning("%s: the build was stopped after its last shard; its source is compared again", output)
         remove_leftovers(output)
         remove_leftovers(state)
         return int(shuffle)
     state.mkdir(parents=True, exist_ok=True)
-    write_atomic(state / PLAN_FILE, json.dumps({**plan, "shuffle": _SHUFFLE}, indent=1).encode())
+    written = {**plan, "packed": dict(source.packed), "shuffle": _SHUFFLE}
+    write_atomic(state / PLAN_FILE, json.dumps(written, indent=1).encode())
     return _SHUFFLE
+
+
+def _changed(output: Path) -> UserError:
+    """The error that a data set whose build did not end is not of the images that are there now."""
+    remedy = "remove the folder to build it again, or choose another one"
+    what = "the folder has a data set of this source, but the source's files have changed since"
+    return UserError(what, path=output, remedy=remedy, setting="output")
 
 
 def _build_split(

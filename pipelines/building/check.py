@@ -18,6 +18,7 @@ from pipelines.building.class_names import Numbering, contradiction_with_classes
 from pipelines.building.leftovers import check_finished, find_leftovers, size_text
 from pipelines.building.shard_checker import CheckTask, Fault, ShardCheck, check_shard
 from pipelines.building.shard_scan import MAX_LABEL, Numbers
+from pipelines.building.unlisted import find_unlisted
 from pipelines.building.writers import read_format
 from pipelines.errors import UserError, reason
 from pipelines.shards import remedies
@@ -108,6 +109,8 @@ def check_shards(
         raise UserError(reason(error), path=error.filename or directory) from None
     known = {name: numbers for name, (_, numbers) in known_shards(info).items()} if info else {}
     more += _check_leftovers(directory)
+    if info:
+        more += [Fault(item.file, f"{item.what}; {item.remedy}") for item in find_unlisted(directory, names)]
     more += _check_class_names(
         info, {split: {name: results[name].names for name in shards} for split, shards in splits.items()}
     )

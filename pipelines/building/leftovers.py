@@ -1,7 +1,9 @@
 """What stopped processes leave in a folder of shards: the state of an unfinished build, and temporary files."""
 
 import logging
+import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from pipelines.errors import UserError
@@ -34,19 +36,23 @@ def find_leftovers(directory: Path) -> list[Path]:
 
 
 def clean_up(directory: Path) -> None:
-    """Removes what `find_leftovers` finds. No other process may be writing there."""
+    """Removes what `find_leftovers` finds. No other process may be writing there.
+
+    The copies of a build's sources go first: they take long, and the same command can make them again. The plan and
+    the notes disappear in one step. So a build that is killed here is either continued or over, never half known.
+    """
     remove_leftovers(directory)
     state = directory / STATE_FOLDER
-    if not state.exists() or not (directory / DATASET_FILE).exists():
-        return
-    for path in state.iterdir():  # the plan is the last: it shows the same command that the build is its own
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name != PLAN_FILE:
-            path.unlink(missing_ok=True)
-    shutil.rmtree(state, ignore_errors=True)
-    if state.exists():
-        _log.warning("%s: cannot be removed; remove it yourself, the data set does not need it", state)
+    if state.exists() and (directory / DATASET_FILE).exists():
+        for path in state.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):  # named below
+            state.rename(directory / f"{STATE_FOLDER}.{os.getpid()}.tmp")
+    for path in find_leftovers(directory):
+        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            _log.warning("%s: cannot be removed; remove it yourself, the data set does not need it", path)
 
 
 def size_text(path: Path) -> str:

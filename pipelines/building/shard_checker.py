@@ -238,11 +238,13 @@ def _check_file(task: CheckTask, index: Index, checksum: str | None) -> list[Fau
         return []
     found = f"{index.num_records:,} records, {index.end:,} bytes"
     expected = f"{known.records:,} records, {known.bytes:,} bytes"
+    accept = task.remedy
     if found == expected and checksum and known.crc32c:
         found, expected = f"checksum {checksum}", f"checksum {known.crc32c}"
+        accept = f"run {remedies.new_checksums(task.path.parent)}"
     if found == expected:
         return []
-    remedy = f"copy or build it again, or {task.remedy} to accept it"
+    remedy = f"copy or build it again, or {accept} to accept it"
     return [Fault(task.path.name, f"has {found}, but dataset.json says {expected}; {remedy}")]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import google_crc32c
 import numpy as np
 
 from pipelines.building.class_names import ClassNames, class_names, second_name
@@ -27,6 +28,7 @@ from pipelines.system.ahead import read_ahead
 MAX_LABEL = 2**24  # a larger number is a wrong feature, not a label
 NO_LABEL = -1
 
+_CHUNK = 4 << 20  # bytes of a shard that are read at once for its checksum
 _READERS = 32  # shards whose headers a process reads at once
 _MARGIN = 2048  # bytes around a header: the last features of one record, the first ones and the JPEG header of the next
 
@@ -44,6 +46,7 @@ class ScanTask:
         quarantined: its records in quarantine, kept in the same case.
         features: the names of the records' features.
         only_plain: quarantine also the records that the builder would encode again.
+        checksum: compute the CRC-32C of the shard, for which all of it is read.
     """
 
     path: Path
@@ -52,6 +55,7 @@ class ScanTask:
     quarantined: Numbers = frozenset()
     features: Features = USUAL_FEATURES
     only_plain: bool = False
+    checksum: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,8 @@ def _scan_shard(task: ScanTask) -> tuple[ShardScan, Index]:
     left_out = task.damaged
     if task.known and (task.known.records, task.known.bytes) == (info.records, info.bytes):
         info, left_out = task.known, left_out | task.quarantined
+    if task.checksum:
+        info = info.model_copy(update={"crc32c": _checksum(path)})
     sizes = np.ones((index.num_records, 2), np.int32)
     labels = np.full(index.num_records, NO_LABEL, np.int64)
     wrong_sizes: list[str] = []
@@ -188,6 +194,15 @@ def check_framing(path: Path) -> None:
     if records.masked_crc(head[:8]) != int.from_bytes(head[8:12], "little") and (found := describe(head)):
         compressed = "write it again without compression" if "GZIP" in found else "copy or build the shard again"
         raise UserError(f"not a shard but {found}", path=path, remedy=compressed)
+
+
+def _checksum(path: Path) -> str:
+    """CRC-32C of a file, hexadecimal."""
+    crc = 0
+    with open(path, "rb") as stream:
+        while data := stream.read(_CHUNK):
+            crc = google_crc32c.extend(crc, data)
+    return f"{crc:08x}"
 
 
 def wrong_size(record: int, stored: Sequence[int], size: Sequence[int]) -> str:

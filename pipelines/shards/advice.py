@@ -1,8 +1,11 @@
-"""Which sizes of shards and pictures cost speed: pure functions of dataset.json and of the table of image sizes."""
+"""What a user may want to change about a data set, by dataset.json and the table of image sizes: pure functions."""
+
+from pathlib import Path
 
 import numpy as np
 
-from pipelines.shards.dataset import SplitInfo
+from pipelines.shards import remedies
+from pipelines.shards.dataset import DatasetInfo, SplitInfo, shard_name
 from pipelines.system.files import bytes_text
 
 # Below: an order made for disks reads some megabytes of consecutive records at once, and a shard ends each such read.
@@ -25,6 +28,24 @@ def shard_size_problem(part: SplitInfo) -> str:
     if mean > _LARGE_BYTES:
         return f"shards of {bytes_text(mean)} are far too large: one fault costs the copy of a whole shard"
     return ""
+
+
+def unused_splits(info: DatasetInfo, directory: Path, wanted: str) -> str:
+    """The splits that a run does not use, and how one becomes the split that it looks for; "" if there are none.
+
+    Args:
+        info: dataset.json, which has no split `wanted`.
+        directory: its folder.
+        wanted: "train" or "validation".
+    """
+    names = sorted(set(info.splits) - {"train", "validation"})
+    if not names:
+        return ""
+    shards = info.splits[names[0]].shards
+    first, renamed = shards[0].file, shard_name(wanted, 0, len(shards))
+    rename = f"rename its shards ({first} to {renamed} and so on) and run {remedies.build_index(directory)}"
+    noun = "the split" if len(names) == 1 else "the splits"
+    return f"{noun} {', '.join(names)} of {directory} {'is' if len(names) == 1 else 'are'} not used: {rename}"
 
 
 def better_short_side(short_sides: float | np.ndarray, image_size: int) -> int | None:

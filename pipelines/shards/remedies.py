@@ -62,6 +62,11 @@ def build_index(directory: Path) -> str:
     return f"`{command('build_index', directory)}`"
 
 
+def new_checksums(directory: Path) -> str:
+    """The command that also computes the checksum of each shard in a folder again, in backticks."""
+    return f"`{command('build_index', directory, '--checksums')}`"
+
+
 def quarantine(directory: Path) -> str:
     """The command that lists the faulty records of a folder in dataset.json, in backticks."""
     return f"`{command('check_shards', directory, '--quarantine')}`"

@@ -1,9 +1,11 @@
 """Helpers of the builder's tests: folders of images, and readers of the shards."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from pipelines.building.options import BuildOptions
 from pipelines.shards import records
@@ -53,3 +55,21 @@ def read_with_tensorflow(directory: Path, split: str) -> list[dict[str, Any]]:
 def contents(directory: Path) -> dict[str, bytes]:
     """The bytes of every file below a folder, by relative path."""
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def stop_before_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed right after dataset.json."""
+
+    def killed(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.building.build.clean_up", killed)
+
+
+def replace_with_the_same_size_and_time(source: Path) -> None:
+    """As `cp -p` or `rsync -t` do: only the inode shows it."""
+    for path in sorted(source.rglob("*.JPEG")):
+        data, times = path.read_bytes(), path.stat()
+        path.unlink()
+        path.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))

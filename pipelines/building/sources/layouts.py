@@ -7,7 +7,7 @@ train/<class>/ and ILSVRC2012_img_val.tar.
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,7 +20,7 @@ from pipelines.building.sources.part import Part
 from pipelines.building.sources.records import tf_records
 from pipelines.building.sources.source import Found, Listing, RejectedFile, Source, collect
 from pipelines.building.sources.spool import Scratch
-from pipelines.building.sources.tars import list_tar
+from pipelines.building.sources.tars import list_tar, stamp_of
 from pipelines.building.sources.webdataset import webdataset
 from pipelines.errors import UserError
 from pipelines.shards.contents import WANTED, look
@@ -52,6 +52,16 @@ class Layout:
         """A description, one line."""
         return ", ".join(part.text for part in self.parts.values())
 
+    @property
+    def packed(self) -> dict[str, tuple[int, ...]]:
+        """Path -> (size, modified) of each file that has to be unpacked; raises `UserError`."""
+        return {str(path.absolute()): stamp_of(path) for part in self.parts.values() for path in part.packed}
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether all its images are in files that have to be unpacked."""
+        return all(part.packed and set(part.packed) == set(part.paths) for part in self.parts.values())
+
     def read(self, scratch: Scratch | None) -> Source:
         """Lists the images; for tars this may take minutes.
 
@@ -64,16 +74,17 @@ class Layout:
         Raises:
             UserError: a file is damaged, or classes or images are missing.
         """
+        packed = self.packed  # before they are read: a later change is then seen
         plain: dict[Path, Path] = {}
         for unpack in dict.fromkeys(part.unpack for part in self.parts.values()):
-            packed = [path for part in self.parts.values() if part.unpack == unpack for path in part.packed]
-            plain |= zip(packed, unpack(packed, scratch), strict=True)
+            paths = [path for part in self.parts.values() if part.unpack == unpack for path in part.packed]
+            plain |= zip(paths, unpack(paths, scratch), strict=True)
         classes: Sequence[str] | None = None
         splits: dict[str, Listing] = {}
         for split, part in self.parts.items():
             splits[split] = part.read([plain[path] for path in part.packed], classes)
             classes = splits[split].classes if split == "train" else classes
-        return collect(self.text, self.root, splits)
+        return replace(collect(self.text, self.root, splits), packed=packed)
 
 
 def official_tars(root: Path) -> dict[str, Part]:

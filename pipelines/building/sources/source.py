@@ -176,6 +176,7 @@ class Source:
         splits: the images of each split, sorted by class and file name, so that the same images give the same
             shuffle in every layout.
         rejected: files that cannot be images or have no class.
+        packed: path -> (size, modified) of each file that was unpacked for the build.
     """
 
     layout: str
@@ -183,6 +184,7 @@ class Source:
     classes: tuple[ClassInfo, ...]
     splits: dict[str, list[Entry]]
     rejected: list[RejectedFile] = field(default_factory=list)
+    packed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def collect(layout: str, root: Path, splits: Mapping[str, Listing]) -> Source:
