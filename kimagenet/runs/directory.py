@@ -102,10 +102,11 @@ class RunDirectory:
         """The directory of a new run, or of one to continue (`is_begun`).
 
         Raises:
-            UserError: `path` is not a folder, or has files of a run but no run.json.
+            UserError: `path` is not a folder and cannot become one, or has files of a run but no run.json.
         """
-        if path.exists() and not path.is_dir():
-            raise UserError("not a folder", path=path, remedy=_ELSEWHERE, setting="output")
+        for part in (path, *path.parents):
+            if os.path.lexists(part) and not part.is_dir():
+                raise UserError(_no_folder(part), path=part, remedy=_ELSEWHERE, setting="output")
         run = cls(path)
         if not run.is_begun and any((path / name).exists() for name in _PARTS):
             what, remedy = "has files of a run, but no run.json", f"{_ELSEWHERE}, or remove it"
@@ -200,6 +201,13 @@ class RunDirectory:
             if not isinstance(info.get(name), kind):
                 raise UserError(f"damaged: {name} is not a {kind.__name__}", path=self.info)
         return info
+
+
+def _no_folder(path: Path) -> str:
+    """What a path is that exists but is no folder."""
+    if not path.is_symlink() or path.exists():
+        return "not a folder"
+    return f"a link to {os.readlink(path)}, which leads nowhere"
 
 
 def save_model(model: "keras.Model", path: Path) -> None:

@@ -67,6 +67,7 @@ FAST_MODULES = frozenset(
         "test_records",
         "test_remedies",
         "test_repeats",
+        "test_run_directory",
         "test_schedule",
         "test_selection",
         "test_shards",
