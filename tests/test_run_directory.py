@@ -27,7 +27,7 @@ def test_a_link_that_leads_nowhere_is_no_output(tmp_path: Path, target: str, ins
 def test_a_file_is_no_output(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "run", link(tmp_path / "link", "file") / "run"):
-        with pytest.raises(UserError, match="(file|link): not a folder; choose another output folder"):
+        with pytest.raises(UserError, match=r"(file|link): not a folder; choose another output folder"):
             RunDirectory.at(path)
 
 
