@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from kimagenet.training.feed import Feed
     from kimagenet.training.loop import Loop
+    from kimagenet.training.results import Position
 
 Say = Callable[[str], None]
 
@@ -253,13 +254,13 @@ def build_loop(
     )
 
 
-def make_callbacks(loop: "Loop", settings: Settings, epochs: int) -> "list[keras.callbacks.Callback]":
+def make_callbacks(loop: "Loop", settings: Settings, begin: "Position") -> "list[keras.callbacks.Callback]":
     """A look at the first batch, what the recipe says about the validation loss, then the user's own callbacks.
 
     Args:
         loop: the loop.
         settings: of the training.
-        epochs: the number of epochs that are done.
+        begin: where the run begins, or continues.
 
     Raises:
         UserError: there is no validation split to watch, or the user's function does not return a callback.
@@ -276,7 +277,8 @@ def make_callbacks(loop: "Loop", settings: Settings, epochs: int) -> "list[keras
         if patience := getattr(recipe, name):
             if loop.validation is None:
                 raise UserError(f"{name} needs a validation split, which the data set does not have", setting=name)
-            callbacks.append(kind(loop, patience, earlier_losses(settings.run.log, epochs)))
+            losses = earlier_losses(settings.run.log, begin.epoch, begin.data_epoch)
+            callbacks.append(kind(loop, patience, losses))
     for path in settings.callbacks:
         if not isinstance(callback := load(path, "callback")(), keras.callbacks.Callback):
             what = f"{path}: returned {type(callback).__name__}, not a Keras callback"
@@ -318,7 +320,7 @@ def begin_and_fit(loop: "Loop", settings: Settings, info: dict[str, Any], say: S
         step = f"step {begin.step + 1} of {loop.steps_per_epoch:,}"
         where = step if begin.step < loop.steps_per_epoch else "its validation" if loop.validation else "its end"
         say(f"resume  at epoch {begin.epoch + 1}, {where}")
-    callbacks = make_callbacks(loop, settings, begin.epoch)
+    callbacks = make_callbacks(loop, settings, begin)
     if is_chief:
         run.begin(recipe, info)
         loop.training.corrupt.keep_in(run.corrupt)

@@ -229,7 +229,11 @@ def test_a_forced_resume_on_other_data_writes_its_own_models(
     first = {path: path.read_bytes() for path in (run.best, run.final)}
     capsys.readouterr()
     assert train.main([*arguments, "--epochs=2", f"--dataset-dir={other}", "--force-resume"]) == 0
-    (line,) = (line for line in capsys.readouterr().err.splitlines() if "the best model begins again" in line)
+    (line,) = (
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if "the best model and the lowest loss begin again" in line
+    )
     assert line.startswith(f"{run.path}: the data set has other classes; ")
     for path, content in first.items():
         assert path.with_stem(f"{path.stem}-of-earlier-data").read_bytes() == content
