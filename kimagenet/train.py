@@ -19,7 +19,7 @@ import numpy as np
 from kimagenet import augmentation, cli, defaults
 from kimagenet.class_weights import class_weights
 from kimagenet.import_path import load
-from kimagenet.inference import fine_tuning, start
+from kimagenet.inference import fine_tuning, kept_model, start
 from kimagenet.recipe import Recipe
 from kimagenet.runs.identity import check_order, check_same, identity, order_of
 from kimagenet.schedule import plot
@@ -229,8 +229,9 @@ def build_loop(
     from kimagenet.training.strategy import set_batch_norm_momentum, synchronize_batch_norm
 
     recipe = settings.recipe
+    begun_from = recipe.replace(model=str(settings.kept_model)) if settings.kept_model else recipe
     with training.strategy.scope():
-        model = start.build(recipe, training.shards.num_classes, settings.dataset_dir, say)
+        model = start.build(begun_from, training.shards.num_classes, settings.dataset_dir, say)
         optimizer = optim.build(recipe)
         if recipe.bn_momentum:
             set_batch_norm_momentum(model, recipe.bn_momentum)
@@ -322,6 +323,8 @@ def begin_and_fit(loop: "Loop", settings: Settings, info: dict[str, Any], say: S
         say(f"resume  at epoch {begin.epoch + 1}, {where}")
     callbacks = make_callbacks(loop, settings, begin)
     if is_chief:
+        if not settings.kept_model:
+            kept_model.keep(run, recipe)
         run.begin(recipe, info)
         loop.training.corrupt.keep_in(run.corrupt)
     return fit(

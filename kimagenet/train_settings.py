@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from kimagenet import augmentation, class_weights, defaults, models
 from kimagenet.decoder_flags import decoder_options
 from kimagenet.import_path import is_import_path
-from kimagenet.inference import fine_tuning, start
+from kimagenet.inference import fine_tuning, kept_model, start
 from kimagenet.networks import applications
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
@@ -78,6 +78,7 @@ class Settings:
 
     Attributes:
         recipe: what is trained and how.
+        kept_model: the run's copy of the model file that it began from, if it has one.
         run: where the results go.
         dataset_dir: the folder of shards; of the demo, which may have to be generated first.
         is_demo: whether the data set is the demo.
@@ -97,6 +98,7 @@ class Settings:
     """
 
     recipe: Recipe
+    kept_model: Path | None
     run: RunDirectory
     dataset_dir: Path
     is_demo: bool
@@ -132,7 +134,9 @@ def resolve(flags: argparse.Namespace, cluster: Cluster) -> Settings:
     # Without force_resume, `check_same` reads the file again and warns about missing fields.
     of_run = Recipe.load(earlier.recipe, quiet=not flags.force_resume) if earlier else None
     recipe, note = resolve_recipe(flags, is_demo, of_run, None if is_demo else dataset_dir)
-    recipe = start.checked(_with_whole_paths(recipe))
+    recipe = _with_whole_paths(recipe)
+    kept = kept_model.find(given, recipe) if given else None
+    recipe = start.checked(recipe, is_kept=kept is not None)
     name = Path(recipe.model).stem if fine_tuning.is_saved(recipe.model) else recipe.model.replace(":", "-")
     run = given or RunDirectory.at(Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     loader = LoaderSettings(
@@ -149,6 +153,7 @@ def resolve(flags: argparse.Namespace, cluster: Cluster) -> Settings:
     )
     return Settings(
         recipe=recipe,
+        kept_model=kept,
         run=run,
         dataset_dir=dataset_dir,
         is_demo=is_demo,

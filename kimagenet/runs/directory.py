@@ -8,6 +8,7 @@
     checkpoints/last.keras   after each epoch; best.keras: of the epoch with the highest validation top-1
     checkpoints/step-*.ckpt  to resume from: see kimagenet.runs.checkpoint
     final.keras              at the end
+    base/                    a copy of the model file that it began from: see kimagenet.inference.kept_model
     .lock                    while a process trains: see pipelines.system.lock
 
 The .keras files contain the weights that are evaluated (slow or averaged ones, if the recipe has them) and no
@@ -96,6 +97,11 @@ class RunDirectory:
     def final(self) -> Path:
         """The model at the end of the run."""
         return self.path / "final.keras"
+
+    @property
+    def base(self) -> Path:
+        """The folder for a copy of the model file that the run began from."""
+        return self.path / "base"
 
     @classmethod
     def at(cls, path: Path) -> "RunDirectory":

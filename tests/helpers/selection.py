@@ -46,6 +46,7 @@ FAST_MODULES = frozenset(
         "test_imports",
         "test_index",
         "test_index_files",
+        "test_kept_model",
         "test_limits",
         "test_lists",
         "test_lock",
