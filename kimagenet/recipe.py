@@ -28,6 +28,7 @@ _WINDOW_DIGITS = 12
 
 # Names of kimagenet.optim.build; the first three are the original's.
 OPTIMIZERS = ("sgd", "adam", "rmsprop", "adamw", "lamb", "lion", "nadam", "adamax", "adagrad", "adadelta", "adafactor")
+WITH_EPSILON = ("adam", "rmsprop", "adamw", "lamb", "nadam", "adamax", "adagrad", "adadelta")
 PRECISIONS = ("off", "float16", "bfloat16")
 INPUT_RANGES = ("auto", "tf", "torch", "caffe", "0..1", "0..255")
 SAMPLINGS = ("all", "balanced")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kimagenet import augmentation, cli, defaults
+from kimagenet import augmentation, cli, defaults, idle_flags
 from kimagenet.class_weights import class_weights
 from kimagenet.import_path import load
 from kimagenet.inference import fine_tuning, kept_model, start
@@ -70,6 +70,8 @@ def train(flags: argparse.Namespace) -> int:
     # 1. Resolve: all decisions.
     settings = resolve(flags, Cluster.from_environment())
     say = partial(print, flush=True) if settings.cluster.is_chief else _say_nothing
+    for line in idle_flags.lines(flags, settings):
+        say(line)
     try:
         return _train(settings, say)
     except cli.EndRequested:  # outside of `fit`, which writes a checkpoint

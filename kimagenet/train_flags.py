@@ -104,7 +104,6 @@ def _add_data_flags(data: argparse._ArgumentGroup) -> None:
     add(
         "--max-corrupt",
         type=int,
-        default=LIMIT,
         metavar="N",
         help=f"stop after skipping more than N records ({LIMIT})",
     )

@@ -29,6 +29,7 @@ from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
 from kimagenet.train_flags import DEFAULT_DATASET_DIR, augmentation_changes
 from kimagenet.training.cluster import Cluster
+from kimagenet.training.recovery import LIMIT
 from pipelines import loaders
 from pipelines.decoding import DecoderOptions
 from pipelines.errors import UserError, did_you_mean
@@ -147,7 +148,7 @@ def resolve(flags: argparse.Namespace, cluster: Cluster) -> Settings:
         prefetch=flags.prefetch,
         is_strict=flags.strict_loader,
         on_corrupt=flags.on_corrupt,
-        max_corrupt=flags.max_corrupt,
+        max_corrupt=LIMIT if flags.max_corrupt is None else flags.max_corrupt,
         timeout=flags.data_timeout,
         decoder=decoder_options(flags),
     )

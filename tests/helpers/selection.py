@@ -42,6 +42,7 @@ FAST_MODULES = frozenset(
         "test_freezing",
         "test_fuzz",
         "test_holdout",
+        "test_idle_flags",
         "test_image_head",
         "test_imports",
         "test_index",
