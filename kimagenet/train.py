@@ -32,6 +32,7 @@ from kimagenet.train_report import (
     recipe_text,
     resume_command,
     slow_statistics,
+    where_to_resume,
 )
 from kimagenet.train_settings import Settings, resolve
 from kimagenet.training.cluster import Cluster
@@ -320,9 +321,7 @@ def begin_and_fit(loop: "Loop", settings: Settings, info: dict[str, Any], say: S
         if not all_agree(loop.training.strategy, begin.epoch * loop.steps_per_epoch + begin.step):
             what = "not all workers see the same checkpoints"
             raise UserError(what, path=run.path, remedy="start all workers again")
-        step = f"step {begin.step + 1} of {loop.steps_per_epoch:,}"
-        where = step if begin.step < loop.steps_per_epoch else "its validation" if loop.validation else "its end"
-        say(f"resume  at epoch {begin.epoch + 1}, {where}")
+        say(f"resume  {where_to_resume(begin, recipe.epochs, loop.steps_per_epoch, loop.validation is not None)}")
     callbacks = make_callbacks(loop, settings, begin)
     if is_chief:
         if not settings.kept_model:

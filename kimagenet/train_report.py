@@ -25,6 +25,7 @@ from pipelines.shards.shard_set import ShardSet
 if TYPE_CHECKING:
     from kimagenet.training.feed import Feed
     from kimagenet.training.loop import Loop
+    from kimagenet.training.results import Position
 
 
 def recipe_text(recipe: Recipe) -> str:
@@ -134,6 +135,23 @@ def _size(count: float) -> str:
     """Bytes, for people."""
     unit, size = next(((unit, size) for unit, size in (("GB", 1e9), ("MB", 1e6)) if count >= size), ("kB", 1e3))
     return f"{count / size:.1f} {unit}"
+
+
+def where_to_resume(begin: "Position", epochs: int, steps_per_epoch: int, has_validation: bool) -> str:
+    """Where a run continues, or that nothing of it is left.
+
+    Args:
+        begin: its position.
+        epochs: of the whole run, as the recipe has it now.
+        steps_per_epoch: steps of an epoch.
+        has_validation: whether an epoch ends with a validation.
+    """
+    if begin.epoch >= epochs:
+        done = f"{begin.epoch} epoch{'s' * (begin.epoch != 1)} {'are' if begin.epoch != 1 else 'is'} done"
+        return f"nothing is left to train: {done}, and the recipe has epochs={epochs}"
+    step = f"step {begin.step + 1} of {steps_per_epoch:,}"
+    where = step if begin.step < steps_per_epoch else "its validation" if has_validation else "its end"
+    return f"at epoch {begin.epoch + 1}, {where}"
 
 
 def how_to_evaluate(settings: Settings, has_validation: bool) -> str:

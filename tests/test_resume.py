@@ -239,6 +239,9 @@ def test_a_forced_resume_on_other_data_writes_its_own_models(
         assert path.with_stem(f"{path.stem}-of-earlier-data").read_bytes() == content
         assert path.read_bytes() != content
     assert run.best.exists()
+    assert train.main([*arguments, "--epochs=1", f"--dataset-dir={other}", "--force-resume"]) == 0
+    told = "resume  nothing is left to train: 2 epochs are done, and the recipe has epochs=1\n"
+    assert told in capsys.readouterr().out
 
 
 def test_resume_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

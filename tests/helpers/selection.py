@@ -83,6 +83,7 @@ FAST_MODULES = frozenset(
         "test_stream",
         "test_tools_models",
         "test_train_settings",
+        "test_train_report",
         "test_uniform",
         "test_waits",
         "test_watch",
