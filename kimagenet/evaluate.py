@@ -68,6 +68,8 @@ def evaluate(flags: argparse.Namespace) -> int:
     if dataset_dir is None:
         what = "not in a run directory, so its data set is unknown"
         raise UserError(what, path=flags.target, remedy="add --dataset-dir DIR")
+    if flags.dataset_dir is None and (run := trained.run_of(model.model)):
+        run.check_dataset(dataset_dir)
     if flags.json:
         check_writable(flags.json)
     crop_ratio = model.crop_ratio if flags.crop_ratio is None else flags.crop_ratio

@@ -100,6 +100,8 @@ def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
     recipe, run = settings.recipe, settings.run
     if settings.is_demo:
         generate_demo(settings, say)
+    if settings.is_resumed:
+        run.check_dataset(settings.dataset_dir)
     info = DatasetInfo.load(settings.dataset_dir)
     dataset = identity(info)
     if settings.is_resumed and not settings.is_forced:

@@ -140,6 +140,12 @@ class RunDirectory:
         if self.is_begun:
             raise UserError("another run has just begun here", path=self.path, remedy=_ELSEWHERE, setting="output")
 
+    def check_dataset(self, folder: Path) -> None:
+        """Raises `UserError` if the data set of this run, which there was once, is not in a folder."""
+        if not folder.is_dir():
+            what, remedy = f"there is no folder {folder} with its data set", "say where the data set is now"
+            raise UserError(what, path=self.path, remedy=remedy, setting="dataset_dir")
+
     def begin(self, recipe: Recipe, info: dict[str, Any]) -> None:
         """Writes recipe.json and run.json, into a new folder or over those of a run that is resumed.
 
