@@ -21,6 +21,7 @@ from pipelines.shards import remedies
 from pipelines.shards.advice import better_short_side
 from pipelines.shards.dataset import DatasetInfo
 from pipelines.shards.shard_set import ShardSet
+from pipelines.system.reading import read_file
 
 if TYPE_CHECKING:
     from kimagenet.training.feed import Feed
@@ -183,7 +184,7 @@ def _skipping(count: int) -> list[str]:
 def _corrupt_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a run's corrupt.jsonl, none if it cannot be read: a finished run does not fail because of it."""
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in read_file(path).splitlines()]
     except (OSError, ValueError):
         return []
 

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 from kimagenet.recipe import Recipe
 from pipelines.errors import UserError
 from pipelines.system import json_text
-from pipelines.system.files import atomic_path, write_atomic
+from pipelines.system.files import atomic_path, write_own
 from pipelines.system.lock import owned
+from pipelines.system.reading import read_file
 
 if TYPE_CHECKING:
     import keras
@@ -161,8 +162,8 @@ class RunDirectory:
             if not self.is_begun:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self.checkpoints.mkdir()  # must not exist: of two runs that start at the same time, one gets the folder
-            write_atomic(self.recipe, recipe.to_json().encode())
-            write_atomic(self.info, (json.dumps(info, indent=1) + "\n").encode())
+            write_own(self.recipe, recipe.to_json().encode())
+            write_own(self.info, (json.dumps(info, indent=1) + "\n").encode())
         except FileExistsError:
             what = "another run has just begun here"
             raise UserError(what, path=self.path, remedy=_ELSEWHERE, setting="output") from None
@@ -204,7 +205,7 @@ class RunDirectory:
             UserError: it is damaged or of another version, or lacks such a field.
         """
         try:
-            info = json_text.parse(self.info.read_bytes())
+            info = json_text.parse(read_file(self.info))
         except ValueError as error:
             raise UserError(f"not a JSON file ({error})", path=self.info) from None
         if not isinstance(info, dict) or info.get("version") != RUN_VERSION:

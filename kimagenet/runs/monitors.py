@@ -15,6 +15,7 @@ import keras
 
 from kimagenet.training.loop import Loop
 from pipelines.errors import reason
+from pipelines.system.reading import read_file
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def earlier_losses(log: Path, epochs: int, data_epoch: int = 0) -> list[float]:
     """
     losses: dict[int, float] = {}
     try:
-        lines = log.read_text(encoding="utf-8").splitlines() if epochs else []
+        lines = read_file(log).decode().splitlines() if epochs else []
     except OSError as error:
         _log.warning("%s: not read (%s); early_stopping and reduce_on_plateau begin again", log, reason(error))
         lines = []

@@ -121,7 +121,7 @@ def _adopt(
         )
         info.save(directory)
     except OSError as error:
-        raise UserError(reason(error), path=directory) from None
+        raise UserError(reason(error), path=error.filename or directory) from None
     _warn_of_sorted(directory, info)
     return info
 

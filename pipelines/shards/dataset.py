@@ -9,7 +9,8 @@ from pipelines.errors import UserError
 from pipelines.shards import records, remedies
 from pipelines.shards.contents import look
 from pipelines.system import json_text
-from pipelines.system.files import write_atomic
+from pipelines.system.files import write_own
+from pipelines.system.reading import read_file
 
 DATASET_FILE = "dataset.json"
 DATASET_VERSION = 1
@@ -129,7 +130,7 @@ class DatasetInfo(_Part):
         """Writes dataset.json in a folder, whole or not at all."""
         usual = {"features"} if self.features == USUAL_FEATURES else None
         text = self.model_dump_json(indent=1, exclude=usual) + "\n"
-        write_atomic(directory / DATASET_FILE, text.encode("utf-8"))
+        write_own(directory / DATASET_FILE, text.encode("utf-8"))
 
     @classmethod
     def load(cls, directory: Path) -> "DatasetInfo":
@@ -143,7 +144,7 @@ class DatasetInfo(_Part):
             remedy = f"build shards with {remedies.build_shards('FOLDER', directory)}"
             raise UserError("no such folder", path=directory, remedy=remedy)
         try:
-            text = path.read_bytes()
+            text = read_file(path)
         except FileNotFoundError:
             found = look(directory)
             what = f"no such file; the folder has {found.what}"

@@ -67,6 +67,7 @@ FAST_MODULES = frozenset(
         "test_printed_commands",
         "test_recipes",
         "test_records",
+        "test_regular_files",
         "test_remedies",
         "test_repeats",
         "test_run_directory",
