@@ -6,8 +6,11 @@ from types import ModuleType
 import pytest
 
 from kimagenet import evaluate, models, train
+from kimagenet.recipe import Recipe
+from kimagenet.runs import directory
 from kimagenet.runs.directory import RunDirectory
 from pipelines import UserError
+from pipelines.system.files import write_own
 
 
 def link(path: Path, target: Path | str) -> Path:
@@ -40,6 +43,47 @@ def test_a_link_to_a_folder_is_an_output(tmp_path: Path) -> None:
     assert RunDirectory.at(path / "new" / "run").path == path / "new" / "run"
 
 
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("calls", range(4))
+def test_a_run_whose_begin_was_killed_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
+    """Killed before or after each of the two files, also while one is written."""
+    left = iter(range(calls))
+
+    def write(path: Path, data: bytes) -> None:
+        if next(left, None) is None:
+            path.with_name(f".{path.name}.99999.tmp").write_bytes(data[:9])
+            raise Killed
+        write_own(path, data)
+        if next(left, None) is None:
+            raise Killed
+
+    path = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(directory, "write_own", write)
+        with pytest.raises(Killed):
+            RunDirectory.at(path).begin(Recipe(), {})
+    run = RunDirectory.at(path)
+    if not run.is_begun:
+        with run.owned():
+            run.check_new()
+            run.begin(Recipe(), {"a": "b"})
+        assert run.read_info()["a"] == "b"
+    assert Recipe.load(run.recipe) == Recipe()
+    assert not list(path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "log.jsonl", "final.keras", "checkpoints/step-000000001.ckpt"])
+def test_other_files_of_a_run_are_never_overwritten(tmp_path: Path, name: str) -> None:
+    for path in (tmp_path / "run" / name, tmp_path / "run" / "checkpoints" / "last.keras"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        with pytest.raises(UserError, match=r"run: has files of a run, but no run\.json; choose another output folder"):
+            RunDirectory.at(tmp_path / "run")
+
+
 @pytest.mark.parametrize("command", [train, evaluate], ids=["train", "evaluate"])
 def test_a_data_set_that_was_moved_is_asked_for(
     command: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -49,8 +93,7 @@ def test_a_data_set_that_was_moved_is_asked_for(
     run.final.touch()
     arguments = ["--resume", f"--output={run.path}"] if command is train else [str(run.path)]
     assert command.main(arguments) == 2
-    assert capsys.readouterr().err == (
-        f"error: {run.path}: there is no folder {data} with its data set; say where the data set is now (--dataset-dir)\n"
-    )
+    what = f"{run.path}: there is no folder {data} with its data set; say where the data set is now (--dataset-dir)"
+    assert capsys.readouterr().err == f"error: {what}\n"
     assert command.main([*arguments, f"--dataset-dir={tmp_path / 'nowhere'}"]) == 2
     assert str(tmp_path / "nowhere") in capsys.readouterr().err

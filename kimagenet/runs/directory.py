@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from kimagenet.recipe import Recipe
 from pipelines.errors import UserError
 from pipelines.system import json_text
-from pipelines.system.files import atomic_path, write_own
+from pipelines.system.files import atomic_path, remove_leftovers, write_own
 from pipelines.system.lock import owned
 from pipelines.system.reading import read_file
 
@@ -115,7 +115,7 @@ class RunDirectory:
             if os.path.lexists(part) and not part.is_dir():
                 raise UserError(_no_folder(part), path=part, remedy=_ELSEWHERE, setting="output")
         run = cls(path)
-        if not run.is_begun and any((path / name).exists() for name in _PARTS):
+        if not (run.is_begun or run.was_killed_at_begin) and any((path / name).exists() for name in _PARTS):
             what, remedy = "has files of a run, but no run.json", f"{_ELSEWHERE}, or remove it"
             raise UserError(what, path=path, remedy=remedy, setting="output")
         return run
@@ -124,6 +124,12 @@ class RunDirectory:
     def is_begun(self) -> bool:
         """Whether there is a run in it."""
         return self.info.is_file()
+
+    @property
+    def was_killed_at_begin(self) -> bool:
+        """Whether `begin` was killed here before it wrote run.json: nothing was trained, so a run can begin again."""
+        is_trained = any(path.exists() for path in (self.info, self.log, self.final))
+        return not is_trained and self.checkpoints.is_dir() and not any(self.checkpoints.iterdir())
 
     @classmethod
     def existing(cls, path: Path) -> "RunDirectory":
@@ -150,23 +156,23 @@ class RunDirectory:
     def begin(self, recipe: Recipe, info: dict[str, Any]) -> None:
         """Writes recipe.json and run.json, into a new folder or over those of a run that is resumed.
 
+        The caller owns the folder (`owned`) and has looked again whether it is new (`check_new`).
+
         Args:
             recipe: the recipe of the run.
             info: the content of run.json, except `version` and `id`.
 
         Raises:
-            UserError: the folder cannot be written, or another run has begun in it.
+            UserError: the folder cannot be written.
         """
         info = {"version": RUN_VERSION, "id": self.id if self.is_begun else uuid.uuid4().hex, **info}
         try:
             if not self.is_begun:
-                self.path.mkdir(parents=True, exist_ok=True)
-                self.checkpoints.mkdir()  # must not exist: of two runs that start at the same time, one gets the folder
+                # First: it says that the files beside it are of a run, see `was_killed_at_begin`.
+                self.checkpoints.mkdir(parents=True, exist_ok=True)
+                remove_leftovers(self.path)
             write_own(self.recipe, recipe.to_json().encode())
             write_own(self.info, (json.dumps(info, indent=1) + "\n").encode())
-        except FileExistsError:
-            what = "another run has just begun here"
-            raise UserError(what, path=self.path, remedy=_ELSEWHERE, setting="output") from None
         except OSError as error:
             what = f"cannot be written ({error.strerror})"
             raise UserError(what, path=self.path, remedy=_ELSEWHERE, setting="output") from None
