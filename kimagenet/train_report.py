@@ -168,10 +168,8 @@ def how_to_evaluate(settings: Settings, has_validation: bool) -> str:
 
 
 def resume_command(settings: Settings) -> str:
-    """The command that continues the run. Records that it skips are skipped again."""
-    loader = settings.loader
-    skipping = _skipping(loader.max_corrupt) if loader.on_corrupt == "skip" else []
-    return remedies.module("kimagenet.train", "--resume", "--output", settings.run.path, *skipping)
+    """The command that continues the run as it is, with the flags that no file of the run keeps."""
+    return remedies.module("kimagenet.train", "--resume", "--output", settings.run.path, *settings.to_resume)
 
 
 def _skipping(count: int) -> list[str]:

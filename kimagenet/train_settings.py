@@ -27,7 +27,7 @@ from kimagenet.inference import fine_tuning, kept_model, start
 from kimagenet.networks import applications
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
-from kimagenet.train_flags import DEFAULT_DATASET_DIR, augmentation_changes
+from kimagenet.train_flags import DEFAULT_DATASET_DIR, augmentation_changes, to_resume
 from kimagenet.training.cluster import Cluster
 from kimagenet.training.recovery import LIMIT
 from pipelines import loaders
@@ -95,6 +95,7 @@ class Settings:
         callbacks: import paths of the user's Keras callbacks.
         per_class: whether the accuracy of each class is printed at the end.
         plot_schedule: the file for a plot of the learning rate, instead of a training; None: train.
+        to_resume: the flags that the command which continues the run has to repeat.
         note: what the user has to know about these choices, "" if nothing.
     """
 
@@ -115,6 +116,7 @@ class Settings:
     callbacks: tuple[str, ...]
     per_class: bool
     plot_schedule: Path | None
+    to_resume: tuple[str, ...]
     note: str
 
 
@@ -170,6 +172,7 @@ def resolve(flags: argparse.Namespace, cluster: Cluster) -> Settings:
         callbacks=tuple(flags.callback),
         per_class=_is_imbalanced(recipe) if flags.per_class is None else flags.per_class,
         plot_schedule=flags.plot_schedule,
+        to_resume=tuple(to_resume(flags)),
         note=note,
     )
 
