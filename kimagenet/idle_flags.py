@@ -82,5 +82,9 @@ def lines(flags: argparse.Namespace, settings: Settings) -> Iterator[str]:
             given = vars(flags).get(name, default)
             if given != default and name not in named and not need.is_met(settings):
                 named.add(name)
-                flag = f"--{'no-' * (given is False)}{name.replace('_', '-')}"
-                yield f"note    {flag} has no effect: it needs {need.text}"
+                yield f"note    {no_effect(f'no_{name}' if given is False else name, need.text)}"
+
+
+def no_effect(name: str, need: str) -> str:
+    """The line about a flag, by its Python name, without what it needs."""
+    return f"--{name.replace('_', '-')} has no effect: it needs {need}"

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from kimagenet import idle_flags, train
+from kimagenet import evaluate, idle_flags, train
 from kimagenet.recipe import Recipe
 from kimagenet.train_flags import make_parser
 from kimagenet.training.cluster import Cluster
+from pipelines import UserError
 
 ALL_NAMES = {name for need in idle_flags.NEEDS for name in need.flags}
 
@@ -62,6 +63,27 @@ def test_what_a_recipe_says_is_not_named(tmp_path: Path) -> None:
     recipe = dataclasses.replace(Recipe(), step_epochs=3, sync_period=9, momentum=0.3)
     (tmp_path / "recipe.json").write_text(recipe.to_json())
     assert named(f"--recipe={tmp_path / 'recipe.json'}") == []
+
+
+def test_an_evaluation_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def end(*_: object) -> None:
+        raise UserError("measured")
+
+    monkeypatch.setattr(evaluate, "_measure", end)
+    (tmp_path / "model.keras").touch()
+    arguments = [str(tmp_path / "model.keras"), f"--dataset-dir={tmp_path}"]
+    idle = ["--max-corrupt=100", "--loader=tfdata", "--data-device=cpu", "--checkpoint=best"]
+    assert evaluate.main([*arguments, *idle]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "--max-corrupt has no effect: it needs --on-corrupt=skip",
+        "--data-device has no effect: it needs --loader=dali",
+        "--checkpoint has no effect: it needs a run directory",
+        "error: measured",
+    ]
+    assert evaluate.main([*arguments, "--max-corrupt=5", "--on-corrupt=skip", "--data-device=cpu"]) == 2
+    assert capsys.readouterr().err == "error: measured\n"
 
 
 def test_a_training_says_it_first(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
