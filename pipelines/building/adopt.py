@@ -33,6 +33,7 @@ from pipelines.system.files import user_path
 from pipelines.system.lock import owned
 from pipelines.system.processes import run_tasks
 from pipelines.system.progress import Progress, silent
+from pipelines.system.reading import NotRegular
 
 _MOST_SHARDS = 64  # that a process gets at once
 ORIGINAL_LABEL_BASE = 1
@@ -121,7 +122,8 @@ def _adopt(
         )
         info.save(directory)
     except OSError as error:
-        raise UserError(reason(error), path=error.filename or directory) from None
+        remedy = "remove it" if isinstance(error, NotRegular) else ""
+        raise UserError(reason(error), path=error.filename or directory, remedy=remedy) from None
     _warn_of_sorted(directory, info)
     return info
 

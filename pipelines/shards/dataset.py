@@ -10,7 +10,7 @@ from pipelines.shards import records, remedies
 from pipelines.shards.contents import look
 from pipelines.system import json_text
 from pipelines.system.files import write_own
-from pipelines.system.reading import read_file
+from pipelines.system.reading import NotRegular, read_file
 
 DATASET_FILE = "dataset.json"
 DATASET_VERSION = 1
@@ -150,7 +150,8 @@ class DatasetInfo(_Part):
             what = f"no such file; the folder has {found.what}"
             raise UserError(what, path=path, remedy=found.remedy) from None
         except OSError as error:
-            raise UserError(str(error.strerror), path=path) from None
+            remedy = f"remove it and run {remedies.build_index(directory)}" if isinstance(error, NotRegular) else ""
+            raise UserError(str(error.strerror), path=path, remedy=remedy) from None
         try:
             info = cls.model_validate_json(text)
             json_text.parse(text)  # refuses doubled keys, which pydantic takes

@@ -14,7 +14,7 @@ from pipelines.errors import UserError, reason
 from pipelines.shards.records import FOOTER_BYTES, HEADER_BYTES, masked_crc
 from pipelines.shards.remedies import REPLACE_SHARD, build_index
 from pipelines.system.files import write_own
-from pipelines.system.reading import FileReader, read_file
+from pipelines.system.reading import FileReader, NotRegular, read_file
 
 _NO_HEADER, _CUT_OFF = "its header is damaged", "it is cut off"
 _PIECE = 1 << 22  # bytes searched at a time
@@ -165,6 +165,7 @@ def read_index(shard: Path, shard_bytes: int | None = None) -> Index:
     try:
         text = read_file(path)
     except OSError as error:
+        remedy = f"remove it and {remedy}" if isinstance(error, NotRegular) else remedy
         raise UserError(reason(error), path=path, remedy=remedy) from None
     if not text:
         raise UserError("the index is empty", path=path, remedy=remedy)

@@ -16,7 +16,7 @@ from pipelines.shards.index import Index, index_path, read_index
 from pipelines.shards.labels import read_classes
 from pipelines.system.ahead import read_ahead
 from pipelines.system.files import user_path, write_own
-from pipelines.system.reading import read_bytes, read_file
+from pipelines.system.reading import NotRegular, read_bytes, read_file
 
 _OPEN_THREADS = 64  # a network file system answers many requests at once: 1,000 shards wait for 16 answers, not 1,000
 MOST_PIXELS = 89_478_485  # of an image: Pillow, and so the builder, takes larger ones for decompression bombs
@@ -193,6 +193,7 @@ def read_sizes(directory: Path, split: str, part: SplitInfo) -> np.ndarray:
     try:
         sizes = np.load(io.BytesIO(read_file(path)), allow_pickle=False)
     except OSError as error:
+        remedy = f"remove it and {remedy}" if isinstance(error, NotRegular) else remedy
         raise UserError(error.strerror or "cannot be read", path=path, remedy=remedy) from None
     except (ValueError, EOFError):
         raise UserError("not a table of image sizes", path=path, remedy=remedy) from None

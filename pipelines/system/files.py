@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from pipelines.errors import UserError
 from pipelines.system import streams
-from pipelines.system.reading import NOT_REGULAR
+from pipelines.system.reading import NotRegular
 from pipelines.system.streams import is_stream
 
 # What file systems say that cannot sync a file or a directory (vboxsf, old CIFS, some FUSE). Not a failed write.
@@ -56,7 +56,7 @@ def write_own(path: Path, data: bytes) -> None:
         OSError: it cannot be written, or is no regular file. It has the file's name.
     """
     if is_stream(path):
-        raise OSError(errno.EINVAL, NOT_REGULAR, str(path))
+        raise NotRegular(path)
     write_atomic(path, data)
 
 

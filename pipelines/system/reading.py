@@ -11,10 +11,19 @@ from pathlib import Path
 # Errors of a server that restarts, or of a network that is down for a moment.
 TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO, errno.ENOLINK})
 PAUSES = (0.1, 0.4, 1.6, 6.4)  # seconds before each further try
-NOT_REGULAR = "not a regular file"
 # Bytes of one hint. The kernel reads no more for it than the file system's largest read-ahead, which is usually this
 # much, and leaves out the rest without an error.
 _HINT = 128 << 10
+
+
+class NotRegular(OSError):
+    """A device, a FIFO or a socket in the place of a file."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(errno.EINVAL, "not a regular file", str(path))
+
+    def __reduce__(self) -> tuple[type["NotRegular"], tuple[str]]:
+        return type(self), (self.filename,)
 
 
 def read_bytes(path: Path, offset: int, length: int) -> bytes:
@@ -44,7 +53,7 @@ def regular(path: str | Path, flags: int) -> int:
     """An `opener` for `open` that refuses what is no regular file. Opening a FIFO would wait for a process that writes.
 
     Raises:
-        OSError: the file cannot be opened, or is no regular file. It has the file's name.
+        OSError: the file cannot be opened; `NotRegular`: it is no regular file. It has the file's name.
     """
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
@@ -53,7 +62,7 @@ def regular(path: str | Path, flags: int) -> int:
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise OSError(errno.EINVAL, NOT_REGULAR, str(path))
+    raise NotRegular(path)
 
 
 def read_file(path: Path) -> bytes:
