@@ -15,6 +15,7 @@ import numpy as np
 from pipelines.errors import UserError, did_you_mean
 from pipelines.shards.dataset import ClassInfo
 from pipelines.system import json_text
+from pipelines.system.reading import read_file
 
 NONE, BALANCED = "none", "balanced"
 _SETTING = "class_weights"
@@ -73,7 +74,7 @@ def read(path: Path, classes: Sequence[ClassInfo]) -> list[float]:
         UserError: it cannot be read, a weight is wrong, or a name is of no class, of several, or there twice.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
         pairs = _csv_pairs(text) if path.suffix.lower() == ".csv" else _json_pairs(text)
     except OSError as error:
         raise UserError(str(error.strerror), path=path, setting=_SETTING) from None

@@ -2,11 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kimagenet import cli
+from kimagenet.idle_flags import no_effect
 from kimagenet.inference import class_folders, report, trained
 from kimagenet.json_output import check_writable, write_json
 from kimagenet.training.recovery import LIMIT, POLICIES, SkippedRecords
@@ -54,8 +55,18 @@ def make_parser() -> cli.Parser:
     add("--batch-size", type=cli.positive_int, metavar="N", help="images in a batch; default: the run's")
     add = parser.add_argument_group("corrupt records of shards").add_argument
     add("--on-corrupt", choices=POLICIES, default=POLICIES[0], help="end (stop) or leave them out; default: stop")
-    add("--max-corrupt", type=cli.positive_int, default=LIMIT, metavar="N", help=f"leave out at most N ({LIMIT})")
+    add("--max-corrupt", type=cli.positive_int, metavar="N", help=f"leave out at most N ({LIMIT})")
     return parser
+
+
+def _idle(flags: argparse.Namespace) -> Iterator[str]:
+    """A line for each flag without effect."""
+    if flags.max_corrupt is not None and flags.on_corrupt != "skip":
+        yield no_effect("max_corrupt", "--on-corrupt=skip")
+    if flags.data_device != "auto" and flags.loader == "tfdata":
+        yield no_effect("data_device", "--loader=dali")
+    if flags.checkpoint != "final" and flags.target.is_file():
+        yield no_effect("checkpoint", "a run directory")
 
 
 def evaluate(flags: argparse.Namespace) -> int:
@@ -69,10 +80,14 @@ def evaluate(flags: argparse.Namespace) -> int:
     if dataset_dir is None:
         what = "not in a run directory, so its data set is unknown"
         raise UserError(what, path=flags.target, remedy="add --dataset-dir DIR")
+    if flags.dataset_dir is None and (run := trained.run_of(model.model)):
+        run.check_dataset(dataset_dir)
     if flags.json:
         check_writable(flags.json)
     crop_ratio = model.crop_ratio if flags.crop_ratio is None else flags.crop_ratio
-    corrupt = SkippedRecords(flags.on_corrupt, flags.max_corrupt)
+    for line in _idle(flags):
+        print(line, file=sys.stderr)
+    corrupt = SkippedRecords(flags.on_corrupt, LIMIT if flags.max_corrupt is None else flags.max_corrupt)
     tally, rejected = _measure(flags, model, dataset_dir, AugmentSpec.evaluation(crop_ratio), corrupt)
     for file, reason in rejected:
         print(f"{file.path}: {reason}", file=sys.stderr)

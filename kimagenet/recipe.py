@@ -15,6 +15,7 @@ from kimagenet.schedule import Schedule, linear_scaled
 from pipelines.errors import UserError, one_line
 from pipelines.ranges import check_ranges, range_of, shortened, within
 from pipelines.system import json_text
+from pipelines.system.reading import read_file
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ _WINDOW_DIGITS = 12
 
 # Names of kimagenet.optim.build; the first three are the original's.
 OPTIMIZERS = ("sgd", "adam", "rmsprop", "adamw", "lamb", "lion", "nadam", "adamax", "adagrad", "adadelta", "adafactor")
+WITH_EPSILON = ("adam", "rmsprop", "adamw", "lamb", "nadam", "adamax", "adagrad", "adadelta")
 PRECISIONS = ("off", "float16", "bfloat16")
 INPUT_RANGES = ("auto", "tf", "torch", "caffe", "0..1", "0..255")
 SAMPLINGS = ("all", "balanced")
@@ -376,7 +378,7 @@ class Recipe:
             UserError: the file is missing or wrong.
         """
         try:
-            mapping = json_text.parse(path.read_text(encoding="utf-8"))
+            mapping = json_text.parse(read_file(path))
         except OSError as error:
             raise UserError(str(error.strerror), path=path) from None
         except ValueError as error:

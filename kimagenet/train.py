@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kimagenet import augmentation, cli, defaults
+from kimagenet import augmentation, cli, defaults, idle_flags
 from kimagenet.backend import use_tensorflow
 from kimagenet.class_weights import class_weights
 from kimagenet.import_path import load
-from kimagenet.inference import fine_tuning, start
+from kimagenet.inference import fine_tuning, kept_model, start
 from kimagenet.recipe import Recipe
 from kimagenet.runs.identity import check_order, check_same, identity, order_of
 from kimagenet.schedule import plot
@@ -33,6 +33,7 @@ from kimagenet.train_report import (
     recipe_text,
     resume_command,
     slow_statistics,
+    where_to_resume,
 )
 from kimagenet.train_settings import Settings, resolve
 from kimagenet.training.cluster import Cluster
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
     from kimagenet.training.feed import Feed
     from kimagenet.training.loop import Loop
+    from kimagenet.training.results import Position
 
 Say = Callable[[str], None]
 
@@ -72,6 +74,8 @@ def train(flags: argparse.Namespace) -> int:
     # 1. Resolve: all decisions.
     settings = resolve(flags, Cluster.from_environment())
     say = partial(print, flush=True) if settings.cluster.is_chief else _say_nothing
+    for line in idle_flags.lines(flags, settings):
+        say(line)
     try:
         return _train(settings, say)
     except cli.EndRequested:  # outside of `fit`, which writes a checkpoint
@@ -100,6 +104,8 @@ def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
     recipe, run = settings.recipe, settings.run
     if settings.is_demo:
         generate_demo(settings, say)
+    if settings.is_resumed:
+        run.check_dataset(settings.dataset_dir)
     info = DatasetInfo.load(settings.dataset_dir)
     dataset = identity(info)
     if settings.is_resumed and not settings.is_forced:
@@ -238,8 +244,9 @@ def build_loop(
     from kimagenet.training.strategy import set_batch_norm_momentum, synchronize_batch_norm
 
     recipe = settings.recipe
+    begun_from = recipe.replace(model=str(settings.kept_model)) if settings.kept_model else recipe
     with training.strategy.scope():
-        model = start.build(recipe, training.shards.num_classes, settings.dataset_dir, say)
+        model = start.build(begun_from, training.shards.num_classes, settings.dataset_dir, say)
         optimizer = optim.build(recipe)
         if recipe.bn_momentum:
             set_batch_norm_momentum(model, recipe.bn_momentum)
@@ -263,13 +270,13 @@ def build_loop(
     )
 
 
-def make_callbacks(loop: "Loop", settings: Settings, epochs: int) -> "list[keras.callbacks.Callback]":
+def make_callbacks(loop: "Loop", settings: Settings, begin: "Position") -> "list[keras.callbacks.Callback]":
     """A look at the first batch, what the recipe says about the validation loss, then the user's own callbacks.
 
     Args:
         loop: the loop.
         settings: of the training.
-        epochs: the number of epochs that are done.
+        begin: where the run begins, or continues.
 
     Raises:
         UserError: there is no validation split to watch, or the user's function does not return a callback.
@@ -286,7 +293,8 @@ def make_callbacks(loop: "Loop", settings: Settings, epochs: int) -> "list[keras
         if patience := getattr(recipe, name):
             if loop.validation is None:
                 raise UserError(f"{name} needs a validation split, which the data set does not have", setting=name)
-            callbacks.append(kind(loop, patience, earlier_losses(settings.run.log, epochs)))
+            losses = earlier_losses(settings.run.log, begin.epoch, begin.data_epoch)
+            callbacks.append(kind(loop, patience, losses))
     for path in settings.callbacks:
         if not isinstance(callback := load(path, "callback")(), keras.callbacks.Callback):
             what = f"{path}: returned {type(callback).__name__}, not a Keras callback"
@@ -325,11 +333,11 @@ def begin_and_fit(loop: "Loop", settings: Settings, info: dict[str, Any], say: S
         if not all_agree(loop.training.strategy, begin.epoch * loop.steps_per_epoch + begin.step):
             what = "not all workers see the same checkpoints"
             raise UserError(what, path=run.path, remedy="start all workers again")
-        step = f"step {begin.step + 1} of {loop.steps_per_epoch:,}"
-        where = step if begin.step < loop.steps_per_epoch else "its validation" if loop.validation else "its end"
-        say(f"resume  at epoch {begin.epoch + 1}, {where}")
-    callbacks = make_callbacks(loop, settings, begin.epoch)
+        say(f"resume  {where_to_resume(begin, recipe.epochs, loop.steps_per_epoch, loop.validation is not None)}")
+    callbacks = make_callbacks(loop, settings, begin)
     if is_chief:
+        if not settings.kept_model:
+            kept_model.keep(run, recipe)
         run.begin(recipe, info)
         loop.training.corrupt.keep_in(run.corrupt)
     return fit(

@@ -104,7 +104,6 @@ def _add_data_flags(data: argparse._ArgumentGroup) -> None:
     add(
         "--max-corrupt",
         type=int,
-        default=LIMIT,
         metavar="N",
         help=f"stop after skipping more than N records ({LIMIT})",
     )
@@ -160,6 +159,30 @@ def augmentation_changes(flags: argparse.Namespace) -> dict[str, Any]:
     """The fields of `AugmentSpec` that the flags change, for `augmentation.with_changes`."""
     given = {name: getattr(flags, name) for name in augmentation.changeable()}
     return {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
+
+
+# What --resume takes from the run, or what it does not need to continue as before.
+_NOT_REPEATED = {"model", "recipe", "output", "resume", "force_resume", "dataset_dir", "loader", "plot_schedule"}
+
+
+def to_resume(flags: argparse.Namespace) -> list[str]:
+    """The flags that --resume needs to continue as this command, because no file of the run has them.
+
+    Args:
+        flags: what `make_parser()` parsed.
+    """
+    parser = make_parser()
+    of_recipe = {*(field.name for field in dataclasses.fields(Recipe)), *augmentation.changeable()}
+    repeated = []
+    for action in parser._actions:
+        default = parser.get_default(action.dest)
+        value = getattr(flags, action.dest, default)
+        if value == default or action.dest in of_recipe | _NOT_REPEATED:
+            continue
+        flag = action.option_strings[value is False]  # of a flag with --no-X, that is the second form
+        values = value if isinstance(value, list) else [value]
+        repeated += [flag if isinstance(part, bool) else f"{flag}={part}" for part in values]
+    return repeated
 
 
 def with_values(arguments: Sequence[str]) -> list[str]:

@@ -21,10 +21,12 @@ from pipelines.shards import remedies
 from pipelines.shards.advice import better_short_side
 from pipelines.shards.dataset import DatasetInfo
 from pipelines.shards.shard_set import ShardSet
+from pipelines.system.reading import read_file
 
 if TYPE_CHECKING:
     from kimagenet.training.feed import Feed
     from kimagenet.training.loop import Loop
+    from kimagenet.training.results import Position
 
 
 def recipe_text(recipe: Recipe) -> str:
@@ -136,6 +138,23 @@ def _size(count: float) -> str:
     return f"{count / size:.1f} {unit}"
 
 
+def where_to_resume(begin: "Position", epochs: int, steps_per_epoch: int, has_validation: bool) -> str:
+    """Where a run continues, or that nothing of it is left.
+
+    Args:
+        begin: its position.
+        epochs: of the whole run, as the recipe has it now.
+        steps_per_epoch: steps of an epoch.
+        has_validation: whether an epoch ends with a validation.
+    """
+    if begin.epoch >= epochs:
+        done = f"{begin.epoch} epoch{'s' * (begin.epoch != 1)} {'are' if begin.epoch != 1 else 'is'} done"
+        return f"nothing is left to train: {done}, and the recipe has epochs={epochs}"
+    step = f"step {begin.step + 1} of {steps_per_epoch:,}"
+    where = step if begin.step < steps_per_epoch else "its validation" if has_validation else "its end"
+    return f"at epoch {begin.epoch + 1}, {where}"
+
+
 def how_to_evaluate(settings: Settings, has_validation: bool) -> str:
     """The end of the line that names the run's model: how to evaluate it, "" without a validation split.
 
@@ -149,10 +168,8 @@ def how_to_evaluate(settings: Settings, has_validation: bool) -> str:
 
 
 def resume_command(settings: Settings) -> str:
-    """The command that continues the run. Records that it skips are skipped again."""
-    loader = settings.loader
-    skipping = _skipping(loader.max_corrupt) if loader.on_corrupt == "skip" else []
-    return remedies.module("kimagenet.train", "--resume", "--output", settings.run.path, *skipping)
+    """The command that continues the run as it is, with the flags that no file of the run keeps."""
+    return remedies.module("kimagenet.train", "--resume", "--output", settings.run.path, *settings.to_resume)
 
 
 def _skipping(count: int) -> list[str]:
@@ -165,7 +182,7 @@ def _skipping(count: int) -> list[str]:
 def _corrupt_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a run's corrupt.jsonl, none if it cannot be read: a finished run does not fail because of it."""
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in read_file(path).splitlines()]
     except (OSError, ValueError):
         return []
 

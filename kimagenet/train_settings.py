@@ -23,12 +23,13 @@ from typing import Any, NamedTuple
 from kimagenet import augmentation, class_weights, defaults, models
 from kimagenet.decoder_flags import decoder_options
 from kimagenet.import_path import is_import_path
-from kimagenet.inference import fine_tuning, start
+from kimagenet.inference import fine_tuning, kept_model, start
 from kimagenet.networks import applications
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
-from kimagenet.train_flags import DEFAULT_DATASET_DIR, augmentation_changes
+from kimagenet.train_flags import DEFAULT_DATASET_DIR, augmentation_changes, to_resume
 from kimagenet.training.cluster import Cluster
+from kimagenet.training.recovery import LIMIT
 from pipelines import loaders
 from pipelines.decoding import DecoderOptions
 from pipelines.errors import UserError, did_you_mean
@@ -78,6 +79,7 @@ class Settings:
 
     Attributes:
         recipe: what is trained and how.
+        kept_model: the run's copy of the model file that it began from, if it has one.
         run: where the results go.
         dataset_dir: the folder of shards; of the demo, which may have to be generated first.
         is_demo: whether the data set is the demo.
@@ -93,10 +95,12 @@ class Settings:
         callbacks: import paths of the user's Keras callbacks.
         per_class: whether the accuracy of each class is printed at the end.
         plot_schedule: the file for a plot of the learning rate, instead of a training; None: train.
+        to_resume: the flags that the command which continues the run has to repeat.
         note: what the user has to know about these choices, "" if nothing.
     """
 
     recipe: Recipe
+    kept_model: Path | None
     run: RunDirectory
     dataset_dir: Path
     is_demo: bool
@@ -112,6 +116,7 @@ class Settings:
     callbacks: tuple[str, ...]
     per_class: bool
     plot_schedule: Path | None
+    to_resume: tuple[str, ...]
     note: str
 
 
@@ -132,7 +137,9 @@ def resolve(flags: argparse.Namespace, cluster: Cluster) -> Settings:
     # Without force_resume, `check_same` reads the file again and warns about missing fields.
     of_run = Recipe.load(earlier.recipe, quiet=not flags.force_resume) if earlier else None
     recipe, note = resolve_recipe(flags, is_demo, of_run, None if is_demo else dataset_dir)
-    recipe = start.checked(_with_whole_paths(recipe))
+    recipe = _with_whole_paths(recipe)
+    kept = kept_model.find(given, recipe) if given else None
+    recipe = start.checked(recipe, is_kept=kept is not None)
     name = Path(recipe.model).stem if fine_tuning.is_saved(recipe.model) else recipe.model.replace(":", "-")
     run = given or RunDirectory.at(Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     loader = LoaderSettings(
@@ -143,12 +150,13 @@ def resolve(flags: argparse.Namespace, cluster: Cluster) -> Settings:
         prefetch=flags.prefetch,
         is_strict=flags.strict_loader,
         on_corrupt=flags.on_corrupt,
-        max_corrupt=flags.max_corrupt,
+        max_corrupt=LIMIT if flags.max_corrupt is None else flags.max_corrupt,
         timeout=flags.data_timeout,
         decoder=decoder_options(flags),
     )
     return Settings(
         recipe=recipe,
+        kept_model=kept,
         run=run,
         dataset_dir=dataset_dir,
         is_demo=is_demo,
@@ -164,6 +172,7 @@ def resolve(flags: argparse.Namespace, cluster: Cluster) -> Settings:
         callbacks=tuple(flags.callback),
         per_class=_is_imbalanced(recipe) if flags.per_class is None else flags.per_class,
         plot_schedule=flags.plot_schedule,
+        to_resume=tuple(to_resume(flags)),
         note=note,
     )
 

@@ -50,6 +50,9 @@ def test_tf_config_gives_the_rank() -> None:
         task(2, worker=["a:1", "b:1"]),
         task(0, "chief", worker=["a:1", "b:1"]),
         task(0, worker=["a:1", "b:1"], ps=["c:1"]),
+        {"TF_CONFIG": '{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}'},
+        {"TF_CONFIG": '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": ["worker"], "index": 0}}'},
+        *(task(index, worker=["a:1", "b:1"]) for index in ("0", "", 0.5, True, None)),  # type: ignore[arg-type]
     ],
 )
 def test_a_wrong_tf_config_is_refused(environment: dict[str, str]) -> None:
@@ -57,8 +60,46 @@ def test_a_wrong_tf_config_is_refused(environment: dict[str, str]) -> None:
         Cluster.from_environment(environment)
 
 
+@pytest.mark.parametrize("text", ["", " ", "1", " 1 ", "0"])
+@pytest.mark.parametrize("config", [{}, {"TF_CONFIG": ""}, {"TF_CONFIG": " "}])
+def test_an_empty_variable_counts_as_one_that_is_not_set(text: str, config: dict[str, str]) -> None:
+    assert Cluster.from_environment({"SLURM_STEP_NUM_TASKS": text, **config}) == Cluster()
+
+
+@pytest.mark.parametrize("text", ["x", "2 tasks", "1.5", "٢x"])
+def test_a_number_of_slurm_tasks_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=f"SLURM_STEP_NUM_TASKS is a number of tasks, not '{text}'; correct or unset"):
+        Cluster.from_environment({"SLURM_STEP_NUM_TASKS": text})
+    assert Cluster.from_environment({"SLURM_STEP_NUM_TASKS": text, "TF_CONFIG": "{}"}) == Cluster()
+
+
 @pytest.mark.slow
-def test_slurm_tasks_become_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, None) for name in ("SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE", "SLURM_PROCID")),
+        *((name, "") for name in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_PROCID")),
+        ("SLURM_STEP_TASKS_PER_NODE", "x"),
+        ("SLURM_STEP_TASKS_PER_NODE", "1"),
+        ("SLURM_STEP_NODELIST", "node[1-"),
+        ("SLURM_PROCID", "x"),
+        ("SLURM_PROCID", "9"),
+    ],
+)
+def test_other_wrong_variables_of_slurm_are_refused(
+    name: str, value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_slurm(monkeypatch)
+    if value is None:
+        monkeypatch.delenv(name)
+    else:
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="SLURM's variables name no workers"):
+        Cluster.from_environment()
+
+
+def set_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables of the third of three tasks on two nodes."""
     slurm = {
         "SLURM_STEP_NUM_TASKS": "3",
         "SLURM_STEP_NODELIST": "node[1-2]",
@@ -68,6 +109,11 @@ def test_slurm_tasks_become_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("TF_CONFIG", raising=False)
+
+
+@pytest.mark.slow
+def test_slurm_tasks_become_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_slurm(monkeypatch)
     cluster = Cluster.from_environment()
     assert (cluster.size, cluster.rank) == (3, 2)
     addresses = json.loads(os.environ.pop("TF_CONFIG"))["cluster"]["worker"]

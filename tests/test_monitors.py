@@ -14,6 +14,7 @@ from kimagenet.runs.directory import RunDirectory
 from kimagenet.runs.monitors import EarlyStopping, ReduceOnPlateau, earlier_losses
 from kimagenet.runs.reporters import JsonLines
 from kimagenet.training.loop import Loop
+from tests.helpers.data import write_tiny_dataset
 from tests.helpers.runs import final_weights, read_log
 
 LOSSES = [2.0, 1.5, 1.6, 1.49995, 1.7, 1.2, 1.3, 1.25, 1.2, 1.4, 1.19, 1.3, 1.3, 1.3]
@@ -57,6 +58,8 @@ def test_earlier_losses_are_those_of_the_epochs_that_are_done(tmp_path: Path, ca
     log = tmp_path / "log.jsonl"
     log.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"event": "epo')
     assert earlier_losses(log, 3) == [2.0, 1.6]
+    assert earlier_losses(log, 3, data_epoch=1) == [1.6]
+    assert earlier_losses(log, 3, data_epoch=3) == []
     assert earlier_losses(log, 0) == []
     assert not caplog.records
     assert earlier_losses(tmp_path / "none.jsonl", 2) == []
@@ -103,6 +106,23 @@ def test_a_run_ends_early_and_a_resumed_one_at_the_same_epoch(
     capsys.readouterr()
     assert train.main([*flags, f"--output={run.path}"]) == 0
     assert "this run is finished" in capsys.readouterr().out
+
+
+def test_losses_of_other_data_do_not_count(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = write_tiny_dataset(tmp_path / "other", seed=1)
+    script = [0.1, 5.0, 4.0, 4.5]
+    monkeypatch.setattr(Loop, "_evaluate", lambda self, feed, epoch: {"loss": script[epoch], "top1": 0.5, "top5": 0.9})
+    run = RunDirectory(tmp_path / "run")
+    flags = ["demo", "--image-size=32", "--batch-size=50", "--workers=1", "--loader=tfdata"]
+    flags += ["--early-stopping=1", f"--output={run.path}"]
+    assert train.main([*flags, "--epochs=1", f"--dataset-dir={tiny_dataset}"]) == 0
+    assert train.main([*flags, "--epochs=2", f"--dataset-dir={other}", "--force-resume"]) == 0
+    assert train.main([*flags, "--epochs=9", f"--dataset-dir={other}", "--force-resume"]) == 0
+    assert [line["val_loss"] for line in read_log(run, "epoch")] == script
+    assert "a callback ended the training" in capsys.readouterr().out
 
 
 def test_callbacks_of_the_user(

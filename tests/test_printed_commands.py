@@ -1,5 +1,7 @@
 """Printed commands have the form that exists where they are printed, and can be pasted into a shell."""
 
+import argparse
+import dataclasses
 import json
 import os
 import shlex
@@ -12,10 +14,14 @@ from types import SimpleNamespace
 import google_crc32c
 import pytest
 
-from kimagenet import cli
+from kimagenet import cli, train_settings
+from kimagenet.augmentation import changeable
 from kimagenet.commands import build_index, check_shards
+from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
-from kimagenet.train_report import how_to_evaluate
+from kimagenet.train_flags import _NOT_REPEATED, make_parser, to_resume
+from kimagenet.train_report import how_to_evaluate, resume_command
+from kimagenet.training.cluster import Cluster
 from kimagenet.training.recovery import LIMIT
 from pipelines.errors import UserError
 from pipelines.shards import remedies
@@ -191,3 +197,40 @@ def test_a_stopped_run_that_skips_is_resumed_with_the_printed_command(
     resumed = pasted(capsys.readouterr().out.splitlines()[-1])
     assert resumed.returncode == 0, resumed.stderr
     assert "done: " in resumed.stdout
+
+
+def resumed_with(*arguments: str) -> list[str]:
+    """The flags of the command that continues a run, after `--output RUN`."""
+    flags = make_parser().parse_args(["demo", "--recipe=demo", "--output=my run", *arguments])
+    words = shlex.split(resume_command(train_settings.resolve(flags, Cluster())))
+    assert words[words.index("--resume") : words.index("my run") + 1] == ["--resume", "--output", "my run"]
+    return words[words.index("my run") + 1 :]
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        ["--callback=my_callbacks:Count", "--callback=my callbacks:Other", "--validate-every=2"],
+        ["--log-steps=7", "--checkpoint-steps=5", "--keep-checkpoints=9", "--per-class"],
+        ["--no-per-class", "--data-device=cpu", "--data-dtype=float16", "--workers=1", "--prefetch=3"],
+        ["--on-corrupt=skip", "--max-corrupt=0", "--data-timeout=9.5", "--strict-loader"],
+        ["--hw-decoder-load=0.5", "--no-fancy-upsampling", "--preallocate-percentile=50.0", "--reader-queue=9"],
+    ],
+)
+def test_a_run_is_continued_with_the_flags_that_it_does_not_keep(repeated: list[str]) -> None:
+    assert sorted(resumed_with(*repeated)) == sorted(repeated)
+    make_parser().parse_args(["--resume", "--output=my run", *resumed_with(*repeated)])
+
+
+def test_flags_that_the_run_keeps_or_that_are_the_default_are_not_repeated() -> None:
+    kept = ["--epochs=3", "--nesterov", "--rotation=9", "--crop-area", "0.3", "1", "--loader=tfdata"]
+    assert resumed_with(*kept, "--dataset-dir=shards", "--log-steps=50", "--fancy-upsampling") == []
+
+
+def test_every_flag_of_a_training_is_kept_or_repeated() -> None:
+    """A flag that is added later is repeated, unless it is a field of the recipe."""
+    parser = make_parser()
+    kept = {field.name for field in dataclasses.fields(Recipe)} | {*changeable()} | {*_NOT_REPEATED}
+    rest = {action.dest for action in parser._actions} - kept - {"help", "list_recipes"}
+    flags = argparse.Namespace(**dict.fromkeys(rest, "x"))
+    assert {word.partition("=")[0] for word in to_resume(flags)} == {f"--{name.replace('_', '-')}" for name in rest}

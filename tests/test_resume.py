@@ -229,12 +229,19 @@ def test_a_forced_resume_on_other_data_writes_its_own_models(
     first = {path: path.read_bytes() for path in (run.best, run.final)}
     capsys.readouterr()
     assert train.main([*arguments, "--epochs=2", f"--dataset-dir={other}", "--force-resume"]) == 0
-    (line,) = (line for line in capsys.readouterr().err.splitlines() if "the best model begins again" in line)
+    (line,) = (
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if "the best model and the lowest loss begin again" in line
+    )
     assert line.startswith(f"{run.path}: the data set has other classes; ")
     for path, content in first.items():
         assert path.with_stem(f"{path.stem}-of-earlier-data").read_bytes() == content
         assert path.read_bytes() != content
     assert run.best.exists()
+    assert train.main([*arguments, "--epochs=1", f"--dataset-dir={other}", "--force-resume"]) == 0
+    told = "resume  nothing is left to train: 2 epochs are done, and the recipe has epochs=1\n"
+    assert told in capsys.readouterr().out
 
 
 def test_resume_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -65,6 +65,7 @@ ROOMS = (
     "kimagenet.decoder_flags",
     "kimagenet.train_flags",
     "kimagenet.train_settings",
+    "kimagenet.idle_flags",
     "kimagenet.train_report",
     "kimagenet.train",
     "kimagenet.evaluate",

@@ -22,22 +22,23 @@ _log = logging.getLogger(__name__)
 Say = Callable[[str], None]
 
 
-def checked(recipe: Recipe) -> Recipe:
+def checked(recipe: Recipe, is_kept: bool = False) -> Recipe:
     """The recipe with the whole path of a saved model, or as it is. Imports no Keras.
 
     Args:
         recipe: the recipe of a run.
+        is_kept: whether the run has a copy of the saved model, so that the file may be gone.
 
     Raises:
         UserError: there is no such model, or it cannot begin in this way.
     """
     name = recipe.model
     is_saved = fine_tuning.is_saved(name)
-    if is_saved:
+    if is_saved and not is_kept:
         recipe = recipe.replace(model=str(trained.find_model(Path(name).absolute())))
     elif applications.is_application(name):
         applications.check_name(name)
-    elif name not in models.names() and not import_path.is_import_path(name):
+    elif not is_saved and name not in models.names() and not import_path.is_import_path(name):
         raise models.no_such_model(name)
     is_known = applications.is_application(name) or name in models.names()
     if recipe.pretrained and not is_known:

@@ -8,7 +8,7 @@ from kimagenet.import_path import load
 from kimagenet.optim.clip import ClipGlobalNorm
 from kimagenet.optim.iter_size import IterSize
 from kimagenet.optim.lookahead import Lookahead
-from kimagenet.recipe import Recipe
+from kimagenet.recipe import WITH_EPSILON, Recipe
 from pipelines.errors import UserError
 
 CLASSES = {
@@ -24,7 +24,6 @@ CLASSES = {
     "adadelta": keras.optimizers.Adadelta,
     "adafactor": keras.optimizers.Adafactor,
 }
-WITH_EPSILON = ("adam", "rmsprop", "adamw", "lamb", "nadam", "adamax", "adagrad", "adadelta")
 
 # Biases, and scale and offset of normalization, have no decay. Keras compares these with names and full paths.
 NOT_DECAYED = [r"(^|/)(bias|gamma|beta)(:0)?$"]

@@ -16,6 +16,7 @@ import numpy as np
 
 from pipelines.errors import first_line
 from pipelines.system.files import atomic_writer
+from pipelines.system.reading import read_file
 
 CHECKPOINT_VERSION = 1
 
@@ -51,7 +52,7 @@ class Checkpoint:
     def read(cls, path: Path) -> "Checkpoint":
         """Reads and checks the file; raises `DamagedCheckpoint`."""
         try:
-            data = path.read_bytes()
+            data = read_file(path)
         except OSError as error:
             raise DamagedCheckpoint(error.strerror or "cannot be read") from None
         content = memoryview(data)[:-_DIGEST_BYTES]

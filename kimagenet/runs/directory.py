@@ -8,6 +8,7 @@
     checkpoints/last.keras   after each epoch; best.keras: of the epoch with the highest validation top-1
     checkpoints/step-*.ckpt  to resume from: see kimagenet.runs.checkpoint
     final.keras              at the end
+    base/                    a copy of the model file that it began from: see kimagenet.inference.kept_model
     .lock                    while a process trains: see pipelines.system.lock
 
 The .keras files contain the weights that are evaluated (slow or averaged ones, if the recipe has them) and no
@@ -25,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 from kimagenet.recipe import Recipe
 from pipelines.errors import UserError
 from pipelines.system import json_text
-from pipelines.system.files import atomic_path, write_atomic
+from pipelines.system.files import atomic_path, remove_leftovers, write_own
 from pipelines.system.lock import owned
+from pipelines.system.reading import read_file
 
 if TYPE_CHECKING:
     import keras
@@ -97,17 +99,23 @@ class RunDirectory:
         """The model at the end of the run."""
         return self.path / "final.keras"
 
+    @property
+    def base(self) -> Path:
+        """The folder for a copy of the model file that the run began from."""
+        return self.path / "base"
+
     @classmethod
     def at(cls, path: Path) -> "RunDirectory":
         """The directory of a new run, or of one to continue (`is_begun`).
 
         Raises:
-            UserError: `path` is not a folder, or has files of a run but no run.json.
+            UserError: `path` is not a folder and cannot become one, or has files of a run but no run.json.
         """
-        if path.exists() and not path.is_dir():
-            raise UserError("not a folder", path=path, remedy=_ELSEWHERE, setting="output")
+        for part in (path, *path.parents):
+            if os.path.lexists(part) and not part.is_dir():
+                raise UserError(_no_folder(part), path=part, remedy=_ELSEWHERE, setting="output")
         run = cls(path)
-        if not run.is_begun and any((path / name).exists() for name in _PARTS):
+        if not (run.is_begun or run.was_killed_at_begin) and any((path / name).exists() for name in _PARTS):
             what, remedy = "has files of a run, but no run.json", f"{_ELSEWHERE}, or remove it"
             raise UserError(what, path=path, remedy=remedy, setting="output")
         return run
@@ -116,6 +124,12 @@ class RunDirectory:
     def is_begun(self) -> bool:
         """Whether there is a run in it."""
         return self.info.is_file()
+
+    @property
+    def was_killed_at_begin(self) -> bool:
+        """Whether `begin` was killed here before it wrote run.json: nothing was trained, so a run can begin again."""
+        is_trained = any(path.exists() for path in (self.info, self.log, self.final))
+        return not is_trained and self.checkpoints.is_dir() and not any(self.checkpoints.iterdir())
 
     @classmethod
     def existing(cls, path: Path) -> "RunDirectory":
@@ -133,26 +147,32 @@ class RunDirectory:
         if self.is_begun:
             raise UserError("another run has just begun here", path=self.path, remedy=_ELSEWHERE, setting="output")
 
+    def check_dataset(self, folder: Path) -> None:
+        """Raises `UserError` if the data set of this run, which there was once, is not in a folder."""
+        if not folder.is_dir():
+            what, remedy = f"there is no folder {folder} with its data set", "say where the data set is now"
+            raise UserError(what, path=self.path, remedy=remedy, setting="dataset_dir")
+
     def begin(self, recipe: Recipe, info: dict[str, Any]) -> None:
         """Writes recipe.json and run.json, into a new folder or over those of a run that is resumed.
+
+        The caller owns the folder (`owned`) and has looked again whether it is new (`check_new`).
 
         Args:
             recipe: the recipe of the run.
             info: the content of run.json, except `version` and `id`.
 
         Raises:
-            UserError: the folder cannot be written, or another run has begun in it.
+            UserError: the folder cannot be written.
         """
         info = {"version": RUN_VERSION, "id": self.id if self.is_begun else uuid.uuid4().hex, **info}
         try:
             if not self.is_begun:
-                self.path.mkdir(parents=True, exist_ok=True)
-                self.checkpoints.mkdir()  # must not exist: of two runs that start at the same time, one gets the folder
-            write_atomic(self.recipe, recipe.to_json().encode())
-            write_atomic(self.info, (json.dumps(info, indent=1) + "\n").encode())
-        except FileExistsError:
-            what = "another run has just begun here"
-            raise UserError(what, path=self.path, remedy=_ELSEWHERE, setting="output") from None
+                # First: it says that the files beside it are of a run, see `was_killed_at_begin`.
+                self.checkpoints.mkdir(parents=True, exist_ok=True)
+                remove_leftovers(self.path)
+            write_own(self.recipe, recipe.to_json().encode())
+            write_own(self.info, (json.dumps(info, indent=1) + "\n").encode())
         except OSError as error:
             what = f"cannot be written ({error.strerror})"
             raise UserError(what, path=self.path, remedy=_ELSEWHERE, setting="output") from None
@@ -191,7 +211,7 @@ class RunDirectory:
             UserError: it is damaged or of another version, or lacks such a field.
         """
         try:
-            info = json_text.parse(self.info.read_bytes())
+            info = json_text.parse(read_file(self.info))
         except ValueError as error:
             raise UserError(f"not a JSON file ({error})", path=self.info) from None
         if not isinstance(info, dict) or info.get("version") != RUN_VERSION:
@@ -200,6 +220,13 @@ class RunDirectory:
             if not isinstance(info.get(name), kind):
                 raise UserError(f"damaged: {name} is not a {kind.__name__}", path=self.info)
         return info
+
+
+def _no_folder(path: Path) -> str:
+    """What a path is that exists but is no folder."""
+    if not path.is_symlink() or path.exists():
+        return "not a folder"
+    return f"a link to {os.readlink(path)}, which leads nowhere"
 
 
 def save_model(model: "keras.Model", path: Path) -> None:

@@ -1,7 +1,7 @@
 """What watches the validation loss of a run: the end when it does not fall any more, and a lower learning rate.
 
-Both follow from the losses of all epochs. A resumed run takes those of earlier epochs from log.jsonl, so it decides as
-a run that was never stopped.
+Both follow from the losses of all epochs with the present data set. A resumed run takes those of earlier epochs from
+log.jsonl, so it decides as a run that was never stopped.
 """
 
 import json
@@ -15,6 +15,7 @@ import keras
 
 from kimagenet.training.loop import Loop
 from pipelines.errors import reason
+from pipelines.system.reading import read_file
 
 _log = logging.getLogger(__name__)
 
@@ -22,16 +23,17 @@ _MONITORED = "val_loss"
 _LEAST_CHANGE = 1e-4  # of the loss, as Keras' ReduceLROnPlateau
 
 
-def earlier_losses(log: Path, epochs: int) -> list[float]:
+def earlier_losses(log: Path, epochs: int, data_epoch: int = 0) -> list[float]:
     """The validation losses of the epochs before a resume.
 
     Args:
         log: the log.jsonl of the run.
         epochs: the number of epochs that are done.
+        data_epoch: the first of them with the present data set: losses of another one cannot be compared.
     """
     losses: dict[int, float] = {}
     try:
-        lines = log.read_text(encoding="utf-8").splitlines() if epochs else []
+        lines = read_file(log).decode().splitlines() if epochs else []
     except OSError as error:
         _log.warning("%s: not read (%s); early_stopping and reduce_on_plateau begin again", log, reason(error))
         lines = []
@@ -40,7 +42,8 @@ def earlier_losses(log: Path, epochs: int) -> list[float]:
             entry = json.loads(line)
         except ValueError:  # cut off in a crash; the epoch is repeated
             continue
-        if entry.get("event") == "epoch" and entry.get("epoch", epochs) < epochs and entry.get(_MONITORED) is not None:
+        is_epoch = entry.get("event") == "epoch" and entry.get(_MONITORED) is not None
+        if is_epoch and data_epoch <= entry.get("epoch", epochs) < epochs:
             losses[entry["epoch"]] = entry[_MONITORED]
     return [losses[epoch] for epoch in sorted(losses)]
 

@@ -40,8 +40,9 @@ def restore(
         loop: the loop of the same recipe.
         run: the run.
         is_chief: whether this process writes files.
-        dataset: the `identity` of the data set; None: that of the checkpoint. With another one the best model begins
-            again, and records that were skipped in splits with other shards are read again.
+        dataset: the `identity` of the data set; None: that of the checkpoint. With another one the best model and the
+            losses of early_stopping and reduce_on_plateau begin again, and records that were skipped in splits with
+            other shards are read again.
         unfreezing: of the run; it is done if it was done before the checkpoint.
 
     Returns:
@@ -73,7 +74,9 @@ def restore(
             if changed:
                 _set_aside(run, changed)
         position = _position(checkpoint.state, loop.steps_per_epoch)
-        return replace(position, best_top1=Position.best_top1) if changed else position
+        if changed:
+            position = replace(position, best_top1=Position.best_top1, data_epoch=position.epoch)
+        return position
     if found:
         raise UserError("no checkpoint can be read", path=run.checkpoints, remedy=_ELSEWHERE, setting="output")
     if is_chief:
@@ -103,16 +106,16 @@ def _set_aside(run: RunDirectory, changed: list[str]) -> None:
             path.replace(path.with_stem(f"{path.stem}-of-earlier-data"))
             names.append(path.name)
     renamed = f"; {', '.join(names)} renamed to *-of-earlier-data.keras" if names else ""
-    what = f"the data set has other {', '.join(changed)}; the best model begins again with this data"
+    what = f"the data set has other {', '.join(changed)}; the best model and the lowest loss begin again with this data"
     _log.warning("%s: %s%s", run.path, what, renamed)
 
 
 def _position(state: dict[str, Any], steps_per_epoch: int) -> Position:
-    epoch, best = state["epoch"], state["best_top1"]
+    epoch, best, since = state["epoch"], state["best_top1"], state.get("data_epoch", 0)
     if state["step"] and state["steps_per_epoch"] != steps_per_epoch:
         _log.warning("an epoch has another number of steps than before: epoch %d starts again", epoch + 1)
-        return Position(epoch, best_top1=best)
-    return Position(epoch, state["step"], Totals(**state["totals"]), best)
+        return Position(epoch, best_top1=best, data_epoch=since)
+    return Position(epoch, state["step"], Totals(**state["totals"]), best, since)
 
 
 def _readable(run: RunDirectory) -> Iterator[tuple[Path, Checkpoint]]:

@@ -9,11 +9,12 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, first_line
+from pipelines.ranges import shortened
 
 SLURM_PORT = 12345
 
@@ -47,24 +48,28 @@ class Cluster:
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str] = os.environ) -> "Cluster":
-        """Reads TF_CONFIG. If it is not set and SLURM started several tasks, sets it.
+        """Reads TF_CONFIG. If it is not set, or empty, and SLURM started several tasks, sets it.
 
         Raises:
             UserError: TF_CONFIG or SLURM's variables do not say which worker this is.
         """
-        if "TF_CONFIG" not in environment and int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        if not environment.get("TF_CONFIG", "").strip() and _slurm_tasks(environment) > 1:
             environment["TF_CONFIG"] = _of_slurm(environment)
-        text = environment.get("TF_CONFIG") or "{}"
+        text = environment.get("TF_CONFIG", "").strip() or "{}"
         try:
             config = json.loads(text)
             jobs = {job: addresses for job, addresses in config.get("cluster", {}).items() if job != "evaluator"}
             if unknown := set(jobs) - {"chief", "worker"}:
                 names = ", ".join(sorted(unknown))
                 raise UserError(f"TF_CONFIG: a job is chief or worker, not {names}", remedy="correct or unset it")
+            if not all(isinstance(found, list) for found in jobs.values()):
+                raise TypeError
             addresses = tuple(map(str, [*jobs.get("chief", []), *jobs.get("worker", [])]))
             if len(addresses) <= 1:
                 return cls()
             job, index = config["task"]["type"], config["task"]["index"]
+            if (type(job), type(index)) != (str, int):
+                raise TypeError
             rank = index + (len(jobs.get("chief", [])) if job == "worker" else 0)
         except (ValueError, AttributeError, TypeError, KeyError):
             what = 'TF_CONFIG is not in TensorFlow\'s format, {"cluster": {…}, "task": {…}}'
@@ -130,11 +135,21 @@ def _split(address: str) -> tuple[str, int]:
         raise UserError(f"TF_CONFIG: {address!r} is not host:port", remedy=remedy) from None
 
 
+def _slurm_tasks(environment: Mapping[str, str]) -> int:
+    """How many tasks an `srun` has; 1 outside of one."""
+    text = environment.get("SLURM_STEP_NUM_TASKS", "").strip() or "1"
+    try:
+        return int(text)
+    except ValueError:
+        what = f"SLURM_STEP_NUM_TASKS is a number of tasks, not {shortened(text)}"
+        raise UserError(what, remedy="correct or unset it") from None
+
+
 def _of_slurm(environment: MutableMapping[str, str]) -> str:
     """TF_CONFIG for this task of an `srun`: each task is a worker, and those of one node have different ports."""
     import tensorflow as tf
 
-    tasks = int(environment["SLURM_STEP_NUM_TASKS"])
+    tasks = _slurm_tasks(environment)
     try:
         # The resolver counts ports by GPUs. SLURM decides which GPUs a task sees (its option --gpus-per-task).
         resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
@@ -142,6 +157,10 @@ def _of_slurm(environment: MutableMapping[str, str]) -> str:
         )
         cluster = resolver.cluster_spec().as_dict()
         job, index = resolver.get_task_info()
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise UserError(f"SLURM's variables name no workers ({error})", remedy="set TF_CONFIG instead") from None
+        if index is None:
+            raise ValueError(f"there is no task {environment['SLURM_PROCID']}")
+    except (LookupError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError) as error:
+        raise UserError(
+            f"SLURM's variables name no workers ({first_line(error)})", remedy="set TF_CONFIG instead"
+        ) from None
     return json.dumps({"cluster": cluster, "task": {"type": job, "index": index}})

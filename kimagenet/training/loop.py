@@ -128,6 +128,7 @@ class Loop:
         self._epoch = self._step = 0
         self._epoch_began = Totals()
         self._best_top1 = -1.0
+        self._data_epoch = 0
         self._schedule = schedule
         self._ema = ema
         self._make_training_step = partial(
@@ -175,7 +176,8 @@ class Loop:
     def position(self) -> Position:
         """The position between two steps. Waits for the loss of the last step."""
         self._count_step_in_flight()
-        return Position(self._epoch, self._step, self.epoch_totals if self._step else Totals(), self._best_top1)
+        totals = self.epoch_totals if self._step else Totals()
+        return Position(self._epoch, self._step, totals, self._best_top1, self._data_epoch)
 
     @property
     def num_skipped(self) -> int:
@@ -242,6 +244,7 @@ class Loop:
         """
         start = start or Position()
         self._epoch, self._step, self._best_top1 = start.epoch, start.step, start.best_top1
+        self._data_epoch = start.data_epoch
         self._epoch_began = self.totals
         self.totals += start.totals
         self._all_stop = False

@@ -60,12 +60,14 @@ class Position:
         step: the next step in it, from 0.
         totals: sums over the earlier steps of the epoch.
         best_top1: the highest validation top-1 of the earlier epochs, or −1.
+        data_epoch: the first epoch that was validated with the present data set.
     """
 
     epoch: int = 0
     step: int = 0
     totals: Totals = Totals()
     best_top1: float = -1.0
+    data_epoch: int = 0
 
 
 class Shares:

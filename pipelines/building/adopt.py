@@ -34,6 +34,7 @@ from pipelines.system.files import user_path
 from pipelines.system.lock import owned
 from pipelines.system.processes import run_tasks
 from pipelines.system.progress import Progress, silent
+from pipelines.system.reading import NotRegular
 
 _MOST_SHARDS = 64  # that a process gets at once
 ORIGINAL_LABEL_BASE = 1
@@ -125,7 +126,8 @@ def _adopt(
         )
         info.save(directory)
     except OSError as error:
-        raise UserError(reason(error), path=directory) from None
+        remedy = "remove it" if isinstance(error, NotRegular) else ""
+        raise UserError(reason(error), path=error.filename or directory, remedy=remedy) from None
     if what := passed_over(directory):
         _log.warning("%s: %s", directory, what)
     _warn_of_sorted(directory, info)

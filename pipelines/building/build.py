@@ -39,6 +39,7 @@ from pipelines.system.files import remove_leftovers, user_path, write_atomic
 from pipelines.system.lock import LOCK_FILE, owned
 from pipelines.system.processes import run_tasks
 from pipelines.system.progress import Progress, silent
+from pipelines.system.reading import read_file
 from pipelines.uniform import RecordUniform
 
 REJECTED_FILE = "rejected.jsonl"
@@ -141,7 +142,7 @@ def _build(source: Source, output: Path, options: BuildOptions, workers: int, pr
         clean_up(output)
     except OSError as error:
         remedy = "fix this and repeat the same command; it keeps the finished shards"
-        raise UserError(reason(error), path=output, remedy=remedy) from None
+        raise UserError(reason(error), path=error.filename or output, remedy=remedy) from None
     return BuildReport(info, tuple(rejected), made["reencoded"])
 
 
@@ -188,7 +189,7 @@ def finish(
 def unfinished_plan(output: Path) -> dict[str, Any]:
     """The plan of the unfinished build in a folder; empty if there is none or it is damaged."""
     try:
-        return json.loads((output / STATE_FOLDER / PLAN_FILE).read_text(encoding="utf-8"))
+        return json.loads(read_file(output / STATE_FOLDER / PLAN_FILE))
     except (OSError, ValueError):
         return {}
 
@@ -202,7 +203,7 @@ def _write_rejected(path: Path, rejected: Sequence[RejectedFile]) -> None:
 
 
 def _read_rejected(path: Path) -> list[RejectedFile]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = read_file(path).decode().splitlines() if path.exists() else []
     return [RejectedFile(**json.loads(line)) for line in lines]
 
 

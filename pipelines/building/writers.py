@@ -16,6 +16,7 @@ from pipelines.errors import UserError, reason
 from pipelines.shards import records
 from pipelines.shards.dataset import USUAL_FEATURES, ClassInfo, Features
 from pipelines.shards.index import open_shard, walk
+from pipelines.system.reading import read_file
 
 TFDS_FEATURES = "features.json"
 TFDS_LABEL_BASE = 0
@@ -91,7 +92,7 @@ def _tfds(directory: Path) -> tuple[Features, tuple[ClassInfo, ...] | None]:
     """What tensorflow-datasets' features.json and label.labels.txt say."""
     path = directory / TFDS_FEATURES
     try:
-        found: dict[str, Any] = json.loads(path.read_bytes())["featuresDict"]["features"]
+        found: dict[str, Any] = json.loads(read_file(path))["featuresDict"]["features"]
     except OSError as error:
         raise UserError(reason(error), path=path) from None
     except (ValueError, KeyError, TypeError) as error:
@@ -119,7 +120,7 @@ def _tfds_classes(directory: Path, label: str, feature: Mapping[str, Any]) -> tu
     names = directory / f"{label}.labels.txt"
     count = int(feature.get("numClasses", 0))
     try:
-        lines = names.read_text(encoding="utf-8").splitlines()
+        lines = read_file(names).decode().splitlines()
     except FileNotFoundError:
         return tuple(ClassInfo(name=f"class {number}") for number in range(count)) or None
     except (OSError, ValueError) as error:

@@ -9,7 +9,8 @@ from pipelines.errors import UserError
 from pipelines.shards import records, remedies
 from pipelines.shards.contents import look
 from pipelines.system import json_text
-from pipelines.system.files import write_atomic
+from pipelines.system.files import write_own
+from pipelines.system.reading import NotRegular, read_file
 
 DATASET_FILE = "dataset.json"
 DATASET_VERSION = 1
@@ -129,7 +130,7 @@ class DatasetInfo(_Part):
         """Writes dataset.json in a folder, whole or not at all."""
         usual = {"features"} if self.features == USUAL_FEATURES else None
         text = self.model_dump_json(indent=1, exclude=usual) + "\n"
-        write_atomic(directory / DATASET_FILE, text.encode("utf-8"))
+        write_own(directory / DATASET_FILE, text.encode("utf-8"))
 
     @classmethod
     def load(cls, directory: Path) -> "DatasetInfo":
@@ -143,13 +144,14 @@ class DatasetInfo(_Part):
             remedy = f"build shards with {remedies.build_shards('FOLDER', directory)}"
             raise UserError("no such folder", path=directory, remedy=remedy)
         try:
-            text = path.read_bytes()
+            text = read_file(path)
         except FileNotFoundError:
             found = look(directory)
             what = f"no such file; the folder has {found.what}"
             raise UserError(what, path=path, remedy=found.remedy) from None
         except OSError as error:
-            raise UserError(str(error.strerror), path=path) from None
+            remedy = f"remove it and run {remedies.build_index(directory)}" if isinstance(error, NotRegular) else ""
+            raise UserError(str(error.strerror), path=path, remedy=remedy) from None
         try:
             info = cls.model_validate_json(text)
             json_text.parse(text)  # refuses doubled keys, which pydantic takes

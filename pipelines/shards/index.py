@@ -13,8 +13,8 @@ import numpy as np
 from pipelines.errors import UserError, reason
 from pipelines.shards.records import FOOTER_BYTES, HEADER_BYTES, masked_crc
 from pipelines.shards.remedies import REPLACE_SHARD, build_index
-from pipelines.system.files import write_atomic
-from pipelines.system.reading import FileReader, read_file
+from pipelines.system.files import write_own
+from pipelines.system.reading import FileReader, NotRegular, read_file
 
 _NO_HEADER, _CUT_OFF = "its header is damaged", "it is cut off"
 _PIECE = 1 << 22  # bytes searched at a time
@@ -129,7 +129,7 @@ def misplaced(shard: Path, index: Index) -> tuple[int, int] | None:
 def _index_lines(shard: Path) -> dict[int, int]:
     """Offset → size for each whole line of an index that may be damaged or missing."""
     try:
-        text = index_path(shard).read_bytes()
+        text = read_file(index_path(shard))
     except OSError:
         return {}
     return {int(offset): int(size) for offset, size in _INDEX_LINE.findall(text)}
@@ -146,7 +146,7 @@ def _chain(lines: dict[int, int], start: int, end: int) -> list[int]:
 
 def write_index(shard: Path, index: Index) -> None:
     """Writes the shard's index file, whole or not at all."""
-    write_atomic(index_path(shard), index.to_bytes())
+    write_own(index_path(shard), index.to_bytes())
 
 
 def read_index(shard: Path, shard_bytes: int | None = None) -> Index:
@@ -165,6 +165,7 @@ def read_index(shard: Path, shard_bytes: int | None = None) -> Index:
     try:
         text = read_file(path)
     except OSError as error:
+        remedy = f"remove it and {remedy}" if isinstance(error, NotRegular) else remedy
         raise UserError(reason(error), path=path, remedy=remedy) from None
     if not text:
         raise UserError("the index is empty", path=path, remedy=remedy)

@@ -15,8 +15,8 @@ from pipelines.shards.dataset import DATASET_FILE, USUAL_FEATURES, DatasetInfo, 
 from pipelines.shards.index import Index, index_path, read_index
 from pipelines.shards.labels import read_classes
 from pipelines.system.ahead import read_ahead
-from pipelines.system.files import atomic_writer, user_path
-from pipelines.system.reading import read_bytes, read_file
+from pipelines.system.files import user_path, write_own
+from pipelines.system.reading import NotRegular, read_bytes, read_file
 
 _OPEN_THREADS = 64  # a network file system answers many requests at once: 1,000 shards wait for 16 answers, not 1,000
 MOST_PIXELS = 89_478_485  # of an image: Pillow, and so the builder, takes larger ones for decompression bombs
@@ -157,8 +157,8 @@ class StoredImage(NamedTuple):
 
 def write_sizes(path: Path, sizes: np.ndarray) -> None:
     """Writes the file of image sizes: int32 [N, 2], height and width in pixels, in record order."""
-    with atomic_writer(path) as stream:
-        np.save(stream, np.asarray(sizes, np.int32), allow_pickle=False)
+    np.save(stream := io.BytesIO(), np.asarray(sizes, np.int32), allow_pickle=False)
+    write_own(path, stream.getvalue())
 
 
 def _checked_index(pair: tuple[Path, ShardInfo]) -> Index:
@@ -193,6 +193,7 @@ def read_sizes(directory: Path, split: str, part: SplitInfo) -> np.ndarray:
     try:
         sizes = np.load(io.BytesIO(read_file(path)), allow_pickle=False)
     except OSError as error:
+        remedy = f"remove it and {remedy}" if isinstance(error, NotRegular) else remedy
         raise UserError(error.strerror or "cannot be read", path=path, remedy=remedy) from None
     except (ValueError, EOFError):
         raise UserError("not a table of image sizes", path=path, remedy=remedy) from None

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from pipelines.errors import UserError
 from pipelines.system import streams
+from pipelines.system.reading import NotRegular
 from pipelines.system.streams import is_stream
 
 # What file systems say that cannot sync a file or a directory (vboxsf, old CIFS, some FUSE). Not a failed write.
@@ -46,6 +47,17 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Writes a small file, whole or not at all; see `atomic_path`."""
     with atomic_writer(path) as stream:
         stream.write(data)
+
+
+def write_own(path: Path, data: bytes) -> None:
+    """Writes a small file of a data set or a run as `write_atomic`. Nobody reads it through a device or a FIFO.
+
+    Raises:
+        OSError: it cannot be written, or is no regular file. It has the file's name.
+    """
+    if is_stream(path):
+        raise NotRegular(path)
+    write_atomic(path, data)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from pipelines.errors import UserError
+from pipelines.system.reading import read_file
 
 LOCK_FILE = ".lock"
 
@@ -57,7 +58,7 @@ class Owner:
     def read(cls, path: Path) -> "Owner | None":
         """The owner that a lock file names; None if it names none."""
         try:
-            return cls(**json.loads(path.read_bytes()))
+            return cls(**json.loads(read_file(path)))
         except (OSError, ValueError, TypeError):
             return None
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +14,16 @@ PAUSES = (0.1, 0.4, 1.6, 6.4)  # seconds before each further try
 # Bytes of one hint. The kernel reads no more for it than the file system's largest read-ahead, which is usually this
 # much, and leaves out the rest without an error.
 _HINT = 128 << 10
+
+
+class NotRegular(OSError):
+    """A device, a FIFO or a socket in the place of a file."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(errno.EINVAL, "not a regular file", str(path))
+
+    def __reduce__(self) -> tuple[type["NotRegular"], tuple[str]]:
+        return type(self), (self.filename,)
 
 
 def read_bytes(path: Path, offset: int, length: int) -> bytes:
@@ -38,15 +49,34 @@ def read_bytes(path: Path, offset: int, length: int) -> bytes:
     return _with_retries(read)
 
 
-def read_file(path: Path) -> bytes:
-    """Reads a whole file, and tries again as `read_bytes` does. Of a long file the kernel reads many pieces at once.
+def regular(path: str | Path, flags: int) -> int:
+    """An `opener` for `open` that refuses what is no regular file. Opening a FIFO would wait for a process that writes.
 
     Raises:
-        OSError: the file cannot be read. It has the file's name.
+        OSError: the file cannot be opened; `NotRegular`: it is no regular file. It has the file's name.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise NotRegular(path)
+
+
+def read_file(path: Path) -> bytes:
+    """Reads a whole regular file, and tries again as `read_bytes` does.
+
+    Every small file that belongs to a data set, a source or a run is read by this function. Of a long file the kernel
+    reads many pieces at once.
+
+    Raises:
+        OSError: the file cannot be read, or is no regular file. It has the file's name.
     """
 
     def read() -> bytes:
-        with FileReader(path) as file:
+        with FileReader(path, opener=regular) as file:
             if file.size > _HINT:
                 file.will_need(file.size)
             return file.read(0, file.size)
@@ -61,6 +91,7 @@ class FileReader:
         path: the file.
         ahead: for a file that is read from its beginning to its end: so many bytes behind the part that is read are
             read by the kernel meanwhile.
+        opener: opens it.
 
     Attributes:
         path: see above.
@@ -70,11 +101,11 @@ class FileReader:
         OSError: the file cannot be opened. It has the file's name.
     """
 
-    def __init__(self, path: Path, ahead: int = 0) -> None:
+    def __init__(self, path: Path, ahead: int = 0, opener: Callable[[Path, int], int] = os.open) -> None:
         self.path = path
         self._ahead = ahead
         self._hinted = 0  # the kernel reads the file up to this byte
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._descriptor = opener(path, os.O_RDONLY)
         self.size = os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, length: int) -> bytes:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, reason
+from pipelines.system.reading import regular
 
 VALIDATION_IMAGES = 50_000
 VALIDATION_NAME = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG")
@@ -55,11 +56,13 @@ def validation_labels() -> Mapping[str, str]:
 def kaggle_labels(path: Path) -> dict[str, str]:
     """File name -> wnid from LOC_val_solution.csv. Raises `UserError` if the file has other columns."""
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
+        with open(path, newline="", encoding="utf-8", opener=regular) as stream:
             rows = list(csv.DictReader(stream))
         # "n03995372 85 1 499 272 ...": the class and the boxes of each object; an image has one class.
         return {f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0] for row in rows}
-    except (OSError, ValueError, KeyError, IndexError, AttributeError, csv.Error) as error:
+    except OSError as error:
+        raise UserError(reason(error), path=path) from None
+    except (ValueError, KeyError, IndexError, AttributeError, csv.Error) as error:
         what = f"the columns ImageId and PredictionString are missing or damaged ({type(error).__name__})"
         raise UserError(what, path=path, remedy="download it again") from None
 

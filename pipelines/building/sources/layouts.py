@@ -114,7 +114,7 @@ def kaggle(root: Path) -> dict[str, Part]:
     if base is None:
         return {}
     tables = (root / KAGGLE_LABELS, base / KAGGLE_LABELS, base.absolute().parent / KAGGLE_LABELS)
-    labels = _Labels(root, next((path for path in tables if path.is_file()), None))
+    labels = _Labels(root, next((path for path in tables if path.exists()), None))
     return _folder_parts(root, base / KAGGLE_FOLDER, labels, "ImageNet in Kaggle's layout, ")
 
 

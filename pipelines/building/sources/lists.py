@@ -21,6 +21,7 @@ from pipelines.building.sources.splits import by_split, files_below, split_of
 from pipelines.errors import UserError, reason
 from pipelines.shards.contents import IMAGE_SUFFIXES, LIST_SUFFIXES
 from pipelines.system.ahead import read_ahead
+from pipelines.system.reading import regular
 
 _PATHS = ("path", "file_name", "filename", "file", "filepath", "image_path", "image", "img")
 _LABELS = ("label", "class", "class_name", "category", "wnid", "target", "labels")
@@ -133,7 +134,7 @@ def _problem(path: Path) -> str:
 def _rows(path: Path) -> Iterator[_Row]:
     """The rows of a list. Raises `UserError` if it cannot be read or a column is missing."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
+        with open(path, encoding="utf-8-sig", newline="", opener=regular) as stream:
             yield from (_json_rows if path.suffix.lower() == ".jsonl" else _csv_rows)(path, stream)
     except OSError as error:
         raise UserError(reason(error), path=path) from None

@@ -19,6 +19,7 @@ from pipelines.shards import records
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo
 from pipelines.shards.index import index_path
 from pipelines.shards.shard_set import ShardSet
+from pipelines.system.reading import regular
 
 _SPLITS = {"train": ("train",), "validation": ("validation", "test")}
 
@@ -55,7 +56,7 @@ def _files(shards: ShardSet, names: Sequence[str]) -> Iterator[Found | RejectedF
     usable[shards.usable] = True
     for number, path in enumerate(shards.paths):
         place = Place(str(path), path.name, stamp_of(path))
-        with open(path, "rb") as stream:
+        with open(path, "rb", opener=regular) as stream:
             # Not closed here: a traceback may still have a view of it, and then mmap refuses to close.
             mapped = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
         for record in np.flatnonzero(shards.shard == number).tolist():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipelines.building.sources.source import Found, Place, RejectedFile, Stamp
 from pipelines.errors import UserError, reason
+from pipelines.system.reading import regular
 
 _BLOCK = 512
 _BLANK_CHECKSUM = 8 * ord(" ")  # the checksum of a header counts its own field as spaces
@@ -75,7 +76,7 @@ def members(path: Path, shown: str, start: int, end: int | None) -> Iterator[tar
     """The header of each member. Raises `UserError` if the tar does not end with a block of zeros."""
     last = -1
     try:
-        with open(path, "rb", buffering=0) as stream:
+        with open(path, "rb", buffering=0, opener=regular) as stream:
             part = _Part(stream.fileno(), start, os.fstat(stream.fileno()).st_size if end is None else end)
             # With a fixed encoding names do not depend on the user's locale.
             with tarfile.TarFile(fileobj=part, encoding="utf-8", errors="surrogateescape", tarinfo=_Header) as archive:  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ from pipelines.building.sources.splits import by_split, files_below, where
 from pipelines.building.sources.tars import members, problem, stamp_of
 from pipelines.errors import UserError, reason
 from pipelines.shards.contents import IMAGE_SUFFIXES
+from pipelines.system.reading import read_file
 
 # Tars of ImageNet, which have other layouts.
 _OTHERS = re.compile(r"ILSVRC2012_.*|train_images_\d+\..*|val_images\..*|n\d{8}\.tar")
@@ -60,7 +61,7 @@ def _names(path: Path | None) -> list[str] | None:
     if path is None:
         return None
     try:
-        return path.read_text(encoding="utf-8").splitlines() or None
+        return read_file(path).decode().splitlines() or None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot be read ({error})", path=path, remedy="copy it again, or remove it") from None
 
