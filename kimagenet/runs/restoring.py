@@ -59,13 +59,7 @@ def restore(
     for path, checkpoint in _readable(run):
         if unfreezing and _is_unfrozen(checkpoint.state, loop):
             unfreezing.unfreeze()
-        shapes = [tuple(array.shape) for array in checkpoint.arrays]
-        if shapes != [tuple(variable.shape) for variable in loop.variables]:
-            what = "its network or optimizer is not the one that this recipe makes in this version"
-            raise UserError(what, path=path, remedy=_ELSEWHERE, setting="output")
-        with loop.training.strategy.scope():
-            for variable, array in zip(loop.variables, checkpoint.arrays, strict=True):
-                variable.assign(array)
+        _assign(loop, checkpoint, path)
         changed = _other_data(checkpoint.state, run, dataset)
         corrupt = checkpoint.state.get("corrupt", [])
         loop.skip_again([line for line in corrupt if f"{line['split']} shards" not in changed])
@@ -82,6 +76,17 @@ def restore(
     if is_chief:
         run.cut_logs({})
     return Position()
+
+
+def _assign(loop: Loop, checkpoint: Checkpoint, path: Path) -> None:
+    """Puts the values of a checkpoint into the loop's variables."""
+    shapes = [tuple(array.shape) for array in checkpoint.arrays]
+    if shapes != [tuple(variable.shape) for variable in loop.variables]:
+        what = "its network or optimizer is not the one that this recipe makes in this version"
+        raise UserError(what, path=path, remedy=_ELSEWHERE, setting="output")
+    with loop.training.strategy.scope():
+        for variable, array in zip(loop.variables, checkpoint.arrays, strict=True):
+            variable.assign(array)
 
 
 def _is_unfrozen(state: dict[str, Any], loop: Loop) -> bool:
