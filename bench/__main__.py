@@ -23,6 +23,7 @@ from pipelines.system.processes import cpu_count
 
 QUESTIONS = (
     *("decode", "loaders", "peers", "training", "latency", "startup", "stream", "scaling", "memory", "build"),
+    "policy",
     "storage",
 )
 _OTHERS = """  gpu, optimizers and report have separate flags: python -m bench gpu --help

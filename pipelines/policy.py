@@ -16,6 +16,10 @@ Where several operations follow each other, these things differ from doing one a
   contrast, and is changed with the rest, also if the geometry was drawn later.
 - Several geometric operations are one warp: what one moves out of the image and the next moves back is not lost.
 - Brightness or saturation in the colour matrix is not rounded to whole grey levels, and is clipped after the warp.
+
+`tests/test_tones.py` bounds this. At magnitude 9 of RandAugment, pairs differ by 3 grey levels on average where both
+are geometric, and by 4 (contrast) or 10 (equalize) where geometry was drawn second; other pairs by less than 1, not
+counting the borders.
 """
 
 from dataclasses import dataclass, field
