@@ -110,5 +110,5 @@ def test_a_split_of_another_name_is_named_with_its_remedy(
 
 def test_a_run_without_train_names_the_splits(tiny_dataset: Path, tmp_path: Path) -> None:
     dataset = renamed(faults.copy_dataset(tiny_dataset, tmp_path / "shards"), "train", "training")
-    with pytest.raises(UserError, match="no split 'train'; the split training of .* is not used: rename its shards"):
+    with pytest.raises(UserError, match=r"no split 'train'; the split training of .* is not used: rename its shards"):
         open_splits(dataset, DatasetInfo.load(dataset))
