@@ -86,6 +86,8 @@ def find_all(length: float, dataset: Path | None = None) -> Iterator[Finding]:
         dataset: a folder of shards whose storage is measured, or None.
     """
     yield from findings.installed()
+    if dataset:
+        yield findings.leftovers(dataset)
     command = [sys.executable, "-m", "kimagenet.diagnosis.libraries", str(length), *([str(dataset)] if dataset else [])]
     with tempfile.TemporaryFile("w+", errors="replace") as notes:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=notes, text=True)

@@ -14,7 +14,7 @@ from kimagenet.inference import trained
 from pipelines.augment import AugmentSpec
 from pipelines.errors import RunFailed, UserError, first_line, reason
 from pipelines.loader import BatchSpec
-from pipelines.system.files import atomic_folder, entries_of_killed
+from pipelines.system.files import atomic_folder, entries_of_killed, folders_of_killed
 
 if TYPE_CHECKING:
     import keras
@@ -59,6 +59,8 @@ def export(flags: argparse.Namespace) -> None:
     model_file = trained.chosen(flags)
     _check_output(flags.output)
     _check_packages(flags.format)
+    for leftover in folders_of_killed(Path(os.path.abspath(flags.output))):
+        print(f"{leftover}: a stopped export left it; remove it, unless another export is writing it", file=sys.stderr)
     augment = AugmentSpec.evaluation(model_file.crop_ratio if flags.crop_ratio is None else flags.crop_ratio)
     cli.import_tensorflow()
     from kimagenet.inference import exporters

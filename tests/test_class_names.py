@@ -70,6 +70,13 @@ CONTRADICTIONS: dict[str, tuple[dict[str, list[list[Row]]], str]] = {
         "train-00001-of-00002: classes are numbered differently: train-00000-of-00002 has 1 'crane', "
         "but train-00001-of-00002 has 2 'crane'",
     ),
+    "wnids in one split, names of ImageNet in the other": (
+        {
+            "train": [[(1, "n01440764", ""), (2, "n01443537", "")]],
+            "validation": [[(1, "", "goldfish, Carassius auratus"), (2, "", "tench, Tinca tinca")]],
+        },
+        "train has 1 'n01440764', 2 'n01443537', but validation has 1 'goldfish, Carassius auratus', 2 'tench, Tinca",
+    ),
     "names in synset alone": (
         {"train": [[(0, "cat", ""), (1, "dog", "")]], "validation": [[(0, "dog", ""), (1, "cat", "")]]},
         "train has 0 'cat', 1 'dog', but validation has 0 'dog', 1 'cat'",

@@ -71,6 +71,14 @@ def test_a_wrong_dataset_file_is_refused(dataset: Path, changes: dict, message: 
     assert "\n" not in str(caught.value)
 
 
+def test_fields_that_every_release_wrote_are_not_filled_in(dataset: Path) -> None:
+    told = json.loads((dataset / "dataset.json").read_text())
+    del told["version"], told["splits"]["validation"]["quarantine"]
+    (dataset / "dataset.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match=r"lacks version and splits\.validation\.quarantine; copy it from a backup"):
+        ShardSet.open(dataset, "train")
+
+
 def test_missing_things_are_named(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         ShardSet.open(tmp_path / "nowhere", "train")

@@ -321,6 +321,16 @@ def test_a_damaged_table_of_kaggle_is_refused(tmp_path: Path, table: str) -> Non
         imagenet.kaggle_labels(path)
 
 
+def test_an_image_with_two_classes_in_the_table_of_kaggle_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "LOC_val_solution.csv"
+    rows = ["ImageId,PredictionString", "a,n01440764 1 2 3 4", "b,n01443537 1 2 3 4", "a,n01440764 5 6 7 8"]
+    path.write_text("\n".join(rows))
+    assert imagenet.kaggle_labels(path) == {"a.JPEG": "n01440764", "b.JPEG": "n01443537"}
+    path.write_text("\n".join([*rows, "b,n01440764 1 2 3 4"]))
+    with pytest.raises(UserError, match=r"solution\.csv: b\.JPEG has two classes, n01443537 and n01440764; download"):
+        imagenet.kaggle_labels(path)
+
+
 @pytest.mark.parametrize(
     ("name", "parts"),
     [

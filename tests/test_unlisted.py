@@ -40,7 +40,13 @@ def test_shards_of_another_count_are_named(folder: Path) -> None:
     write_splits(folder, {"train": [ROWS, ROWS]})
     ((file, reason),) = found(folder)
     assert file == "train-00000-of-00002"
-    assert reason.startswith("dataset.json does not list 2 such files")
+    assert reason.startswith(
+        "dataset.json does not list 2 such files; remove them or the listed shards of this split, and"
+    )
+    (folder / "train-00000-of-00001").unlink()
+    adopt_shards(folder)
+    assert DatasetInfo.load(folder).splits["train"].num_records == 4
+    assert found(folder) == []
 
 
 @pytest.mark.parametrize("name", ["validation-0000-of-0001", "my.data.7-of-9.tfrecord", "validation 00000-of-00001"])
@@ -54,7 +60,9 @@ def test_a_name_that_is_not_that_of_a_shard_is_named_by_both(
     assert line.startswith(f"{folder}: not used: {name}; this file has no name of a shard")
     ((file, reason),) = found(folder)
     assert file == name
-    assert reason.endswith("rename it as train-00000-of-00001 and run build_index again")
+    assert reason.endswith(
+        "rename it in the form train-00000-of-00001 (split, number, count), and run build_index again"
+    )
     (folder / name).rename(folder / "validation-00000-of-00001")
     caplog.clear()
     adopt_shards(folder)

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 
 from packaging.requirements import Requirement
 
@@ -32,6 +33,18 @@ class Finding:
     def __post_init__(self) -> None:
         if self.state not in STATES:
             raise ValueError(f"{self.state!r} is not one of {STATES}")
+
+
+def leftovers(dataset: Path) -> Finding:
+    """Looks for files that stopped processes left in a folder of shards, as `check_shards` does."""
+    from pipelines.building.leftovers import find_leftovers, size_text
+    from pipelines.shards import remedies
+
+    if not (found := find_leftovers(dataset)):
+        return Finding("leftovers", "fine", f"no files of stopped processes in {dataset}")
+    names = ", ".join(f"{path.name} ({size_text(path)})" for path in found)
+    remedy = f"remove them, or run {remedies.build_index(dataset)}"
+    return Finding("leftovers", "note", f"stopped processes left files in {dataset}: {names}", remedy)
 
 
 def installed() -> Iterator[Finding]:

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from pipelines.building.sources import imagenet
 from pipelines.errors import one_line
 from pipelines.shards import records
 from pipelines.shards.dataset import ClassInfo
@@ -43,6 +44,8 @@ class ClassNames(NamedTuple):
         """Whether the two are names of different classes. A name that is missing contradicts none."""
         if self.wnid and other.wnid:
             return self.wnid != other.wnid
+        if (self.wnid and not self.text) or (other.wnid and not other.text):
+            return _is_another_of_imagenet(self.wnid or other.wnid or "", self.text or other.text)
         if self.text and other.text:
             return _normal(self.text) != _normal(other.text)
         return bool(self.synset and other.synset) and _normal(self.synset) != _normal(other.synset)
@@ -50,6 +53,12 @@ class ClassNames(NamedTuple):
     def filled(self, other: "ClassNames") -> "ClassNames":
         """These names, with those of the other where one is missing."""
         return ClassNames(self.synset or other.synset, self.text or other.text)
+
+
+def _is_another_of_imagenet(wnid: str, text: str) -> bool:
+    """Whether a text is the name of another class of ImageNet than a wnid; names that ImageNet lacks are not."""
+    own, name = imagenet.class_names().get(wnid), _normal(text)
+    return own is not None and name != own and name in imagenet.class_names().values()
 
 
 def class_names(features: Mapping[str, memoryview | int | None]) -> ClassNames:

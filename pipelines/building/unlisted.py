@@ -40,6 +40,7 @@ def find_unlisted(directory: Path, listed: Collection[str]) -> list[Unlisted]:
         listed: the shards of dataset.json.
     """
     groups: dict[str, list[str]] = {}
+    splits = set(map(_split, listed))
     skipped = _without_labels(directory)
     for name in _like_shards(directory, listed):
         known = parse(name)
@@ -48,7 +49,9 @@ def find_unlisted(directory: Path, listed: Collection[str]) -> list[Unlisted]:
     found = []
     for pattern, names in groups.items():
         if pattern:
-            remedy = f"remove {'it' if len(names) == 1 else 'them'}, or run {remedies.build_index(directory)}"
+            it = "it" if len(names) == 1 else "them"
+            others = " or the listed shards of this split, and" if _split(names[0]) in splits else ", or"
+            remedy = f"remove {it}{others} run {remedies.build_index(directory)}"
             found.append(Unlisted(names[0], f"dataset.json does not list {_count(names)}", remedy))
         else:
             found.append(Unlisted(names[0], *_misnamed(names)))
@@ -71,8 +74,15 @@ def _like_shards(directory: Path, listed: Collection[str]) -> list[str]:
 
 def _misnamed(names: list[str]) -> tuple[str, str]:
     """What is wrong with names, and what to do."""
-    remedy = f"rename {'it' if len(names) == 1 else 'them'} as {_USUAL} and run build_index again"
+    it = "it" if len(names) == 1 else "them"
+    remedy = f"rename {it} in the form {_USUAL} (split, number, count), and run build_index again"
     return f"{_count(names)} {'has' if len(names) == 1 else 'have'} no name of a shard, so no loader reads it", remedy
+
+
+def _split(name: str) -> str:
+    """The split in a shard's name; "" if the name is of another form."""
+    known = parse(name)
+    return known.split if known else ""
 
 
 def _count(names: list[str]) -> str:

@@ -163,7 +163,17 @@ class DatasetInfo(_Part):
         except ValueError as error:
             remedy = f"remove the file and run {remedies.build_index(directory)}"
             raise UserError(f"not a JSON file ({error})", path=path, remedy=remedy) from None
+        if absent := _absent(info):
+            remedy = f"copy it from a backup, or remove the file and run {remedies.build_index(directory)}"
+            raise UserError(f"lacks {' and '.join(absent)}", path=path, remedy=remedy)
         if info.version != DATASET_VERSION:
             what = f"has version {info.version}, this release of kimagenet reads version {DATASET_VERSION}"
             raise UserError(what, path=path, remedy="use the release that wrote it")
         return info
+
+
+def _absent(info: DatasetInfo) -> list[str]:
+    """The fields that every release has written, and that a file lacks: without them damaged records would be read."""
+    version = [] if "version" in info.model_fields_set else ["version"]
+    without = [name for name, part in info.splits.items() if "quarantine" not in part.model_fields_set]
+    return version + [f"splits.{name}.quarantine" for name in without]

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -123,6 +124,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def entries_of_killed(folder: Path) -> list[Path]:
     """What killed processes left in a folder that `atomic_folder` was to fill."""
     return [path for path in folder.iterdir() if path.name.startswith(_INSIDE) and path.suffix == ".tmp"]
+
+
+def folders_of_killed(path: Path) -> list[Path]:
+    """What `atomic_folder` left beside a new folder in processes that were killed, or writes in one that is not."""
+    name, end = re.escape(path.name), re.escape(".tmp")
+    beside = path.parent.glob(".*.tmp")
+    return sorted(item for item in beside if re.fullmatch(rf"\.{name}\.\d+{end}", item.name) and item.is_dir())
 
 
 def _fill(folder: Path, temporary: Path) -> None:

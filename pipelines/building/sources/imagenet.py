@@ -54,17 +54,22 @@ def validation_labels() -> Mapping[str, str]:
 
 
 def kaggle_labels(path: Path) -> dict[str, str]:
-    """File name -> wnid from LOC_val_solution.csv. Raises `UserError` if the file has other columns."""
+    """File name -> wnid from LOC_val_solution.csv. Raises `UserError`: other columns, or an image of two classes."""
     try:
         with open(path, newline="", encoding="utf-8", opener=regular) as stream:
             rows = list(csv.DictReader(stream))
         # "n03995372 85 1 499 272 ...": the class and the boxes of each object; an image has one class.
-        return {f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0] for row in rows}
+        found = [(f"{row['ImageId']}.JPEG", row["PredictionString"].split()[0]) for row in rows]
     except OSError as error:
         raise UserError(reason(error), path=path) from None
     except (ValueError, KeyError, IndexError, AttributeError, csv.Error) as error:
         what = f"the columns ImageId and PredictionString are missing or damaged ({type(error).__name__})"
         raise UserError(what, path=path, remedy="download it again") from None
+    labels: dict[str, str] = {}
+    for name, wnid in found:
+        if labels.setdefault(name, wnid) != wnid:
+            raise UserError(f"{name} has two classes, {labels[name]} and {wnid}", path=path, remedy="download it again")
+    return labels
 
 
 def check_devkit(path: Path) -> None:
