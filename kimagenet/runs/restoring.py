@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +66,7 @@ def restore(
             run.cut_logs(checkpoint.state["log_sizes"])
             if changed:
                 _set_aside(run, changed)
-        position = _position(checkpoint.state, loop.steps_per_epoch)
-        if changed:
-            position = replace(position, best_top1=Position.best_top1, data_epoch=position.epoch)
-        return position
+        return _position(checkpoint.state, loop.steps_per_epoch, has_other_data=bool(changed))
     if found:
         raise UserError("no checkpoint can be read", path=run.checkpoints, remedy=_ELSEWHERE, setting="output")
     if is_chief:
@@ -115,8 +111,10 @@ def _set_aside(run: RunDirectory, changed: list[str]) -> None:
     _log.warning("%s: %s%s", run.path, what, renamed)
 
 
-def _position(state: dict[str, Any], steps_per_epoch: int) -> Position:
+def _position(state: dict[str, Any], steps_per_epoch: int, has_other_data: bool) -> Position:
     epoch, best, since = state["epoch"], state["best_top1"], state.get("data_epoch", 0)
+    if has_other_data:
+        best, since = Position.best_top1, epoch
     if state["step"] and state["steps_per_epoch"] != steps_per_epoch:
         _log.warning("an epoch has another number of steps than before: epoch %d starts again", epoch + 1)
         return Position(epoch, best_top1=best, data_epoch=since)
