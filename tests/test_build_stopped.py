@@ -49,7 +49,7 @@ def test_a_full_disk_leaves_only_whole_shards_and_the_next_run_continues(
         fail_at(patch, record)
         with pytest.raises(
             UserError,
-            match=r"shards: No space left on device; .* repeat the same command; it keeps the finished shards",
+            match=r"shards/\w+-\d+-of-\d+: No space left on device; .* the same command; it keeps the finished shards",
         ):
             build(open_source(images), output, OPTIONS)
     expected = {name for i in whole for name in (shard_name("train", i, 2), shard_name("train", i, 2) + ".idx")}
