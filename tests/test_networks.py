@@ -240,7 +240,7 @@ def test_a_batch_that_makes_no_sense_is_noticed(images: np.ndarray, message: str
 def test_values_that_the_network_does_not_know_are_noticed() -> None:
     keras.utils.set_random_seed(1)
     model = models.build("demo", 3, SIZE)
-    model(PIXELS, training=True)
+    assert problem_for(model, IMAGES) == ""  # it has no statistics yet
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = 0.0  # its statistics are those of one batch

@@ -84,7 +84,8 @@ def test_plot_runs_reports_wrong_arguments(runs: list[Path], tmp_path: Path, cap
 
 @pytest.mark.slow
 def test_a_network_of_keras_evaluates_as_in_keras(tiny_dataset: Path, tmp_path: Path) -> None:
-    row = try_applications.try_network("MobileNetV3Small", tiny_dataset, 25, tmp_path)
+    """One with the range that differs most from ours."""
+    row = try_applications.try_network("VGG16", tiny_dataset, 25, tmp_path)
     assert row["loss"] == pytest.approx(row["Keras' loss"], rel=try_applications.MAX_DIFFERENCE)
     assert abs(row["loss"] - np.log(10)) > 0.05  # not that of equal probabilities
     assert row["top-1"] == pytest.approx(row["Keras' top-1"])

@@ -137,13 +137,21 @@ def _validation(directory: Path, recipe: Recipe, batch_size: int) -> tuple[np.nd
 
 
 def _spread_logits(file: Path, images: np.ndarray) -> int:
-    """Scales the last layer of a model so that its probabilities depend on the image; returns its parameters.
+    """Lets the probabilities of a model depend on the image; returns its parameters.
 
-    Those of a network with random weights are almost equal, so a loss would say nothing about the input.
+    Those of a network with random weights are almost equal, so a loss would say nothing about the input. Every
+    BatchNormalization gets the statistics of the images, then the last layer is scaled.
     """
     import keras
 
     model = keras.models.load_model(file)
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 0.0
+    model(images, training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
     last = model.get_layer("Logits")
     kernel, _ = last.get_weights()
     logits = np.asarray(keras.Model(model.inputs[0], last.input).predict(images, verbose=0), np.float64) @ kernel
@@ -154,7 +162,7 @@ def _spread_logits(file: Path, images: np.ndarray) -> int:
 
 
 def _in_process(name: str, directory: Path, batch_size: int, seconds: int) -> tuple[str, ...]:
-    """The row of a network, tried in its own process; shorter if it failed."""
+    """The row of a network, tried in a separate process; shorter if it failed."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_try_and_send, args=(name, directory, batch_size, sender))
@@ -197,8 +205,9 @@ def _page(rows: Sequence[Sequence[str]], flags: argparse.Namespace) -> str:
 {platform.machine()}, {os.cpu_count()} CPUs, {versions}.
 
 Each network has random weights. It is trained for one epoch by `kimagenet.train {PREFIX}NAME`, and exported as a
-SavedModel, which is compared with the Keras model ("export": the largest difference of a probability). Then its last
-layer is scaled, so that its probabilities depend on the image, and it is evaluated by `kimagenet.evaluate`.
+SavedModel, which is compared with the Keras model ("export": the largest difference of a probability). Then it gets
+batch statistics and a scaled last layer, so that its probabilities depend on the image, and is evaluated by
+`kimagenet.evaluate`.
 
 "Keras' loss" and "Keras' top-1" are from `model.evaluate` of the network that Keras makes, with the same weights, on
 the same images after Keras' `preprocess_input`. So they are equal only if kimagenet gives the network the range that

@@ -45,7 +45,7 @@ def _copy_trainable(source: keras.Model, copy: keras.Model) -> None:
     For the same reason Keras opens a file with a frozen layer whose inner layers are not; here they are frozen, too.
     """
     for layer in source._flatten_layers(include_self=False):
-        if not layer.trainable and not isinstance(layer, keras.Model):  # a model's layers have their own flags
+        if not layer.trainable and not isinstance(layer, keras.Model):  # layers of a model keep their flags
             for inner in layer._flatten_layers(include_self=False):
                 inner.trainable = False
     found = ([part for part in model._flatten_layers(include_self=False) if part.weights] for model in (source, copy))

@@ -71,6 +71,8 @@ def problem_for(model: keras.Model, images: np.ndarray) -> str:
     if not found:
         return ""
     layer, values = found[0].operation, found[0].input_tensors[0]
+    if not np.any(layer.moving_mean) and np.all(np.asarray(layer.moving_variance) == 1):  # as before any training
+        return ""
     seen = np.asarray(keras.Model(model.inputs[0], values)(images, training=False), np.float64)
     deviations = seen.reshape(-1, seen.shape[-1]).std(axis=0)
     known = np.sqrt(np.asarray(layer.moving_variance, np.float64) + layer.epsilon)
