@@ -13,6 +13,7 @@ from pipelines import ShardSet, UserError
 from pipelines.building.adopt import adopt_shards
 from pipelines.building.check import check_shards, quarantine
 from pipelines.shards import records, shard_names
+from pipelines.shards.corrupt import find_corrupt
 from pipelines.shards.dataset import DatasetInfo, Features
 from pipelines.shards.index import scan, write_index
 from pipelines.system.pages import drop_pages, share_in_memory
@@ -249,6 +250,17 @@ def test_images_that_would_be_encoded_again_can_be_built(folder: Path, tmp_path:
     assert shards.num_records == 74
     assert kept >= {(picture.encoded, picture.label) for picture in some(70)}
     assert check_shards(tmp_path / "shards").faults == ()
+
+
+@pytest.mark.slow
+def test_an_image_that_is_no_jpeg_is_named_if_a_loader_does_not_read_it(folder: Path) -> None:
+    """tfdata refuses a PNG, although TensorFlow's decoder of JPEGs reads it."""
+    write_split(folder, "train", [*some(5), Picture(odd_pictures()["png.JPEG"], 1)])
+    adopt_shards(folder)
+    shards = ShardSet.open(folder, "train")
+    assert find_corrupt(shards, range(5)) == []
+    (found,) = find_corrupt(shards, range(6))
+    assert (found.record, found.reason[:22]) == (5, "its image is no JPEG, ")
 
 
 def test_faulty_records_can_be_quarantined(folder: Path) -> None:

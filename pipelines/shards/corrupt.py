@@ -80,7 +80,8 @@ def find_corrupt(shards: ShardSet, numbers: Iterable[int]) -> list[CorruptRecord
     """Finds the corrupt records among some.
 
     An image has to decode in full, with TensorFlow and with Pillow. If all images do, the records with a wrong checksum
-    caused the failure. The order matters: a JPEG in which some bytes changed may decode, and training can use it.
+    caused the failure. The order matters: a JPEG in which some bytes changed may decode, and training can use it. If
+    all checksums are right, too, images of other formats did it: some loaders read only JPEG.
 
     Args:
         shards: one split.
@@ -94,7 +95,7 @@ def find_corrupt(shards: ShardSet, numbers: Iterable[int]) -> list[CorruptRecord
         OSError: a shard cannot be read.
     """
     numbers = list(dict.fromkeys(int(number) for number in numbers))
-    for judge in (_why_undecodable, _why_other_bytes):
+    for judge in (_why_undecodable, _why_other_bytes, _why_no_jpeg):
         reasons = {number: judge(shards, number) for number in numbers}
         if found := [_named(shards, number, reason) for number, reason in reasons.items() if reason]:
             _check_index(shards, found)
@@ -153,3 +154,8 @@ def _why_other_bytes(shards: ShardSet, number: int) -> str:
     framed = read_bytes(path, offset, int(shards.lengths[number]))
     body = framed[records.HEADER_BYTES : -records.FOOTER_BYTES]
     return "" if records.frame(body) == framed else "its checksum is wrong"
+
+
+def _why_no_jpeg(shards: ShardSet, number: int) -> str:
+    is_jpeg = shards.read(number).encoded.startswith(b"\xff\xd8")
+    return "" if is_jpeg else "its image is no JPEG, and not every loader reads it; `build_shards` stores it as one"
