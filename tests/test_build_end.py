@@ -97,9 +97,16 @@ def test_other_images_after_the_end_are_refused_and_the_data_set_stays(
         with pytest.raises(KeyboardInterrupt):
             build(open_source(source), output, OPTIONS)
     next(iter(sorted(source.rglob("*.JPEG")))).unlink()
-    with pytest.raises(UserError, match="has a data set of this source, but the source's files have changed since"):
+    with pytest.raises(
+        UserError,
+        match="has a data set of this source, but the source's files, or Pillow's version, have changed since",
+    ):
         build(open_source(source), output, OPTIONS)
     assert (output / "dataset.json").read_bytes() == (built / "dataset.json").read_bytes()
+    shutil.rmtree(output / ".build")  # as the message says
+    assert contents(output) == contents(built)
+    with pytest.raises(UserError, match="the folder already has a data set"):
+        build(open_source(source), output, OPTIONS)
 
 
 def test_a_build_that_is_killed_while_its_notes_are_removed_is_over(
@@ -138,7 +145,11 @@ def test_packed_files_are_compared_before_they_are_unpacked_again(
     monkeypatch.setattr("pipelines.building.sources.layouts.Layout.read", None)  # nothing is unpacked
     capsys.readouterr()
     assert build_shards.main(command) == (2 if changed else 0)
-    told = "the source's files have changed since" if changed else "stopped after its last shard, and is complete"
+    told = (
+        "the source's files, or Pillow's version, have changed since"
+        if changed
+        else "stopped after its last shard, and is complete"
+    )
     assert told in capsys.readouterr().err
     assert (output / "dataset.json").read_bytes() == before
 

@@ -265,8 +265,8 @@ def _prepare(output: Path, source: Source, options: BuildOptions) -> int:
 
 def _changed(output: Path) -> UserError:
     """The error that a data set whose build did not end is not of the images that are there now."""
-    remedy = "remove the folder to build it again, or choose another one"
-    what = "the folder has a data set of this source, but the source's files have changed since"
+    remedy = f"remove the folder to build it again, or {output / STATE_FOLDER} to keep the data set as it is"
+    what = "the folder has a data set of this source, but the source's files, or Pillow's version, have changed since"
     return UserError(what, path=output, remedy=remedy, setting="output")
 
 
