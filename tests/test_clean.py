@@ -194,7 +194,7 @@ def test_an_eighth_of_the_size_gives_the_verdict_of_all_pixels(
 ) -> None:
     mode, options = JPEGS[kind]
     good = encode(picture.convert(mode), "JPEG", quality=90, **options)
-    monkeypatch.setattr(clean, "MAX_PIXELS", 1 << 20)  # or damaged sizes take long
+    monkeypatch.setattr(clean, "MOST_PIXELS", 1 << 20)  # or damaged sizes take long
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1 << 20)
     rng = np.random.default_rng(0)
     verdicts = set()
@@ -231,10 +231,10 @@ def test_bombs_are_refused_before_they_are_decoded(
     monkeypatch: pytest.MonkeyPatch, picture: Image.Image, kind: str
 ) -> None:
     data = encode(picture, kind)
-    monkeypatch.setattr(clean, "MAX_PIXELS", WIDTH * HEIGHT - 1)
+    monkeypatch.setattr(clean, "MOST_PIXELS", WIDTH * HEIGHT - 1)
     with pytest.raises(ImageRejected, match=f"{WIDTH * HEIGHT:,} pixels are too many; the limit is"):
         clean_image(data)
-    monkeypatch.setattr(clean, "MAX_PIXELS", WIDTH * HEIGHT)
+    monkeypatch.setattr(clean, "MOST_PIXELS", WIDTH * HEIGHT)
     assert clean_image(data).height == HEIGHT
 
 

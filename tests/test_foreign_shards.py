@@ -100,6 +100,7 @@ def test_shards_of_tensorflow_datasets(folder: Path, workers: int) -> None:
     shards = ShardSet.open(folder, "train")
     stored = [shards.read(record) for record in range(20)]
     assert sorted(stored) == sorted((picture.encoded, picture.label) for picture in some(20))
+    assert shards.labels.tolist() == [label for _, label in stored]
     assert check_shards(folder).faults == ()
     assert adopt_shards(folder) == info  # once more
 

@@ -28,12 +28,11 @@ from pipelines.building.formats import describe
 from pipelines.building.metadata import without_metadata
 from pipelines.building.pixels import UnknownSamples, decode, to_rgb
 from pipelines.shards.jpeg import BASELINE, PROGRESSIVE, read_header
+from pipelines.shards.shard_set import MOST_PIXELS
 from pipelines.system.pillow import without_pixel_limit
 
 # Not all formats of Pillow: for an EPS it would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-# Of one image: 200-megapixel cameras are in use. Pillow's limit against decompression bombs is 89 million.
-MAX_PIXELS = 250_000_000
 _JPEG_START = b"\xff\xd8"
 _NO_END = "JPEG without end marker"
 _ORIENTATION = 0x0112
@@ -85,7 +84,7 @@ def clean_image(data: bytes, quality: int = 95, short_side: int | None = None) -
         The JPEG to store.
 
     Raises:
-        ImageRejected: the image cannot be decoded in full, or has more than `MAX_PIXELS`.
+        ImageRejected: the image cannot be decoded in full, or has more than `MOST_PIXELS`.
     """
     clean = partial(_clean, quality=quality, short_side=short_side)
     if not data.startswith(_JPEG_START) or jpeg_end.has_end(data):
@@ -149,8 +148,8 @@ def _opened_once(data: bytes, use: Callable[[Image.Image, bytes], Result]) -> Re
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 name = image.format or ""
-                if (pixels := image.width * image.height) > MAX_PIXELS:
-                    raise ImageRejected(f"{pixels:,} pixels are too many; the limit is {MAX_PIXELS:,}")
+                if (pixels := image.width * image.height) > MOST_PIXELS:
+                    raise ImageRejected(f"{pixels:,} pixels are too many; the limit is {MOST_PIXELS:,}")
                 image.decodermaxblock = len(data)  # one block: the decoder does not have to stop and continue
                 return use(image, data)
         except (ImageRejected, MemoryError):  # too little memory is a fault of the machine, not of the image

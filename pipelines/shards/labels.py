@@ -33,8 +33,12 @@ def read_classes(
     usable: np.ndarray,
     label_base: int,
     num_classes: int,
+    feature: str = records.LABEL,
 ) -> np.ndarray:
     """Reads the class of each usable record. Pages with pixels are not touched. The arguments are those of `ShardSet`.
+
+    Args:
+        feature: the name of the label in the records.
 
     Returns:
         int32 [N], from 0; NO_CLASS for records that are not usable.
@@ -47,7 +51,7 @@ def read_classes(
         own = usable[shard[usable] == number]
         parts.append(_Part(paths[number], own.tolist(), offsets[own].tolist(), lengths[own].tolist()))
     found = np.full(len(offsets), NO_CLASS, np.int32)
-    for part, labels in zip(parts, read_ahead(_labels_of, parts, _SHARDS_AT_ONCE), strict=True):
+    for part, labels in zip(parts, read_ahead(partial(_labels_of, feature), parts, _SHARDS_AT_ONCE), strict=True):
         classes = np.array(labels, np.int64) - label_base
         if len(wrong := np.flatnonzero((classes < 0) | (classes >= num_classes))):
             what = f"the record at byte {part.offsets[wrong[0]]} has label {labels[wrong[0]]}, which is no class"
@@ -56,7 +60,7 @@ def read_classes(
     return found
 
 
-def _labels_of(part: _Part) -> list[int]:
+def _labels_of(feature: str, part: _Part) -> list[int]:
     try:
         with open(part.path, "rb") as stream:
             # Not closed here: a traceback may still have a view of it, and then mmap refuses to close.
@@ -64,16 +68,16 @@ def _labels_of(part: _Part) -> list[int]:
     except OSError as error:
         raise UserError(reason(error), path=part.path) from None
     mapped.madvise(mmap.MADV_RANDOM)  # no read-ahead into the pixels
-    label = partial(_label_at, part.path, memoryview(mapped))
+    label = partial(_label_at, feature, part.path, memoryview(mapped))
     return [label(offset, length) for offset, length in zip(part.offsets, part.lengths, strict=True)]
 
 
-def _label_at(path: Path, shard: memoryview, offset: int, length: int) -> int:
+def _label_at(feature: str, path: Path, shard: memoryview, offset: int, length: int) -> int:
     try:
         body = shard[offset + records.HEADER_BYTES : offset + length - records.FOOTER_BYTES]
-        label = records.decode_example(body).get(records.LABEL)
+        label = records.decode_example(body).get(feature)
         if not isinstance(label, int):
-            raise ValueError(f"{records.LABEL} is missing")
+            raise ValueError(f"{feature} is missing")
     except ValueError as error:
         remedy = f"leave it out: {remedies.quarantine(path.parent)}"
         raise UserError(f"the record at byte {offset}: {error}", path=path, remedy=remedy) from None

@@ -19,7 +19,8 @@ from pipelines.system.files import user_path, write_own
 from pipelines.system.reading import NotRegular, read_bytes, read_file
 
 _OPEN_THREADS = 64  # a network file system answers many requests at once: 1,000 shards wait for 16 answers, not 1,000
-MOST_PIXELS = 89_478_485  # of an image: Pillow, and so the builder, takes larger ones for decompression bombs
+# Of an image: 200-megapixel cameras are in use. Pillow's limit against decompression bombs is 89 million.
+MOST_PIXELS = 250_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,7 @@ class ShardSet:
             UserError: a shard cannot be read, or a record has no label or one of no class.
         """
         where = (self.paths, self.shard, self.offsets, self.lengths)
-        return read_classes(*where, self.usable, self.label_base, self.num_classes)
+        return read_classes(*where, self.usable, self.label_base, self.num_classes, self.features.label)
 
     @property
     def num_classes(self) -> int:
