@@ -35,6 +35,7 @@ COMMANDS: dict[str, str] = {
     "tools.plot_runs": "{run} --output={out}/runs.png",
     "tools.preview": "{data} --output={out}/preview.png --loader tfdata",
     "tools.structure": "",
+    "tools.try_applications": "{data} --output={out}/applications.md",
     "tools.try_models": "{data} --output={out}/models.md",
 }
 # The wheel has the commands of these names as well.

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -210,7 +211,9 @@ def test_a_run_records_the_decoders_settings(tiny_dataset: Path) -> None:
     shards = ShardSet.open(tiny_dataset, "train")
     with open_loader("synthetic", shards, BatchSpec(8, 32), AugmentSpec.train(), device="cpu") as loader:
         feed = SimpleNamespace(shards=shards, loaders=[loader], replicas=1)
-        settings, loop = SimpleNamespace(dataset_dir=tiny_dataset), SimpleNamespace(training=feed, validation=None)
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        settings = SimpleNamespace(dataset_dir=tiny_dataset)
+        loop = SimpleNamespace(training=feed, validation=None, model=model)
         described = describe_run(settings, loop, {}, {})  # type: ignore[arg-type]
     assert described["decoder"] == {
         "hw_decoder_load": 0.65,

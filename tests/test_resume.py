@@ -112,7 +112,8 @@ def test_a_stopped_run_is_resumed_bit_for_bit(
         patched.setattr(JsonLines, "on_train_batch_end", at_step(step, lambda: send(signal.SIGTERM)))
         assert train.main(arguments) == cli.EXIT_RESUME
     assert not run.final.exists()
-    assert f"--resume --output {run.path}`" in capsys.readouterr().out
+    # The flags that the run's files do not have.
+    assert f"--resume --output {run.path} --checkpoint-steps=3 --workers=1`" in capsys.readouterr().out
     assert train.main(arguments) == 0
     assert "resume  at epoch" in capsys.readouterr().out
     assert_same(run, whole)
@@ -310,7 +311,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     assert train.main(command(tiny_dataset, run.path, "tfdata", *flags)) == cli.EXIT_FAILED
     assert "the loss is nan" in capsys.readouterr().err
     found = json.loads((run.path / "nonfinite.json").read_text())
-    assert len(found["records"]) == BATCH_SIZE
+    assert len(found["records"]) == BATCH_SIZE // 2  # each is there twice, with --repeats=2
     assert "train-0000" in found["records"][0]
     assert Checkpoint.read(run.checkpoints / "nonfinite.ckpt").arrays
 

@@ -45,6 +45,8 @@ def make_parser() -> Parser:
 def try_applications(flags: argparse.Namespace) -> None:
     """Prints and writes the table; exits with an error if a network fails or its evaluation differs from Keras'."""
     check_writable(flags.output)
+    for split in ("train", "validation"):
+        ShardSet.open(flags.directory, split)
     rows: list[tuple[str, ...]] = []
     failed = []
     for name in flags.networks:
