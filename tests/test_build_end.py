@@ -12,7 +12,13 @@ from kimagenet.commands import build_shards
 from pipelines import UserError
 from pipelines.building.build import build
 from pipelines.building.sources import open_source
-from tests.helpers.builds import OPTIONS, contents, replace_with_the_same_size_and_time, stop_before_clean_up
+from tests.helpers.builds import (
+    OPTIONS,
+    build_and_stop,
+    contents,
+    replace_with_the_same_size_and_time,
+    stop_before_clean_up,
+)
 
 
 def stop_in_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,10 +83,7 @@ def test_images_that_changed_after_the_end_are_built_again(
     stop: Callable[[pytest.MonkeyPatch], None],
 ) -> None:
     source, output = shutil.copytree(images, tmp_path / "source"), tmp_path / "shards"
-    with monkeypatch.context() as patch:
-        stop(patch)
-        with pytest.raises(KeyboardInterrupt):
-            build(open_source(source), output, OPTIONS)
+    build_and_stop(monkeypatch, stop, source, output)
     replace_with_the_same_size_and_time(source)
     build(open_source(source), output, OPTIONS)
     assert f"{output}: 2 finished shards are written again, because source files changed" in caplog.messages
@@ -92,10 +95,7 @@ def test_other_images_after_the_end_are_refused_and_the_data_set_stays(
     monkeypatch: pytest.MonkeyPatch, images: Path, built: Path, tmp_path: Path
 ) -> None:
     source, output = shutil.copytree(images, tmp_path / "source"), tmp_path / "shards"
-    with monkeypatch.context() as patch:
-        stop_before_clean_up(patch)
-        with pytest.raises(KeyboardInterrupt):
-            build(open_source(source), output, OPTIONS)
+    build_and_stop(monkeypatch, stop_before_clean_up, source, output)
     next(iter(sorted(source.rglob("*.JPEG")))).unlink()
     with pytest.raises(
         UserError,
@@ -113,10 +113,7 @@ def test_a_build_that_is_killed_while_its_notes_are_removed_is_over(
     monkeypatch: pytest.MonkeyPatch, images: Path, built: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "shards"
-    with monkeypatch.context() as patch:
-        stop_after_clean_up(patch)
-        with pytest.raises(KeyboardInterrupt):
-            build(open_source(images), output, OPTIONS)
+    build_and_stop(monkeypatch, stop_after_clean_up, images, output)
     assert len(list(output.glob(".build.*.tmp"))) == 1
     with pytest.raises(UserError, match="the folder already has a data set"):
         build(open_source(images), output, OPTIONS)

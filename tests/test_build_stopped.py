@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +20,14 @@ from pipelines.building.options import BuildOptions
 from pipelines.building.sources import open_source
 from pipelines.shards import records
 from pipelines.shards.dataset import DatasetInfo, shard_name
-from tests.helpers.builds import OPTIONS, ROOT, contents, replace_with_the_same_size_and_time, stop_before_clean_up
+from tests.helpers.builds import (
+    OPTIONS,
+    build_and_stop,
+    build_with_kills,
+    contents,
+    replace_with_the_same_size_and_time,
+    stop_before_clean_up,
+)
 from tests.helpers.programs import command, environment
 
 
@@ -72,16 +78,7 @@ def test_a_build_that_is_killed_again_and_again_gives_the_same_bytes(images: Pat
     output = tmp_path / "shards"
     flags = ["--train-shards=2", "--validation-shards=2", "--workers=2"]
     command = [sys.executable, "-m", "tools.build_shards", "--source", str(images), "--output", str(output), *flags]
-    for moment in MOMENTS:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline and not list(output.glob(moment)):
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    # 2 if the last kill came too late and the data set was already complete.
-    assert result.returncode in (0, 2), result.stderr
+    build_with_kills(command, output, MOMENTS)
     assert contents(output) == contents(built)
 
 
@@ -122,10 +119,7 @@ def test_an_unfinished_build_keeps_its_number_of_shards(
     """An earlier version chose other numbers for the same command, and wrote them into its plan as here."""
     earlier = BuildOptions(1024, 128)
     build_in_part(monkeypatch, images, tmp_path / "shards", earlier)
-    with monkeypatch.context() as patch:
-        stop_before_clean_up(patch)
-        with pytest.raises(KeyboardInterrupt):
-            build(open_source(images), tmp_path / "shards", BuildOptions())
+    build_and_stop(monkeypatch, stop_before_clean_up, images, tmp_path / "shards", BuildOptions())
     build(open_source(images), tmp_path / "shards", BuildOptions())
     build(open_source(images), tmp_path / "expected", earlier)
     assert contents(tmp_path / "shards") == contents(tmp_path / "expected")

@@ -3,21 +3,18 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kimagenet.commands import build_shards
-from pipelines import ShardSet, UserError
+from pipelines import ShardSet
 from pipelines.building import build as build_module
 from pipelines.building.build import build
 from pipelines.building.options import BuildOptions
-from pipelines.building.sources import Scratch, Source, open_source
+from pipelines.building.sources import Scratch, open_source
 from pipelines.shards.dataset import DatasetInfo
 from tests.helpers import builds, layouts, writers
 from tests.helpers.sources import pictures
@@ -144,15 +141,7 @@ def test_a_build_that_is_killed_again_and_again_gives_the_same_bytes(tmp_path: P
     output = tmp_path / "part"
     flags = ["--train-shards=2", "--validation-shards=1", "--workers=1", "--max-rejected=99"]
     command = [sys.executable, "-m", "tools.build_shards", "--source", str(source), "--output", str(output), *flags]
-    for moment in MOMENTS:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline and not list(output.glob(moment)):
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode in (0, 2), result.stderr  # 2: the data set was already complete
+    builds.build_with_kills(command, output, MOMENTS)
     assert builds.contents(output) == builds.contents(whole)
 
 
@@ -162,19 +151,12 @@ def test_a_file_that_was_replaced_is_another_source(
 ) -> None:
     WRITERS[writer](tmp_path / "source", *pictures())
 
-    def stop(*_: object) -> None:
-        raise UserError("stopped")
-
-    def try_build() -> Source:
+    def try_build() -> None:
         source = open_source(tmp_path / "source", Scratch(tmp_path / "shards" / ".build" / "source"))
         build(source, tmp_path / "shards", OPTIONS)
-        return source
 
-    monkeypatch.setattr("pipelines.building.build._build_split", stop)
-    for _ in range(2):
-        with pytest.raises(UserError, match="stopped"):
-            try_build()
-    for path in (tmp_path / "source").rglob("*train*"):
-        os.utime(path, (1, 1))
-    with pytest.raises(UserError, match="has an unfinished build of other images or options"):
-        try_build()
+    def change() -> None:
+        for path in (tmp_path / "source").rglob("*train*"):
+            os.utime(path, (1, 1))
+
+    builds.refuses_a_changed_source(try_build, change, monkeypatch)

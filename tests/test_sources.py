@@ -19,6 +19,7 @@ from pipelines.building.sources import Place, Scratch, Source, imagenet, open_so
 from pipelines.building.sources.layouts import LAYOUTS as LOOKS
 from pipelines.shards.dataset import DatasetInfo
 from tests.helpers import layouts
+from tests.helpers.builds import refuses_a_changed_source
 from tests.helpers.sources import LABELS, REJECTED, WNIDS, write_sources
 
 OPTIONS = BuildOptions(train_shards=2, validation_shards=2)
@@ -281,21 +282,13 @@ def test_a_tar_that_was_replaced_is_another_source(
     (tmp_path / "source").mkdir()
     write_official(tmp_path / "source", data)
 
-    def stop(*_: object) -> None:
-        raise UserError("stopped")
+    def try_build() -> None:
+        build(open_source(tmp_path / "source"), tmp_path / "shards", OPTIONS)
 
-    def try_build() -> Source:
-        source = open_source(tmp_path / "source")
-        build(source, tmp_path / "shards", OPTIONS)
-        return source
+    def change() -> None:
+        os.utime(tmp_path / "source" / "ILSVRC2012_img_train.tar", (1, 1))
 
-    monkeypatch.setattr("pipelines.building.build._build_split", stop)
-    for _ in range(2):
-        with pytest.raises(UserError, match="stopped"):
-            try_build()
-    os.utime(tmp_path / "source" / "ILSVRC2012_img_train.tar", (1, 1))
-    with pytest.raises(UserError, match="has an unfinished build of other images or options"):
-        try_build()
+    refuses_a_changed_source(try_build, change, monkeypatch)
 
 
 def test_a_tar_that_shrinks_while_it_is_read_stops_the_build(sources: Path, tmp_path: Path) -> None:

@@ -1,13 +1,20 @@
 """Helpers of the builder's tests: folders of images, and readers of the shards."""
 
 import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pipelines import UserError
+from pipelines.building.build import build
 from pipelines.building.options import BuildOptions
+from pipelines.building.sources import open_source
 from pipelines.shards import records
 from tests.helpers.data import jpeg, photo
 
@@ -55,6 +62,51 @@ def read_with_tensorflow(directory: Path, split: str) -> list[dict[str, Any]]:
 def contents(directory: Path) -> dict[str, bytes]:
     """The bytes of every file below a folder, by relative path."""
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def build_with_kills(command: Sequence[str], output: Path, moments: Sequence[str]) -> None:
+    """Kills a build each time that a file of the next pattern is in its output, then repeats its command to the end."""
+    for moment in moments:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline and not list(output.glob(moment)):
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # 2 if the last kill came too late and the data set was already complete.
+    assert result.returncode in (0, 2), result.stderr
+
+
+def refuses_a_changed_source(
+    try_build: Callable[[], object], change: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build that stops before its first shard begins again with the same source, and not after a change of it."""
+
+    def stop(*_: object) -> None:
+        raise UserError("stopped")
+
+    monkeypatch.setattr("pipelines.building.build._build_split", stop)
+    for _ in range(2):
+        with pytest.raises(UserError, match="stopped"):
+            try_build()
+    change()
+    with pytest.raises(UserError, match="has an unfinished build of other images or options"):
+        try_build()
+
+
+def build_and_stop(
+    monkeypatch: pytest.MonkeyPatch,
+    stop: Callable[[pytest.MonkeyPatch], None],
+    source: Path,
+    output: Path,
+    options: BuildOptions = OPTIONS,
+) -> None:
+    """A build that `stop` interrupts."""
+    with monkeypatch.context() as patch:
+        stop(patch)
+        with pytest.raises(KeyboardInterrupt):
+            build(open_source(source), output, options)
 
 
 def stop_before_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
