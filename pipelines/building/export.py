@@ -94,13 +94,14 @@ def export_shards(
         raise UserError("the folder is not empty", path=output, remedy="choose another output folder", setting="output")
     if form == "parquet":
         _pyarrow()
+    classes = tuple(class_keys(info))
     opened = {split: ShardSet.open(directory, split) for split in info.splits}
-    tasks = [task for split in opened for task in _tasks(opened[split], info, output, form)]
+    tasks = [task for split in opened for task in _tasks(opened[split], classes, output, form)]
     total, done = sum(len(task.offsets) for task in tasks), 0
     try:
         output.mkdir(parents=True, exist_ok=True)
         if form == "webdataset":
-            write_atomic(output / NAMES_FILE, "".join(f"{name}\n" for name in class_keys(info)).encode())
+            write_atomic(output / NAMES_FILE, "".join(f"{name}\n" for name in classes).encode())
         progress("exporting", done, total)
         for count in run_tasks(_export, tasks, workers):
             done += count
@@ -112,7 +113,7 @@ def export_shards(
     return Exported(counts, left_out, len(tasks))
 
 
-def _tasks(shards: ShardSet, info: DatasetInfo, output: Path, form: Format) -> Iterator[ExportTask]:
+def _tasks(shards: ShardSet, classes: tuple[str, ...], output: Path, form: Format) -> Iterator[ExportTask]:
     number_of_shard = shards.shard[shards.usable]
     count = len(shards.paths)
     for number, path in enumerate(shards.paths):
@@ -128,7 +129,7 @@ def _tasks(shards: ShardSet, info: DatasetInfo, output: Path, form: Format) -> I
             numbers=some,
             features=shards.features,
             label_base=shards.label_base,
-            classes=tuple(class_keys(info)),
+            classes=classes,
             path=output / names[form],
             format=form,
         )

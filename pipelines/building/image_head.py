@@ -5,6 +5,7 @@ No pixel is read: a shard is mapped into memory, and only the pages that are loo
 
 import io
 import warnings
+from itertools import takewhile
 from typing import NamedTuple, cast
 
 from PIL import Image
@@ -42,7 +43,7 @@ def read_image_head(encoded: memoryview) -> ImageHead:
         return _of_other_format(encoded)
     size = (header.height, header.width) if header.height and header.width else None
     try:
-        markers = {marker for marker, _ in _before_pixels(data)}
+        markers = {marker for marker, _ in takewhile(lambda item: item[0] != _SCAN, segments(data))}
         plain = header.components in (1, 3) and header.process in (BASELINE, PROGRESSIVE) and header.precision == 8
         if plain and not markers & {_APP1, _APP14}:
             return ImageHead(size)
@@ -50,15 +51,6 @@ def read_image_head(encoded: memoryview) -> ImageHead:
     except ValueError:
         found = None
     return ImageHead(size or (found and found.size), found.peculiarity if found else "")
-
-
-def _before_pixels(data: bytes) -> list[tuple[int, int]]:
-    found = []
-    for item in segments(data):
-        found.append(item)
-        if item[0] == _SCAN:
-            break
-    return found
 
 
 def _of_other_format(encoded: memoryview) -> ImageHead:

@@ -4,7 +4,6 @@ Only the start of each record is read: a shard is mapped into memory, and the pa
 header says only where the next one is, so a shard is one long chain of requests; many shards are read at once.
 """
 
-import mmap
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from pipelines.shards import records, remedies
 from pipelines.shards.dataset import USUAL_FEATURES, Features, ShardInfo
 from pipelines.shards.index import Index, open_shard, walk, write_index
 from pipelines.system.ahead import read_ahead
+from pipelines.system.reading import map_file
 
 MAX_LABEL = 2**24  # a larger number is a wrong feature, not a label
 NO_LABEL = -1
@@ -161,11 +161,8 @@ def _read_heads(path: Path, features: Features) -> tuple[Index, list[_Head | str
     """Finds the records of a shard. Of each what its start says, or what is wrong with it."""
     places: list[tuple[int, int]] = []
     heads: list[_Head | str] = []
-    with open_shard(path) as file, open(path, "rb") as stream:
-        # Not closed here: a traceback may still have a view of it, and then mmap refuses to close.
-        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        mapped.madvise(mmap.MADV_RANDOM)  # no read-ahead into the pixels
-        shard = memoryview(mapped)
+    with open_shard(path) as file:
+        shard = map_file(path)
         for offset, size, problem in walk(file, _MARGIN):
             places.append((offset, size))
             try:

@@ -4,7 +4,6 @@ tensorflow-datasets keeps both in files beside the shards. For shards without su
 """
 
 import json
-import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pipelines.errors import UserError, reason
 from pipelines.shards import records
 from pipelines.shards.dataset import USUAL_FEATURES, ClassInfo, Features
 from pipelines.shards.index import open_shard, walk
-from pipelines.system.reading import read_file
+from pipelines.system.reading import map_file, read_file
 
 TFDS_FEATURES = "features.json"
 TFDS_LABEL_BASE = 0
@@ -74,8 +73,8 @@ def _first(path: Path) -> dict[str, int | type | None]:
     """The features of the first record: name -> the value of a number, the type of anything else; {} if damaged."""
     try:
         check_framing(path)
-        with open_shard(path) as file, open(path, "rb") as stream:
-            shard = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+        with open_shard(path) as file:
+            shard = map_file(path)
             offset, size, problem = next(walk(file))
             body = shard[offset + records.HEADER_BYTES : offset + size - records.FOOTER_BYTES]
             found = {} if problem else records.decode_example(body)

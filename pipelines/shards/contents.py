@@ -159,11 +159,7 @@ def _parquet(folder: _Folder) -> str:
 
 
 def _webdataset(folder: _Folder) -> str:
-    names = [
-        name
-        for name in folder.with_suffix(".tar", ".tar.gz")
-        if not re.match(r"ILSVRC2012|val_images|n\d{8}\.tar", name)
-    ]
+    names = [name for name in folder.with_suffix(".tar", ".tar.gz") if not _IMAGENET_TAR.match(name)]
     return f"{_count(len(names), 'tar')} ({_some(names)})" if names else ""
 
 

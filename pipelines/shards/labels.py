@@ -1,6 +1,5 @@
 """The classes of a split's records. dataset.json does not have them, so they are read from the shards."""
 
-import mmap
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from pipelines.errors import UserError, reason
 from pipelines.shards import records, remedies
 from pipelines.system.ahead import read_ahead
+from pipelines.system.reading import map_file
 
 NO_CLASS = -1
 _SHARDS_AT_ONCE = 32
@@ -47,9 +47,8 @@ def read_classes(
         UserError: a shard cannot be read, or a record has no label or one of no class.
     """
     parts = []
-    for number in np.unique(shard[usable]).tolist():
-        own = usable[shard[usable] == number]
-        parts.append(_Part(paths[number], own.tolist(), offsets[own].tolist(), lengths[own].tolist()))
+    for own in np.split(usable, np.flatnonzero(np.diff(shard[usable])) + 1):
+        parts.append(_Part(paths[shard[own[0]]], own.tolist(), offsets[own].tolist(), lengths[own].tolist()))
     found = np.full(len(offsets), NO_CLASS, np.int32)
     for part, labels in zip(parts, read_ahead(partial(_labels_of, feature), parts, _SHARDS_AT_ONCE), strict=True):
         classes = np.array(labels, np.int64) - label_base
@@ -62,13 +61,10 @@ def read_classes(
 
 def _labels_of(feature: str, part: _Part) -> list[int]:
     try:
-        with open(part.path, "rb") as stream:
-            # Not closed here: a traceback may still have a view of it, and then mmap refuses to close.
-            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        shard = map_file(part.path)
     except OSError as error:
         raise UserError(reason(error), path=part.path) from None
-    mapped.madvise(mmap.MADV_RANDOM)  # no read-ahead into the pixels
-    label = partial(_label_at, feature, part.path, memoryview(mapped))
+    label = partial(_label_at, feature, part.path, shard)
     return [label(offset, length) for offset, length in zip(part.offsets, part.lengths, strict=True)]
 
 

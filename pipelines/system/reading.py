@@ -1,6 +1,7 @@
 """Reads bytes of files: again after errors that last a moment, and what comes next while the caller works."""
 
 import errno
+import mmap
 import os
 import stat
 import time
@@ -63,6 +64,20 @@ def regular(path: str | Path, flags: int) -> int:
     if stat.S_ISDIR(mode):
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise NotRegular(path)
+
+
+def map_file(path: Path) -> memoryview:
+    """A regular file as memory: of a part that is looked at, only its pages are read, without read-ahead.
+
+    Raises:
+        OSError: the file cannot be opened, or is no regular file.
+        ValueError: it is empty.
+    """
+    with open(path, "rb", opener=regular) as stream:
+        # Not closed here: a traceback may still have a view of it, and then mmap refuses to close.
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    mapped.madvise(mmap.MADV_RANDOM)
+    return memoryview(mapped)
 
 
 def read_file(path: Path) -> bytes:

@@ -4,7 +4,7 @@ The folder needs dataset.json, which `build_index` writes for shards of any writ
 the shard where they are.
 """
 
-import mmap
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from pipelines.shards import records
 from pipelines.shards.dataset import DATASET_FILE, DatasetInfo
 from pipelines.shards.index import index_path
 from pipelines.shards.shard_set import ShardSet
-from pipelines.system.reading import regular
+from pipelines.system.reading import map_file
 
 _SPLITS = {"train": ("train",), "validation": ("validation", "test")}
 
@@ -48,7 +48,8 @@ def _read(root: Path, split: str, _: Sequence[Path], __: Sequence[str] | None) -
 def class_keys(info: DatasetInfo) -> list[str]:
     """What tells the classes of a data set apart, in label order: the wnid, else the name, with a number if needed."""
     names = [item.wnid or item.name for item in info.classes]
-    return [name if names.count(name) == 1 else f"{name} ({label})" for label, name in enumerate(names)]
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name} ({label})" for label, name in enumerate(names)]
 
 
 def _files(shards: ShardSet, names: Sequence[str]) -> Iterator[Found | RejectedFile]:
@@ -56,9 +57,7 @@ def _files(shards: ShardSet, names: Sequence[str]) -> Iterator[Found | RejectedF
     usable[shards.usable] = True
     for number, path in enumerate(shards.paths):
         place = Place(str(path), path.name, stamp_of(path))
-        with open(path, "rb", opener=regular) as stream:
-            # Not closed here: a traceback may still have a view of it, and then mmap refuses to close.
-            mapped = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+        mapped = map_file(path)
         for record in np.flatnonzero(shards.shard == number).tolist():
             start = int(shards.offsets[record]) + records.HEADER_BYTES
             end = start + int(shards.lengths[record]) - records.HEADER_BYTES - records.FOOTER_BYTES

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 
@@ -103,18 +103,19 @@ class _Sample:
         """Its label; None if it has none."""
         if text := self.texts.get("cls", b"").decode("utf-8", "replace").strip():
             return parsed(text)
-        found = self._json()
+        found = self._json
         value = next((found[key] for key in _LABEL_KEYS if isinstance(found.get(key), int | str)), None)
         return parsed(value) if isinstance(value, str) else value
 
     @property
     def name(self) -> str:
         """The name of the image's file: as the .json file has it, else the key's."""
-        found = self._json().get("filename")
+        found = self._json.get("filename")
         if isinstance(found, str) and found:
             return found.rsplit("/", 1)[-1]
         return f"{self.key.rsplit('/', 1)[-1]}.{next(iter(self.images), '')}"
 
+    @cached_property
     def _json(self) -> dict:
         with suppress(ValueError):
             found = json.loads(self.texts.get("json", b"{}"))
