@@ -30,7 +30,7 @@ def use_tensorflow() -> None:
         what = f"{_VARIABLE}={wanted}: this command needs TensorFlow"
         elsewhere = "in Python the loaders, the models and Keras' own optimizers work on every backend"
         raise UserError(what, remedy=f"`unset {_VARIABLE}`; {elsewhere}")
-    settings = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "keras.json"
+    settings = Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")) / "keras.json"
     if _VARIABLE not in os.environ and (other := _backend_in(settings)) not in ("", TENSORFLOW):
         _log.warning("%s asks for the backend %s; this command uses TensorFlow", settings, other)
     os.environ[_VARIABLE] = TENSORFLOW  # also for the processes that this one starts

@@ -128,7 +128,7 @@ def _open_and_fit(settings: Settings, say: Say, stack: ExitStack) -> int:
     cli.import_tensorflow()
     _set_up_keras(recipe)
     with ExitStack() as loaders:
-        training, validation = open_feeds(loaders, settings, *splits)
+        training, validation = open_feeds(loaders, settings, augment, *splits)
 
         # 3. Build: the first use of the devices.
         loop = build_loop(settings, training, validation, weights, say)
@@ -194,7 +194,11 @@ def _set_up_keras(recipe: Recipe) -> None:
 
 
 def open_feeds(
-    stack: ExitStack, settings: Settings, training_shards: ShardSet, validation_shards: ShardSet | None
+    stack: ExitStack,
+    settings: Settings,
+    augment: AugmentSpec,
+    training_shards: ShardSet,
+    validation_shards: ShardSet | None,
 ) -> "tuple[Feed, Feed | None]":
     """Opens the loaders of both splits on all devices; `stack` closes them."""
     from kimagenet.training.feed import open_feed
@@ -214,7 +218,6 @@ def open_feeds(
         "decoder": loader.decoder,
         "shuffle": settings.shuffle,
     }
-    augment = augmentation.spec_of(recipe.augment)
     repeated = {**options, "repeats": recipe.repeats}
     training = stack.enter_context(open_feed(strategy, loader.name, training_shards, batch, augment, **repeated))
     if validation_shards is None:

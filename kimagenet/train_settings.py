@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from kimagenet import augmentation, class_weights, defaults, models
 from kimagenet.decoder_flags import decoder_options
 from kimagenet.import_path import is_import_path
-from kimagenet.inference import fine_tuning, kept_model, start
+from kimagenet.inference import fine_tuning, kept_model, start, trained
 from kimagenet.networks import applications
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
@@ -223,7 +223,10 @@ def _training_records(dataset_dir: Path | None) -> int:
 
 
 def _with_whole_paths(recipe: Recipe) -> Recipe:
-    """The recipe with the whole path of its class weights."""
+    """The recipe with the whole paths of its model file and of its class weights."""
+    if fine_tuning.is_saved(recipe.model):
+        path = Path(recipe.model).absolute()
+        recipe = recipe.replace(model=str(trained.find_model(path) if path.is_dir() else path))
     if recipe.class_weights in (class_weights.NONE, class_weights.BALANCED):
         return recipe
     return recipe.replace(class_weights=str(user_path(recipe.class_weights).absolute()))

@@ -49,6 +49,15 @@ def test_the_settings_file_is_overruled_in_one_line(
     assert [record.getMessage() for record in caplog.records] == ([f"{no_keras} {line}"] if line else [])
 
 
+def test_a_user_without_a_home_folder_has_no_settings(no_keras: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in `docker run --user 12345`."""
+    monkeypatch.delenv("KERAS_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    use_tensorflow()
+    assert os.environ["KERAS_BACKEND"] == "tensorflow"
+
+
 def test_the_environment_is_an_explicit_wish(no_keras: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     with pytest.raises(UserError, match="KERAS_BACKEND=jax: this command needs TensorFlow; `unset KERAS_BACKEND`"):

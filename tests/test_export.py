@@ -161,6 +161,17 @@ def test_grey_and_transparent_bmps(saved: Callable, odd_run: OddRun, generated: 
     np.testing.assert_allclose(saved(files)["probabilities"], expected, rtol=0, atol=5e-3)
 
 
+def test_images_of_few_bytes_are_readable(saved: Callable) -> None:
+    small = Image.new("RGB", (2, 2), (255, 0, 0))
+    files = []
+    for name, options in (("GIF", {}), ("WEBP", {"lossless": True})):
+        stream = io.BytesIO()
+        small.save(stream, name, **options)
+        files.append(stream.getvalue())
+    assert max(map(len, files)) < 54
+    assert saved(files)["readable"].all()
+
+
 def test_shrinking_is_in_the_graph(saved: Callable, odd_run: OddRun, generated: list[bytes]) -> None:
     """Of images up to three times as large as the records. Without shrinking the difference is up to 0.1."""
     rng = np.random.default_rng(5)

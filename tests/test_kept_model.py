@@ -12,6 +12,7 @@ from kimagenet.inference import fine_tuning, kept_model
 from kimagenet.inference.trained import run_of
 from kimagenet.recipe import Recipe
 from kimagenet.runs.directory import RunDirectory
+from kimagenet.train_settings import _with_whole_paths
 from tests.helpers.runs import final_weights
 
 
@@ -52,6 +53,29 @@ def test_a_file_of_a_run_is_kept_with_what_its_run_knows(tmp_path: Path, place: 
     assert origin.path != run.path
     assert origin.read_info() == info
     assert Recipe.load(origin.recipe).image_size == 48
+
+
+def test_the_copy_is_found_by_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file that is there or gone, and of a run; recipe.json has whole paths."""
+    monkeypatch.chdir(tmp_path)
+    Path("first.keras").write_bytes(b"model")
+    first, run = RunDirectory(tmp_path / "first"), RunDirectory(tmp_path / "run")
+    begun(run, tmp_path / "first.keras")
+    for _ in range(2):
+        assert kept_model.find(run, _with_whole_paths(Recipe(model="first.keras"))) is not None
+        Path("first.keras").unlink(missing_ok=True)
+    first.begin(Recipe(), {})
+    first.final.write_bytes(b"model")
+    begun(run, first.final)
+    assert kept_model.find(run, _with_whole_paths(Recipe(model="first"))) is not None
+
+
+def test_how_a_run_began_is_not_repeated(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    how = {"pretrained": True, "head_on": "x", "freeze": "3", "unfreeze_epoch": 1, "input_range": "caffe"}
+    run.begin(Recipe(epochs=7, zero_gamma=True, **how), {})
+    run.final.write_bytes(b"model")
+    assert fine_tuning.recipe_of(str(run.path)) == Recipe(epochs=7, model=str(run.final))
 
 
 def test_another_model_takes_the_place_of_the_copy(tmp_path: Path) -> None:

@@ -184,6 +184,21 @@ def test_models_of_any_size_are_evaluated(
     assert "takes images of 32 pixels, not 40; leave it out (--image-size)" in capsys.readouterr().err
 
 
+def test_a_size_that_the_layers_do_not_take_is_one_line(
+    odd_run: OddRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = keras.Input((None, None, 3))
+    ending = layers.Dense(len(KINDS), "softmax")(layers.Reshape((32 * 32 * 3,))(image))
+    path = tmp_path / "m.keras"
+    keras.Model(image, ending).save(path)
+    flags = [str(path), "--loader=tfdata", f"--dataset-dir={odd_run.dataset_dir}", "--batch-size=4"]
+    assert evaluate.main([*flags, "--image-size=32"]) == 0
+    assert evaluate.main([*flags, "--image-size=40"]) == 2
+    found = capsys.readouterr().err.splitlines()[-1]
+    assert found.startswith(f"error: {path}: does not work at 40 pixels (")
+    assert found.endswith("(--image-size)")
+
+
 MODULE = """
 import keras
 from keras import layers

@@ -224,10 +224,10 @@ def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
 
 def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
     """PNG, GIF, BMP and WebP. TensorFlow takes the places in a BMP's palette for grey levels, so they must be those."""
-    has_palette = tf.logical_and(
-        tf.strings.substr(encoded, 0, 2) == b"BM", tf.strings.substr(encoded, 28, 2) == b"\x08\x00"
-    )
-    palette = tf.strings.substr(encoded, _PALETTE, len(_GREY_PALETTE))
+    # `substr` fails behind the end, and some whole images have 38 bytes.
+    head = tf.strings.join([tf.strings.substr(encoded, 0, _PALETTE + len(_GREY_PALETTE)), b" " * _PALETTE])
+    has_palette = tf.logical_and(tf.strings.substr(head, 0, 2) == b"BM", tf.strings.substr(head, 28, 2) == b"\x08\x00")
+    palette = tf.strings.substr(head, _PALETTE, len(_GREY_PALETTE))
     is_right = tf.logical_or(tf.logical_not(has_palette), palette == _GREY_PALETTE)
     with tf.control_dependencies([tf.debugging.Assert(is_right, ["a BMP with a palette of colours"])]):
         return tf.io.decode_image(tf.identity(encoded), channels=3, expand_animations=False)

@@ -36,8 +36,9 @@ def recipe_of(model: str) -> Recipe:
     path = find_model(Path(model).absolute())
     if run := run_of(path):
         default = Recipe()
-        begun = {name: getattr(default, name) for name in ("pretrained", "head_on", "freeze", "unfreeze_epoch")}
-        return Recipe.load(run.recipe).replace(model=str(path), **begun, input_range="auto")
+        names = ("pretrained", "input_range", "head_on", "freeze", "unfreeze_epoch", "zero_gamma")
+        begun = {name: getattr(default, name) for name in names}
+        return Recipe.load(run.recipe).replace(model=str(path), **begun)
     return Recipe(model=str(path), image_size=_image_size(path) or Recipe.image_size, crop_ratio=1.0)
 
 

@@ -159,7 +159,13 @@ def load(path: Path, input_range: str = "auto", image_size: int | None = None) -
     check_input(model, path)
     found, shape = find_range(model), model.input_shape
     if shape[1:3] == (None, None):
-        model = rebuilt(model, image_size or Recipe.image_size)
+        size = image_size or Recipe.image_size
+        try:
+            model = rebuilt(model, size)
+        # Layers raise any exception for a size that they do not take.
+        except Exception as error:
+            what = f"does not work at {size} pixels ({first_line(error)})"
+            raise UserError(what, path=path, setting="image_size") from None
         if image_size is None:
             _log.warning("%s: takes images of any size; it gets %d pixels (image_size)", path, Recipe.image_size)
     elif shape[1] is None or shape[1] != shape[2]:
