@@ -5,7 +5,9 @@ The environment variable FUZZ_EXAMPLES sets how many JPEGs of each kind are dama
 
 import io
 import os
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from pipelines.building.clean import ImageRejected, check_image, clean_image
 from pipelines.building.jpeg_end import has_end
 from pipelines.building.metadata import without_metadata
 from pipelines.shards.jpeg import JpegHeader, read_header
+from pipelines.system.pillow import without_limit_and_warnings
 from tests.helpers.data import photo
 from tests.helpers.fuzz import mutate
 from tests.helpers.jpegs import JPEGS
@@ -243,6 +246,24 @@ def test_pillows_limit_does_not_count_and_stays(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT // 3)
     assert clean_image(encode(picture, "JPEG"), short_side=16).encoded
     assert Image.MAX_IMAGE_PIXELS == WIDTH * HEIGHT // 3
+
+
+def test_threads_leave_pillows_settings_as_they_were(monkeypatch: pytest.MonkeyPatch, picture: Image.Image) -> None:
+    """`predict` opens images in several threads. One that ends must not change what another one still needs."""
+    limit, data = WIDTH * HEIGHT // 3, encode(picture, "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    filters = list(warnings.filters)
+    first, second = without_limit_and_warnings(), without_limit_and_warnings()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    with Image.open(io.BytesIO(data)) as image:  # three times the limit
+        image.load()
+    second.__exit__(None, None, None)
+    with ThreadPoolExecutor(8) as threads:
+        assert len(list(threads.map(lambda _: clean_image(data), range(400)))) == 400
+    assert limit == Image.MAX_IMAGE_PIXELS
+    assert list(warnings.filters) == filters
 
 
 def test_floats_are_rejected() -> None:

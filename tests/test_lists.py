@@ -9,6 +9,7 @@ import pytest
 from kimagenet.commands import build_shards
 from pipelines import UserError
 from pipelines.building.sources import Source, open_source, recognize
+from pipelines.shards.contents import look
 from pipelines.shards.dataset import DatasetInfo
 from tests.helpers.data import jpeg, photo
 
@@ -31,6 +32,8 @@ def listed(source: Source, split: str = "train") -> list[tuple[str, str]]:
         ("x.csv", "\ufefflabel;file_name;size\r\ncat;a/1.jpg;7\r\ndog;b/1.jpg;9\r\n"),
         ("x.csv", 'Filename,Class\n"a/1.jpg",cat\n"b/1.jpg","dog"'),
         ("x.csv", "a/1.jpg,cat\nb/1.jpg,dog\n"),
+        ("x.csv", "size,size,path,label\n1,2,a/1.jpg,cat\n1,2,b/1.jpg,dog\n"),
+        ("x.csv", "path,label,split\na/1.jpg,cat,/train\nb/1.jpg,dog,data/train\n"),
         ("x.tsv", "path\tlabel\na/1.jpg\tcat\n\nb/1.jpg\tdog\n"),
         ("x.jsonl", '{"path": "a/1.jpg", "label": "cat"}\n\n{"label": "dog", "path": "b/1.jpg", "more": [1]}\n'),
         ("metadata.jsonl", '{"file_name": "a/1.jpg", "label": "cat"}\n{"file_name": "b/1.jpg", "label": "dog"}\n'),
@@ -43,6 +46,23 @@ def test_lists_as_people_write_them(tmp_path: Path, name: str, text: str) -> Non
     assert listed(source) == [("cat", "a/1.jpg"), ("dog", "b/1.jpg")]
     assert source.rejected == []
     assert [entry.path for entry in source.splits["train"]] == ["a/1.jpg", "b/1.jpg"]
+
+
+def test_a_row_that_is_short_is_listed(tmp_path: Path) -> None:
+    """Also where a name of a column is there twice."""
+    files(tmp_path, "1.jpg", "2.jpg")
+    (tmp_path / "x.csv").write_text("path,path,label\n1.jpg\nb,2.jpg,cat\n")
+    source = open_source(tmp_path / "x.csv")
+    assert listed(source) == [("cat", "2.jpg")]
+    assert [item.path for item in source.rejected] == ["x.csv, line 2"]
+
+
+@pytest.mark.parametrize("name", ["list.csv", "training.csv", "Train.csv"])
+def test_lists_that_are_built_are_named_by_the_other_commands(tmp_path: Path, name: str) -> None:
+    files(tmp_path, "1.jpg")
+    (tmp_path / name).write_text("path,label\n1.jpg,cat\n")
+    assert listed(open_source(tmp_path)) == [("cat", "1.jpg")]
+    assert look(tmp_path).what == f"lists of images ({name})"
 
 
 def test_equal_names_in_several_folders_are_different_images(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ lacks nothing else gets it.
 """
 
 import io
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +28,7 @@ from pipelines.building.metadata import without_metadata
 from pipelines.building.pixels import UnknownSamples, decode, to_rgb
 from pipelines.shards.jpeg import BASELINE, PROGRESSIVE, read_header
 from pipelines.shards.shard_set import MOST_PIXELS
-from pipelines.system.pillow import without_pixel_limit
+from pipelines.system.pillow import without_limit_and_warnings
 
 # Not all formats of Pillow: for an EPS it would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -143,8 +142,7 @@ def _opened_once(data: bytes, use: Callable[[Image.Image, bytes], Result]) -> Re
     if not data:
         raise ImageRejected("the file is empty")
     name = ""
-    with warnings.catch_warnings(), without_pixel_limit():
-        warnings.simplefilter("ignore")
+    with without_limit_and_warnings():
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 name = image.format or ""

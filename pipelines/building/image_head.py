@@ -4,7 +4,6 @@ No pixel is read: a shard is mapped into memory, and only the pages that are loo
 """
 
 import io
-import warnings
 from itertools import takewhile
 from typing import NamedTuple, cast
 
@@ -12,7 +11,7 @@ from PIL import Image
 
 from pipelines.building.clean import FORMATS, peculiarity
 from pipelines.shards.jpeg import BASELINE, PROGRESSIVE, head_bytes, read_header, segments
-from pipelines.system.pillow import without_pixel_limit
+from pipelines.system.pillow import without_limit_and_warnings
 
 _APP1, _APP14, _SCAN = 0xE1, 0xEE, 0xDA  # EXIF and XMP; Adobe's, which says how colours are stored; the first pixels
 _HEAD = 1 << 16  # bytes of other formats that are looked at first
@@ -59,10 +58,8 @@ def _of_other_format(encoded: memoryview) -> ImageHead:
 
 
 def _opened(head: bytes) -> ImageHead | None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with without_pixel_limit(), Image.open(io.BytesIO(head), formats=FORMATS) as image:
-                return ImageHead((image.height, image.width), peculiarity(image, head))
-        except Exception:  # Pillow raises many types; what it cannot read, training or a check will report
-            return None
+    try:
+        with without_limit_and_warnings(), Image.open(io.BytesIO(head), formats=FORMATS) as image:
+            return ImageHead((image.height, image.width), peculiarity(image, head))
+    except Exception:  # Pillow raises many types; what it cannot read, training or a check will report
+        return None

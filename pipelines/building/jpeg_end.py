@@ -10,7 +10,7 @@ import re
 import numpy as np
 from PIL import Image
 
-from pipelines.system.pillow import without_pixel_limit
+from pipelines.system.pillow import without_limit_and_warnings
 
 END = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # not a stuffed byte, a fill byte or a restart
@@ -49,7 +49,7 @@ def all_pixels(data: bytes) -> bool:
 
 
 def _pixels(data: bytes) -> np.ndarray:
-    with without_pixel_limit(), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+    with without_limit_and_warnings(), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
         return np.asarray(image)
 
 

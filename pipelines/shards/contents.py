@@ -17,6 +17,7 @@ from pipelines.shards.shard_names import shards_among
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 LIST_SUFFIXES = (".csv", ".tsv", ".jsonl")
+LIST_NAMES = ("train", "training", "validation", "valid", "val", "test", "metadata", "labels", "list")  # in lower case
 WANTED = (
     "use class folders (train/<class>/ or <class>/), a list (a .csv or .jsonl file with path and label), Parquet, "
     "WebDataset tars, ImageNet's tars, or TFRecord shards"
@@ -164,9 +165,7 @@ def _webdataset(folder: _Folder) -> str:
 
 
 def _lists(folder: _Folder) -> str:
-    names = [
-        name for name in folder.with_suffix(*LIST_SUFFIXES) if name.split(".")[0] in (*_SPLITS, "metadata", "labels")
-    ]
+    names = [name for name in folder.with_suffix(*LIST_SUFFIXES) if name.lower().split(".")[0] in LIST_NAMES]
     return f"lists of images ({_some(names)})" if names else ""
 
 

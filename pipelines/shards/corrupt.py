@@ -136,10 +136,10 @@ def _why_no_image(encoded: bytes) -> str:
     import tensorflow as tf
     from PIL import Image, UnidentifiedImageError
 
-    from pipelines.system.pillow import without_pixel_limit
+    from pipelines.system.pillow import without_limit_and_warnings
 
     try:
-        with without_pixel_limit(), Image.open(io.BytesIO(encoded)) as image:
+        with without_limit_and_warnings(), Image.open(io.BytesIO(encoded)) as image:
             image.load()
         tf.io.decode_jpeg(encoded, channels=3)
     except UnidentifiedImageError:

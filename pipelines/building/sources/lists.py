@@ -17,16 +17,15 @@ from typing import NamedTuple
 
 from pipelines.building.sources.part import Part
 from pipelines.building.sources.source import Found, Listing, Place, RejectedFile
-from pipelines.building.sources.splits import by_split, files_below, split_of
+from pipelines.building.sources.splits import by_split, files_below, split_in, split_of
 from pipelines.errors import UserError, reason
-from pipelines.shards.contents import IMAGE_SUFFIXES, LIST_SUFFIXES
+from pipelines.shards.contents import IMAGE_SUFFIXES, LIST_NAMES, LIST_SUFFIXES
 from pipelines.system.ahead import read_ahead
 from pipelines.system.reading import regular
 
 _PATHS = ("path", "file_name", "filename", "file", "filepath", "image_path", "image", "img")
 _LABELS = ("label", "class", "class_name", "category", "wnid", "target", "labels")
 _SPLITS = ("split", "set", "subset")
-_USUAL_NAMES = ("train", "training", "validation", "valid", "val", "test", "metadata", "labels", "list")
 _DELIMITERS = ",;\t"
 _PIECE, _READERS = 4096, 16  # rows at a time; files that are looked for at once
 
@@ -41,7 +40,7 @@ class _Row(NamedTuple):
 def image_lists(root: Path) -> dict[str, Part]:
     """train.csv and validation.csv (or .jsonl), or one list that may have a column `split`, in the folder."""
     files = [
-        path for path in files_below(root, LIST_SUFFIXES, depth=1) if path.name.lower().split(".")[0] in _USUAL_NAMES
+        path for path in files_below(root, LIST_SUFFIXES, depth=1) if path.name.lower().split(".")[0] in LIST_NAMES
     ]
     whole = [path for path in files if not split_of(path, root)]
     if len(whole) == 1 and len(files) == 1:
@@ -88,7 +87,7 @@ def image_list(path: Path) -> dict[str, Part]:
 
 def _known_split(text: str) -> str:
     """The split that a text in the column `split` names; the text itself if it is none."""
-    return split_of(Path(text), Path()) or text if text else ""
+    return split_in(Path(text).parts) or text
 
 
 def _read(path: Path, only: str | None, _: Sequence[Path], __: Sequence[str] | None) -> Listing:
@@ -147,15 +146,14 @@ def _csv_rows(path: Path, lines: Iterator[str]) -> Iterator[_Row]:
     delimiter = max(_DELIMITERS, key=first.count)
     rows = csv.reader(chain([first], lines), delimiter=delimiter)
     header = next(rows, [])
-    columns = {name.strip().lower(): number for number, name in enumerate(header)}
+    names = [name.strip().lower() for name in header]
     if len(header) == 2 and Path(header[0]).suffix.lower() in IMAGE_SUFFIXES:  # no header
-        columns = {"path": 0, "label": 1}
+        names = ["path", "label"]
         yield _Row(1, header[0].strip(), header[1].strip(), "")
-    take = _taker(path, columns)
+    take = _taker(path, dict.fromkeys(names))
     for row in rows:
         if row:
-            cells = [*row, *[""] * (len(columns) - len(row))]
-            yield take(rows.line_num, lambda name, cells=cells: cells[columns[name]])  # type: ignore[misc]
+            yield take(rows.line_num, dict(zip(names, row, strict=False)).get)
 
 
 def _json_rows(path: Path, lines: Iterator[str]) -> Iterator[_Row]:

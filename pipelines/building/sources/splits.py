@@ -22,7 +22,12 @@ _MOST_NAMES = 50_000  # of a folder: a class of images may have more
 
 def split_of(path: Path, root: Path) -> str:
     """The split of a file below `root`: "train", "validation" or "test"; "" if its name and folders do not say it."""
-    for name in reversed(path.relative_to(root).parts):
+    return split_in(path.relative_to(root).parts)
+
+
+def split_in(names: Sequence[str]) -> str:
+    """The split that the last of some names says that says one; "" if none does."""
+    for name in reversed(names):
         words = set(re.split(r"[^a-z]+", name.lower()))
         for split, known in _WORDS.items():
             if known & words:
