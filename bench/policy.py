@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.measurement import Measurement
 from bench.settings import Settings
-from bench.timing import Candidate, rates, ratios, run_interleaved
+from bench.timing import Candidate, rates, ratio_rounds, ratios, run_interleaved
 from pipelines import AugmentSpec
 from pipelines.uniform import RecordUniform
 
@@ -37,8 +37,7 @@ def _on_device(settings: Settings) -> Iterator[Measurement]:
     samples = run_interleaved(candidates, settings.rounds, settings.seconds)
     stamp = settings.stamp(model=MODEL, dtype="float32")
     for name in POLICIES:
-        pairs = zip(samples[name], samples[_STEP], strict=True)
-        share = tuple(training.rate / policy.rate for policy, training in pairs)
+        share = ratio_rounds(samples[_STEP], samples[name])
         yield Measurement("policy", f"device: {name}", f"of a step of {MODEL}", share, stamp)
 
 

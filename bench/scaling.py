@@ -23,7 +23,7 @@ IMAGENET_RECORDS = 1_280_000
 RECORDS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 SHARDS = (1, 4, 16, 64, 256, 1024)
 HUGE = 100_000_000, 1000  # records, shards: too many for a plan that is made as a whole
-_FIRST_STEPS, _LATER_STEPS = 64, 1024  # of a stream's first segment, and of its longest
+_FIRST_STEPS, _LATER_STEPS = 192, 1024  # of a stream's first segment, and of its longest
 
 
 Cost = TypeVar("Cost")

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from kimagenet.recipe import OPTIMIZERS, WITH_EPSILON
 from pipelines.errors import UserError
 
 # From so many training records on, a new model is trained with the recipe that is published for it.
@@ -49,7 +50,7 @@ _RATES = {"sgd": 2.5e-2, "lion": 1e-4, "lamb": 4e-3, "adagrad": 1e-2, "adadelta"
 _USUAL_RATE = 1e-3
 _DECAY = 0.05
 _EPSILON = 1e-7
-_WITHOUT_EPSILON = ("sgd", "lion", "adafactor")
+_WITHOUT_EPSILON = {*OPTIMIZERS} - {*WITH_EPSILON}
 _WARM_UP_SHARE, _LONGEST_WARM_UP = 0.1, 5.0  # of the epochs; epochs
 _LAST_SHARE = 0.01  # of the rate, in the last epoch of a schedule that must not end at 0
 

@@ -290,8 +290,7 @@ def make_callbacks(loop: "Loop", settings: Settings, begin: "Position") -> "list
     from kimagenet.training.first_batch import FirstBatch
 
     recipe = settings.recipe
-    has_weights = recipe.pretrained or fine_tuning.is_saved(recipe.model)
-    callbacks: list[keras.callbacks.Callback] = [FirstBatch(loop, has_weights)]
+    callbacks: list[keras.callbacks.Callback] = [FirstBatch(loop, start.has_trained_weights(recipe))]
     for name, kind in (("early_stopping", EarlyStopping), ("reduce_on_plateau", ReduceOnPlateau)):
         if patience := getattr(recipe, name):
             if loop.validation is None:

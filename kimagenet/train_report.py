@@ -12,7 +12,7 @@ import numpy as np
 
 from kimagenet import defaults, models
 from kimagenet.class_weights import described
-from kimagenet.inference import fine_tuning
+from kimagenet.inference import start
 from kimagenet.networks import freezing
 from kimagenet.recipe import Recipe
 from kimagenet.train_settings import Settings
@@ -85,7 +85,7 @@ def large_pictures(settings: Settings, training: "Feed") -> str:
 def slow_statistics(settings: Settings, loop: "Loop") -> str:
     """What to say if the moving statistics of a new model cannot follow in so few steps; else ""."""
     recipe = settings.recipe
-    if recipe.pretrained or fine_tuning.is_saved(recipe.model):
+    if start.has_trained_weights(recipe):
         return ""
     momentum = max((layer.momentum for layer in models.batch_norms(loop.model)), default=0.0)
     problem = defaults.slow_statistics(momentum, recipe.epochs * loop.steps_per_epoch)

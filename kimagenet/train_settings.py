@@ -282,13 +282,11 @@ def _base(flags: argparse.Namespace, is_demo: bool, given: Mapping[str, Any], da
         return _Base(known[flags.recipe] if flags.recipe in known else _recipe_in(flags.recipe))
     model = flags.model or ("demo" if is_demo else Recipe.model)
     says_all = given.keys() >= defaults.ORIGINAL_CHOICES
-    if fine_tuning.is_saved(model):
-        own = fine_tuning.recipe_of(model)
-        return _Base(own) if says_all else _chosen(own, given, _training_records(dataset_dir), True)
-    is_pretrained = bool(given.get("pretrained"))
-    if applications.is_application(model) or is_import_path(model) or is_pretrained:
-        own = Recipe(model=model)
-        return _Base(own) if says_all else _chosen(own, given, _training_records(dataset_dir), is_pretrained)
+    is_saved = fine_tuning.is_saved(model)
+    is_trained = is_saved or bool(given.get("pretrained"))
+    if is_trained or applications.is_application(model) or is_import_path(model):
+        own = fine_tuning.recipe_of(model) if is_saved else Recipe(model=model)
+        return _Base(own) if says_all else _chosen(own, given, _training_records(dataset_dir), is_trained)
     if model not in known:
         return _Base(_original_defaults(model))  # `resolve` refuses an unknown model
     if not models.is_of_keras_imagenet(model):

@@ -202,9 +202,10 @@ class AugmentSpec:
         if self.policy is None:
             return Draws(affine, colour, source_box(affine, heights, widths, image_size, self.turns))
         drawn = self.policy.draw(uniform, image_size)
-        is_moved = np.any(drawn.warp != np.eye(3), axis=(1, 2))
+        warp = drawn.warp
+        is_moved = np.any(warp != np.eye(3), axis=(1, 2))
         box = source_box(affine, heights, widths, image_size, ~is_moved)
-        return Draws(affine @ drawn.warp, drawn.colour @ colour, box)
+        return Draws(affine @ warp, drawn.colour @ colour, box)
 
     def tones(self, uniform: RecordUniform, image_size: int) -> np.ndarray:
         """What the training device does to N images after the loader; see `pipelines.policy`.

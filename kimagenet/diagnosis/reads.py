@@ -16,10 +16,10 @@ import numpy as np
 from pipelines.shards.dataset import DatasetInfo
 from pipelines.shards.shard_set import ShardSet
 from pipelines.system.pages import drop_pages, share_in_memory
+from pipelines.system.reading import ask_for
 
 MOST_SHARDS = 16  # that are read: enough to keep a disk from finding everything in one place
 AHEAD = 256  # records that are asked for in advance
-_PIECE = 128 << 10  # bytes: one call asks for no more than the read-ahead of a file, which is often this
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,3 @@ def _rate(shards: ShardSet, descriptors: dict[int, int], order: np.ndarray, ahea
         if time.perf_counter() - start >= seconds:
             break
     return done / (time.perf_counter() - start)
-
-
-def ask_for(descriptor: int, offset: int, length: int) -> None:
-    """Tells the kernel that a range of a file will be read. It begins to fetch the range and does not wait."""
-    for start in range(offset, offset + length, _PIECE):
-        os.posix_fadvise(descriptor, start, min(_PIECE, offset + length - start), os.POSIX_FADV_WILLNEED)

@@ -78,6 +78,11 @@ def build(recipe: Recipe, num_classes: int, dataset_dir: Path | None = None, say
     return model
 
 
+def has_trained_weights(recipe: Recipe) -> bool:
+    """Whether a run begins with weights that were trained before."""
+    return recipe.pretrained or fine_tuning.is_saved(recipe.model)
+
+
 def has_frozen_layers(model: "keras.Model") -> bool:
     """Whether a layer with weights is frozen."""
     return not all(layer.trainable for layer in freezing.weighted_layers(model))
@@ -88,12 +93,12 @@ def _with_head(recipe: Recipe, num_classes: int, dataset_dir: Path | None, say: 
     if fine_tuning.is_saved(name):
         options = (dataset_dir, say, recipe.head_on, recipe.input_range)
         return fine_tuning.build(Path(name), num_classes, size, dropout, *options)
-    if import_path.is_import_path(name) and not applications.is_application(name):
+    if applications.is_application(name):
+        return _of_keras(recipe, num_classes)
+    if import_path.is_import_path(name):
         made = _of_user(recipe, num_classes)
         model = fine_tuning.for_images(made, size, recipe.input_range, name, is_ours=False, is_new=True)
         return fine_tuning.for_classes(model, num_classes, dropout, np.arange(num_classes), name, say, recipe.head_on)
-    if applications.is_application(name):
-        return _of_keras(recipe, num_classes)
     if recipe.pretrained:
         from kimagenet.networks import pretrained
 

@@ -24,17 +24,16 @@ def build(name: str, num_classes: int, image_size: int, dropout_rate: float = 0.
         UserError: there are no weights for this network, or they cannot be fetched.
     """
     check_pretrained(name)
-    return filled(models.build(name, num_classes, image_size, dropout_rate), SOURCES[name], image_size)
+    return _filled(models.build(name, num_classes, image_size, dropout_rate), SOURCES[name], image_size)
 
 
-def filled(model: keras.Model, source_name: str, image_size: int, is_pretrained: bool = True) -> keras.Model:
-    """Copies the weights of a network of keras.applications into ours.
+def _filled(model: keras.Model, source_name: str, image_size: int) -> keras.Model:
+    """Copies the ImageNet weights of a network of keras.applications into ours.
 
     Args:
         model: our network.
         source_name: one of `APPLICATIONS`, with the same layers.
         image_size: of both, pixels.
-        is_pretrained: whether the source has ImageNet weights, not random ones.
 
     Returns:
         The model for images in -1 to 1, whose features are those of the source.
@@ -42,7 +41,7 @@ def filled(model: keras.Model, source_name: str, image_size: int, is_pretrained:
     Raises:
         UserError: the layers are not the same.
     """
-    source = build_features(source_name, image_size, is_pretrained)
+    source = build_features(source_name, image_size, True)
     scales_itself = APPLICATIONS[source_name].input_range == "0..255"
     taken = scaling_of_first_layers(source) if scales_itself else RANGES[APPLICATIONS[source_name].input_range]
     given = {

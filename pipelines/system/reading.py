@@ -99,6 +99,12 @@ def read_file(path: Path) -> bytes:
     return _with_retries(read)
 
 
+def ask_for(descriptor: int, offset: int, length: int) -> None:
+    """Tells the kernel that a range of a file will be read. It begins to fetch the range and does not wait."""
+    for start in range(offset, offset + length, _HINT):
+        os.posix_fadvise(descriptor, start, min(_HINT, offset + length - start), os.POSIX_FADV_WILLNEED)
+
+
 class FileReader:
     """An open file. As a context manager it is closed at the end.
 
@@ -139,10 +145,11 @@ class FileReader:
 
     def will_need(self, end: int) -> None:
         """Asks the kernel to read the file up to this byte, and does not wait. A system that cannot do it does not."""
+        until = -(-min(end, self.size) // _HINT) * _HINT
         with suppress(OSError):
-            while self._hinted < min(end, self.size):
-                os.posix_fadvise(self._descriptor, self._hinted, _HINT, os.POSIX_FADV_WILLNEED)
-                self._hinted += _HINT
+            if self._hinted < until:
+                ask_for(self._descriptor, self._hinted, until - self._hinted)
+                self._hinted = until
 
     def __enter__(self) -> "FileReader":
         return self
