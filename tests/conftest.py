@@ -10,6 +10,7 @@ from pathlib import Path
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # As in the activated environment, where printed commands say `python`.
+os.environ.pop("UV_RUN_RECURSION_DEPTH", None)  # the README's test command is `uv run`
 os.environ["PATH"] = os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)))
 
 import pytest

@@ -72,6 +72,16 @@ def test_another_python_in_path_is_not_taken(tmp_path: Path, monkeypatch: pytest
     assert remedies.module("kimagenet.train") == f"{sys.executable} -m kimagenet.train"
 
 
+def test_below_uv_run_the_path_of_this_python_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`uv run` puts the environment first in PATH, but not in the PATH of the shell to which the command is copied."""
+    assert remedies.python() == "python"
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    monkeypatch.chdir(tmp_path)
+    assert remedies.module("kimagenet.evaluate") == f"{sys.executable} -m kimagenet.evaluate"
+    monkeypatch.chdir(Path(sys.prefix).parent)
+    assert remedies.python() == os.path.relpath(sys.executable)
+
+
 @pytest.mark.parametrize("name", ["a b", "it's", "$HOME", "-shards", "a`b", "a\tb;c"])
 def test_paths_reach_the_command_unchanged(name: str) -> None:
     (word,) = shlex.split(remedies.quoted(Path(name)))

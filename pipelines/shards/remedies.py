@@ -9,6 +9,7 @@ from pathlib import Path
 REPLACE_SHARD = "copy or build the shard again"
 
 _ROOT = Path(__file__).parents[2]  # the clone, or site-packages
+_OF_UV_RUN = "UV_RUN_RECURSION_DEPTH"
 
 
 def program(name: str) -> str:
@@ -86,6 +87,8 @@ def _called(script: Path) -> str:
 
 
 def _is_first_in_path(program: Path) -> bool:
+    if _OF_UV_RUN in os.environ:  # it changes PATH for this process; the shell of the user has another one
+        return False
     found = shutil.which(program.name)
     return found is not None and os.path.abspath(found) == os.path.abspath(program)
 
